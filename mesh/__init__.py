@@ -1,0 +1,3 @@
+"""jobmesh: a distributed task mesh for Python."""
+
+__version__ = "0.1.0"

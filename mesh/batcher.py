@@ -1,0 +1,90 @@
+"""Group commit: many callers, few writes.
+
+While one write is under way the next items gather; then they leave together. There is no
+linger: an item that finds the batcher idle is written at once. Each caller is resumed after
+the write that carried its own item.
+
+States: *idle* (nothing pending, no write), *writing* (up to ``max_in_flight`` writes). The
+writes run in tasks that the batcher owns, because a batch belongs to all its callers: one of
+them being cancelled must not take the write from the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+__all__ = ["Batcher"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Batcher(Generic[Item, Result]):
+    """Gathers items of concurrent ``submit`` calls into calls of ``write``.
+
+    ``write`` gets the items in the order of submission and returns one result for each. If it
+    raises, every caller of that batch gets the exception.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
+        *,
+        max_items: int = 1024,
+        max_in_flight: int = 1,
+    ) -> None:
+        self._write = write
+        self._max_items = max_items
+        self._max_in_flight = max_in_flight
+        self._pending: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._writers: set[asyncio.Task[None]] = set()
+
+    async def submit(self, item: Item) -> Result:
+        """Return the item's result once its write is done.
+
+        Cancelling the caller does not recall the item: it may be written all the same.
+        """
+        return await self.post(item)
+
+    def post(self, item: Item) -> asyncio.Future[Result]:
+        """Like ``submit``, for callers that look at the result later or on ``drain``."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        self._pending.append((item, future))
+        if len(self._writers) < self._max_in_flight:
+            writer = loop.create_task(self._run(), name="mesh-batcher")
+            self._writers.add(writer)
+            writer.add_done_callback(self._writers.discard)
+        return future
+
+    @property
+    def pending(self) -> int:
+        """Items that wait for a write to begin."""
+        return len(self._pending)
+
+    async def drain(self) -> None:
+        """Return when all that was submitted has been written, or failed."""
+        while self._writers:
+            await asyncio.wait(set(self._writers))
+
+    async def _run(self) -> None:
+        while self._pending:
+            count = min(len(self._pending), self._max_items)
+            batch = [self._pending.popleft() for _ in range(count)]
+            try:
+                results = await self._write([item for item, _ in batch])
+            except BaseException as error:
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+                        # A caller that was cancelled, or posted and left, never looks.
+                        future.exception()
+                if not isinstance(error, Exception):
+                    raise
+            else:
+                for (_, future), result in zip(batch, results, strict=True):
+                    if not future.done():
+                        future.set_result(result)

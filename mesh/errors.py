@@ -1,0 +1,173 @@
+"""Every error of jobmesh, in one tree.
+
+::
+
+    MeshError
+    ├── ConfigError                 an option, URL, environment variable or mesh.toml entry is wrong
+    ├── InvalidJob                  refused in the caller; nothing was stored
+    │   ├── InvalidArguments        an argument is missing, of a wrong type, or cannot be encoded
+    │   └── PayloadTooLarge         the encoded arguments exceed the cluster's limit
+    ├── UnknownHandler              no handler of that name is registered in this app
+    ├── WireError                   bytes that this version cannot read
+    │   ├── CorruptMessage          not an envelope at all: it is set aside
+    │   └── UnsupportedVersion      written by a newer jobmesh: it is kept for newer processes
+    ├── AgentError
+    │   ├── AgentUnavailable        not stored: no agent took the job
+    │   └── PublishOutcomeUnknown   sent, but not acknowledged: stored or not, with the ids to ask
+    ├── MasterError
+    │   ├── MasterUnavailable       the master cannot be reached
+    │   ├── SchemaMismatch          the master's schema is older or newer than this code
+    │   └── LeaseLost               a newer holder took the lease: this one's write was refused
+    ├── JobNotFound
+    ├── JobNotSucceeded             raised by ``job.result()``
+    │   ├── JobFailed
+    │   └── JobCancelled            cancelled, skipped or expired
+    └── ResultTimeout               also a ``TimeoutError``
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+__all__ = [
+    "AgentError",
+    "AgentUnavailable",
+    "ConfigError",
+    "CorruptMessage",
+    "InvalidArguments",
+    "InvalidJob",
+    "JobCancelled",
+    "JobFailed",
+    "JobNotFound",
+    "JobNotSucceeded",
+    "LeaseLost",
+    "MasterError",
+    "MasterUnavailable",
+    "MeshError",
+    "PayloadTooLarge",
+    "PublishOutcomeUnknown",
+    "ResultTimeout",
+    "SchemaMismatch",
+    "UnknownHandler",
+    "UnsupportedVersion",
+    "WireError",
+    "did_you_mean",
+]
+
+
+class MeshError(Exception):
+    """Base of every error that jobmesh raises on purpose."""
+
+
+class ConfigError(MeshError):
+    """An option, URL, environment variable or ``mesh.toml`` entry is wrong."""
+
+
+class InvalidJob(MeshError):
+    """The job was refused in the caller. Nothing was stored."""
+
+
+class InvalidArguments(InvalidJob, TypeError):
+    """An argument is missing, unknown, of a wrong type, or cannot be encoded."""
+
+
+class PayloadTooLarge(InvalidJob):
+    """The encoded arguments exceed the cluster's payload limit (bytes)."""
+
+
+class UnknownHandler(MeshError, LookupError):
+    """No handler of that name is registered in this app."""
+
+
+class WireError(MeshError):
+    """Bytes that this version of jobmesh cannot read."""
+
+
+class CorruptMessage(WireError):
+    """Not a jobmesh message. Agents set such bytes aside and go on."""
+
+
+class UnsupportedVersion(WireError):
+    """Written by a newer jobmesh. The message is kept for processes that can read it."""
+
+
+class AgentError(MeshError):
+    """An agent could not do what was asked."""
+
+
+class AgentUnavailable(AgentError):
+    """No agent took the job: it was **not** stored."""
+
+
+class PublishOutcomeUnknown(AgentError):
+    """The jobs were sent but not acknowledged in time: stored or not, nobody knows yet.
+
+    Ask with ``app.get_job(id)``, or enqueue again with ``.options(id=...)``: an id that was
+    stored is not stored twice.
+    """
+
+    def __init__(self, message: str, job_ids: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.job_ids: tuple[str, ...] = tuple(job_ids)
+
+
+class MasterError(MeshError):
+    """The master could not do what was asked."""
+
+
+class MasterUnavailable(MasterError):
+    """The master cannot be reached."""
+
+
+class SchemaMismatch(MasterError):
+    """The master's schema is older or newer than this code."""
+
+
+class LeaseLost(MasterError):
+    """A newer holder took the lease, so this holder's write was refused."""
+
+
+class JobNotFound(MeshError, LookupError):
+    """The master has no job of that id."""
+
+    def __init__(self, job_id: str, hint: str = "") -> None:
+        super().__init__(f"job {job_id} is not in the master{hint}")
+        self.job_id = job_id
+
+
+class JobNotSucceeded(MeshError):
+    """The job ended, but has no result. ``state`` says how it ended."""
+
+    def __init__(self, message: str, job_id: str, state: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+        self.state = state
+
+
+class JobFailed(JobNotSucceeded):
+    """The job's last attempt failed. ``error_type`` and ``traceback`` are the handler's."""
+
+    def __init__(
+        self, message: str, job_id: str, state: str, error_type: str = "", traceback: str = ""
+    ) -> None:
+        super().__init__(message, job_id, state)
+        self.error_type = error_type
+        self.traceback = traceback
+
+
+class JobCancelled(JobNotSucceeded):
+    """The job was cancelled, skipped or expired."""
+
+
+class ResultTimeout(MeshError, TimeoutError):
+    """The job has not ended in the time given. It goes on."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the closest known word, else a list of the known."""
+    candidates = sorted(known)
+    close = difflib.get_close_matches(word, candidates, n=1)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f" (known: {', '.join(candidates)})" if candidates else ""

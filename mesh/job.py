@@ -1,0 +1,160 @@
+"""The job: its id, its states and how it may move between them.
+
+``TRANSITIONS`` is the only place that knows which moves are allowed. The diagram in
+``docs/architecture.md``, the property tests and the master's upserts all come from it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from enum import IntEnum, StrEnum
+from typing import Literal
+
+from mesh.errors import ConfigError, did_you_mean
+
+__all__ = [
+    "INITIAL",
+    "TERMINAL",
+    "TERMINAL_VERSION",
+    "TRANSITIONS",
+    "Priority",
+    "PriorityName",
+    "State",
+    "check_job_id",
+    "check_name",
+    "new_job_id",
+    "state_version",
+]
+
+
+class State(StrEnum):
+    """Where a job is in its life."""
+
+    SCHEDULED = "scheduled"
+    """Held on the master until due."""
+    WAITING = "waiting"
+    """Held on the master for a parent job."""
+    QUEUED = "queued"
+    """On an agent, not started."""
+    RUNNING = "running"
+    RETRYING = "retrying"
+    """Failed, will run again."""
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    """Attempts exhausted, or not retryable."""
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"
+    """An overlapping run was not allowed."""
+    EXPIRED = "expired"
+    """Its deadline passed before it started."""
+
+
+INITIAL: frozenset[State] = frozenset(
+    {State.SCHEDULED, State.WAITING, State.QUEUED, State.SKIPPED}
+)
+
+TRANSITIONS: Mapping[State, frozenset[State]] = {
+    State.SCHEDULED: frozenset({State.QUEUED, State.CANCELLED, State.EXPIRED, State.SKIPPED}),
+    State.WAITING: frozenset({State.SCHEDULED, State.QUEUED, State.CANCELLED, State.EXPIRED}),
+    # queued → failed: no worker of the lane knows the handler.
+    State.QUEUED: frozenset({State.RUNNING, State.FAILED, State.CANCELLED, State.EXPIRED}),
+    # running → running: the worker died or lost its lease; the next attempt runs.
+    State.RUNNING: frozenset(
+        {State.RUNNING, State.RETRYING, State.SUCCEEDED, State.FAILED, State.CANCELLED}
+    ),
+    State.RETRYING: frozenset({State.RUNNING, State.FAILED, State.CANCELLED, State.EXPIRED}),
+    State.SUCCEEDED: frozenset(),
+    State.FAILED: frozenset(),
+    State.CANCELLED: frozenset(),
+    State.SKIPPED: frozenset(),
+    State.EXPIRED: frozenset(),
+}
+
+TERMINAL: frozenset[State] = frozenset(s for s, after in TRANSITIONS.items() if not after)
+
+_RANK = {State.SCHEDULED: 0, State.WAITING: 0, State.QUEUED: 1, State.RUNNING: 2, State.RETRYING: 3}
+
+TERMINAL_VERSION = 2**31 - 1
+
+
+def state_version(state: State, attempt: int) -> int:
+    """A number that only grows as a job moves on, so that upserts commute.
+
+    A write wins if its version is greater than the stored one. All terminal states share the
+    greatest version: the first terminal outcome wins, and a later one changes nothing.
+    """
+    if state in TERMINAL:
+        return TERMINAL_VERSION
+    return attempt * 4 + _RANK[state]
+
+
+class Priority(IntEnum):
+    """Order within a lane; the greatest first."""
+
+    LOWEST = 1
+    LOW = 2
+    NORMAL = 3
+    HIGH = 4
+    HIGHEST = 5
+
+    @classmethod
+    def parse(cls, value: str | int | Priority) -> Priority:
+        """A priority from its name. Raises ``ConfigError``, naming the closest."""
+        if isinstance(value, str):
+            try:
+                return cls[value.upper()]
+            except KeyError:
+                known = [p.name.lower() for p in cls]
+                raise ConfigError(
+                    f"unknown priority '{value}'{did_you_mean(value.lower(), known)}"
+                ) from None
+        try:
+            return cls(value)
+        except ValueError:
+            raise ConfigError(f"priority {value!r} is not between 1 and 5") from None
+
+    @property
+    def word(self) -> str:
+        """The name as users write it, such as ``normal``."""
+        return self.name.lower()
+
+
+PriorityName = Literal["lowest", "low", "normal", "high", "highest"]
+
+_LANE = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+_JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
+
+
+def check_name(kind: str, value: str) -> str:
+    """Return ``value`` if it can name a lane, an agent or a cluster; else raise ``ConfigError``.
+
+    The characters are those that NATS allows in one subject token and stream name.
+    """
+    if not _LANE.match(value):
+        raise ConfigError(
+            f"{kind} '{value}' is not a valid name: use 1 to 64 of the letters a-z, A-Z, "
+            "digits, '-' and '_'"
+        )
+    return value
+
+
+def check_job_id(value: str) -> str:
+    """Return a job id in its canonical form; raise ``ConfigError`` if it is not a UUID."""
+    text = value.lower()
+    if not _JOB_ID.match(text):
+        raise ConfigError(f"job id '{value}' is not a UUID, such as {new_job_id()}")
+    return text
+
+
+def new_job_id() -> str:
+    """A new UUIDv7 (RFC 9562): ordered by time, so that indexes grow at one end."""
+    random = int.from_bytes(os.urandom(10), "big")
+    digits = (
+        f"{time.time_ns() // 1_000_000:012x}"
+        f"7{random >> 68:03x}"
+        f"{0x8000000000000000 | (random & 0x3FFFFFFFFFFFFFFF):016x}"
+    )
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

@@ -1,0 +1,469 @@
+"""The two ports: what an agent and a master promise.
+
+An **agent** is a transport that holds jobs in flight. A **master** is the durable history.
+Implementations register under the entry points ``mesh.agents`` and ``mesh.masters`` by URL
+scheme (see ``mesh.plugins``). The docstrings here are the contract; the suites in
+``mesh.testing.conformance`` hold every implementation to it.
+
+Rules for both ports:
+
+- All calls are coroutines of one event loop; an instance belongs to the loop that opened it.
+- ``open`` and ``close`` may be called any number of times, in any order.
+- Durations are seconds, moments are seconds since the epoch (UTC), sizes are bytes.
+- Whatever goes wrong with a server is raised as ``AgentError`` or ``MasterError``, naming the
+  URL with its password hidden; drivers' exceptions do not leak.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from mesh.clock import Clock, SystemClock
+from mesh.errors import AgentError
+from mesh.job import State
+from mesh.wire import Envelope, Heartbeat, Record
+
+__all__ = [
+    "Agent",
+    "AgentCapabilities",
+    "AgentInfo",
+    "AgentSettings",
+    "AttemptInfo",
+    "Check",
+    "Consumer",
+    "Delivery",
+    "EventInfo",
+    "JobFilter",
+    "JobInfo",
+    "Known",
+    "LaneDepth",
+    "Lease",
+    "Ledger",
+    "LedgerBatch",
+    "Lookup",
+    "Master",
+    "MasterSettings",
+    "Settlement",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding of ``mesh doctor``."""
+
+    subject: str
+    """What was looked at, such as ``agent nats-1: stream``."""
+    ok: bool
+    detail: str
+    """What was found."""
+    advice: str = ""
+    """What to do; empty when all is well."""
+
+
+# ---------------------------------------------------------------------------------------- agent
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """What an agent is told by the application's configuration."""
+
+    cluster: str = "default"
+    clock: Clock = field(default_factory=SystemClock)
+    push_timeout: float = 5.0
+    """Seconds until a push that was not acknowledged counts as outcome unknown."""
+    connect_timeout: float = 5.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of this kind of agent, from the URL's query or the configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentCapabilities:
+    """What an agent can do. Tests skip on these, never on an agent's kind."""
+
+    durable: bool = True
+    """What was pushed survives the end of every process."""
+    delayed: bool = True
+    """Jobs with a ``due_at`` in the future are held by the agent itself."""
+    exact_lost_count: bool = True
+    """``Delivery.lost`` is known without asking the recorder."""
+    reports_lost_leases: bool = True
+    """``extend`` names the receipts whose lease was lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One job, leased to one consumer."""
+
+    job: Envelope
+    receipt: str
+    """Names the lease. Plain text: any connection to the same agent may extend it."""
+    lost: int = 0
+    """Attempts from ``job.attempt`` on that a worker started and never settled, as far as is
+    known. The number of the attempt to run now is ``job.attempt + lost``."""
+    redelivered: bool = False
+    """The job was leased before and that lease ended without settlement."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What becomes of a delivery.
+
+    ``record`` goes to the ledger, if given. ``again`` goes back to the lane, if given, to be
+    delivered at its ``due_at``: a retry, or a job given back unstarted.
+    """
+
+    delivery: Delivery
+    record: Record | None = None
+    again: Envelope | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LaneDepth:
+    """How many of a lane's jobs an agent holds."""
+
+    ready: int = 0
+    """May be pulled now. Agents with frames may count what is within a frame as one until it
+    is pulled; see ``AgentCapabilities``."""
+    leased: int = 0
+    delayed: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.ready + self.leased + self.delayed
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the master knows of a job, as an answer to ``Ledger.serve``."""
+
+    attempt: int
+    state: State
+    agent: str | None = None
+
+
+Lookup = Callable[[Sequence[str]], Awaitable[Mapping[str, Known]]]
+
+
+class Consumer(Protocol):
+    """One worker's access to one lane of an agent."""
+
+    async def pull(self, limit: int) -> list[Delivery]:
+        """Lease up to ``limit`` jobs that may start now; wait until there is at least one.
+
+        Eligible is a job of this lane that is due and not leased. A higher priority comes
+        first; within a priority roughly the oldest. No two consumers hold the same job at the
+        same time. The lease lasts the ``lease`` seconds given to ``Agent.consume`` unless
+        ``Agent.extend`` prolongs it; when it expires the job becomes eligible again for every
+        consumer, with ``redelivered`` set and ``lost`` counted from what is known to have
+        started. A job known to have ended or to have been passed on already is not delivered
+        again. Bytes that are no job are set aside (dead-lettered) with a log line and the lane
+        goes on; jobs of a newer wire version are left for others.
+
+        Safe to cancel: a job is never lost by it (at worst its lease runs out). Raises
+        ``AgentUnavailable`` when the agent cannot be reached and recovers by itself: call it
+        again after a pause. Returns ``[]`` only after ``close``.
+        """
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Write records, put ``again`` jobs back, then drop the deliveries. Durable on return.
+
+        All in one transaction where the agent has them; else in that order, so that a crash
+        in between repeats a job and never loses one. Settling twice is harmless. A delivery
+        whose lease was lost to another consumer is *stale*: its record is still written (the
+        master ignores it if it came too late), but the job of the new holder is not touched
+        and ``again`` is not put back.
+
+        Raises ``AgentError`` if that is not certain; the same call may then be repeated.
+        """
+
+    async def close(self) -> None:
+        """Stop pulling; a pending ``pull`` returns ``[]``. Jobs that are held stay leased."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerBatch:
+    """Records in the order in which the agent stored them."""
+
+    records: Sequence[Record]
+    receipt: Any
+    """For ``Ledger.ack``; of the agent's own kind."""
+
+
+class Ledger(Protocol):
+    """The reader of an agent's ledger. One at a time, by the recorder's lease."""
+
+    async def read(self, limit: int, wait: float) -> LedgerBatch:
+        """The oldest records that were not acknowledged, about ``limit`` of them at most.
+
+        Successive reads of one reader go on behind each other; a new reader starts again at
+        the oldest record not acknowledged, so a crash between write and acknowledge replays.
+        With nothing there, waits up to ``wait`` seconds and returns an empty batch. Corrupt
+        entries are set aside with a log line. Raises ``UnsupportedVersion`` on records of a
+        newer version (which stay), ``AgentUnavailable`` when the agent cannot be reached.
+        """
+
+    async def ack(self, batch: LedgerBatch) -> None:
+        """Drop the batch's records. They are in the master now. May be repeated."""
+
+    async def serve(self, lookup: Lookup) -> None:
+        """Answer this agent's consumers who ask what became of redelivered jobs.
+
+        ``lookup`` maps job ids to what the master knows. It is called only after every record
+        that was in the ledger when the question came has been acknowledged. Agents that know
+        by themselves do nothing here.
+        """
+
+    async def lag(self) -> int:
+        """How many ledger entries (batches of records) are not acknowledged."""
+
+    async def close(self) -> None: ...
+
+
+class Agent(Protocol):
+    """A transport with a cluster-wide unique name."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def url(self) -> str:
+        """Where it is, with the password hidden."""
+
+    @property
+    def capabilities(self) -> AgentCapabilities: ...
+
+    async def open(self) -> None:
+        """Connect, and create what the agent needs if it is not there, idempotently.
+
+        Raises ``AgentUnavailable`` if the server cannot be reached within
+        ``connect_timeout``, ``AgentError`` if the account may not do what is needed.
+        """
+
+    async def close(self) -> None: ...
+
+    async def push(self, jobs: Sequence[Envelope]) -> list[AgentError | None]:
+        """Store jobs, of any lanes and priorities, with an ``Accepted`` record each.
+
+        One outcome per job, in order: ``None``: durably stored, on disk where the agent has
+        one; ``AgentUnavailable``: certainly not stored; ``PublishOutcomeUnknown``: sent, and
+        not acknowledged within ``push_timeout``. Never partial within one job.
+
+        Idempotent on (id, attempt): the same call repeated, or a single job pushed again,
+        stores nothing twice as long as the job is on the agent and for at least two minutes
+        after the first push.
+        """
+
+    async def consume(self, lane: str, *, lease: float) -> Consumer:
+        """Access to a lane; ``lease`` is the seconds a delivery is held without ``extend``."""
+
+    async def extend(self, receipts: Sequence[str], lease: float) -> set[str]:
+        """Make leases last ``lease`` seconds from now. Returns those known to be lost."""
+
+    async def append(self, records: Sequence[Record]) -> None:
+        """Write records to the ledger, in order. Durable on return; else ``AgentError``."""
+
+    async def ledger(self) -> Ledger:
+        """A new reader of the ledger."""
+
+    async def depth(self) -> Mapping[str, LaneDepth]:
+        """Jobs on this agent by lane; lanes with none may be missing."""
+
+    async def check(self) -> list[Check]:
+        """Findings for ``mesh doctor``. Never raises for a server's fault: reports it."""
+
+
+# --------------------------------------------------------------------------------------- master
+
+
+@dataclass(frozen=True, slots=True)
+class MasterSettings:
+    """What a master is told by the application's configuration."""
+
+    cluster: str = "default"
+    clock: Clock = field(default_factory=SystemClock)
+    auto_migrate: bool | None = None
+    """Bring the schema up to date on ``open``. ``None``: where the database is a local file."""
+    schema: str | None = None
+    """The database schema (namespace) of the tables, where the database has such."""
+    table_prefix: str = "mesh_"
+    connect_timeout: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobInfo:
+    """A job as the master knows it. Moments are seconds since the epoch."""
+
+    id: str
+    name: str
+    lane: str
+    priority: int
+    state: State
+    attempt: int
+    """The latest attempt that is known of; before the first starts, the one to come."""
+    enqueued_at: float
+    payload: bytes | None
+    """JSON; ``None`` as long as the master has heard of the job only from its worker."""
+    due_at: float | None = None
+    started_at: float | None = None
+    """When the latest attempt started."""
+    finished_at: float | None = None
+    agent: str | None = None
+    worker: str | None = None
+    result: bytes | None = None
+    """JSON."""
+    error_type: str | None = None
+    error_message: str | None = None
+    error_traceback: str | None = None
+    meta: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptInfo:
+    """One execution. ``outcome`` is a state word, or ``lost``: its worker died, or its lease
+    ended, before it settled."""
+
+    job_id: str
+    attempt: int
+    outcome: str
+    worker: str | None
+    started_at: float | None
+    finished_at: float | None
+    error_type: str | None = None
+    error_message: str | None = None
+    error_traceback: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EventInfo:
+    """Something a handler said while it ran."""
+
+    job_id: str
+    seq: int
+    at: float
+    kind: str
+    data: bytes
+    """JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentInfo:
+    """An agent as registered in the master."""
+
+    name: str
+    url: str
+    """With the password hidden."""
+    seen_at: float
+    """When its recorder last wrote to the master."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs to list; ``None`` means any. Newest first."""
+
+    state: State | None = None
+    name: str | None = None
+    lane: str | None = None
+    limit: int = 50
+    before: str | None = None
+    """Only jobs with a smaller id: the last id of the page before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A right held by one process at a time. ``token`` grows with each new holder, and writes
+    that carry an old token are refused."""
+
+    name: str
+    holder: str
+    token: int
+    ttl: float
+    """Seconds from the last ``acquire`` or ``renew``."""
+
+
+class Master(Protocol):
+    """The durable history and configuration of a cluster."""
+
+    @property
+    def url(self) -> str:
+        """Where it is, with the password hidden."""
+
+    async def open(self) -> None:
+        """Connect; migrate if the settings say so; check schema and cluster.
+
+        Raises ``MasterUnavailable`` if it cannot be reached, ``SchemaMismatch`` if its schema
+        is not this code's, ``ConfigError`` if it belongs to another cluster.
+        """
+
+    async def close(self) -> None: ...
+
+    # jobs ------------------------------------------------------------------------------------
+
+    async def hold(self, jobs: Sequence[Envelope]) -> None:
+        """Store jobs as ``scheduled`` in one transaction. Ids already known are left alone."""
+
+    async def claim_due(self, until: float, limit: int, claim: float) -> list[Envelope]:
+        """Take up to ``limit`` held jobs that are due by ``until``, the earliest first.
+
+        Several dispatchers may claim at once; none gets another's. A claimed job stays
+        ``scheduled`` and is not claimed again for ``claim`` seconds, by when an ``Accepted``
+        record has moved it on, unless the claimer died.
+        """
+
+    async def unclaim(self, job_ids: Sequence[str]) -> None:
+        """Give up claims, so that the jobs can be claimed at once."""
+
+    async def get_jobs(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:
+        """Those of the ids that the master knows."""
+
+    async def list_jobs(self, where: JobFilter) -> list[JobInfo]: ...
+
+    async def count_jobs(self) -> dict[State, int]:
+        """How many jobs there are in each state; states with none are missing."""
+
+    async def attempts(self, job_id: str) -> list[AttemptInfo]:
+        """All attempts of a job, in order, the latest one included."""
+
+    async def events(self, job_id: str, after: int = -1, limit: int = 1000) -> list[EventInfo]:
+        """Persisted events with ``seq > after``, in order."""
+
+    # recording -------------------------------------------------------------------------------
+
+    async def record(self, agent: str, records: Sequence[Record], lease: Lease) -> None:
+        """Apply an agent's ledger records in one transaction.
+
+        Records may come again and in any order between jobs: a job only moves forward by
+        ``mesh.job.state_version``, and the first terminal outcome stands. A later outcome of
+        another attempt is kept as that attempt. Raises ``LeaseLost`` and writes nothing if
+        ``lease`` is no longer the newest of its name.
+        """
+
+    async def known(self, job_ids: Sequence[str]) -> dict[str, Known]:
+        """State and attempt of those of the ids that are known."""
+
+    # cluster ---------------------------------------------------------------------------------
+
+    async def workers(self, seen_after: float = 0.0) -> list[Heartbeat]:
+        """The last heartbeat of each worker since that moment, the newest first."""
+
+    async def register_agents(self, agents: Mapping[str, str]) -> None:
+        """Note the cluster's agents: name → URL with its password hidden."""
+
+    async def agents(self) -> list[AgentInfo]: ...
+
+    async def acquire(self, name: str, holder: str, ttl: float) -> Lease | None:
+        """Take the lease if it is free, expired, or the holder's own; else ``None``.
+
+        Expiry is judged by the master's clock. A new holder gets a greater token; a holder
+        who takes its own unexpired lease again keeps its token.
+        """
+
+    async def renew(self, lease: Lease) -> bool:
+        """Extend by ``lease.ttl`` from now. ``False``: it went to another holder."""
+
+    async def release(self, lease: Lease) -> None:
+        """Free the lease, if it is still held."""
+
+    async def check(self) -> list[Check]:
+        """Findings for ``mesh doctor``. Never raises for a server's fault: reports it."""

@@ -1,0 +1,186 @@
+"""One lifecycle for everything that runs: workers, recorders, dispatchers, whole processes.
+
+States: *new* → *starting* → *running* → *stopping* → *stopped*, and from *stopped* again to
+*starting*. ``start`` and ``stop`` may be called any number of times, in any order and
+concurrently; each returns when the service is where it was asked to be. A subclass writes
+``run`` alone, with structured concurrency inside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import TypeVar
+
+from mesh.clock import Clock, SystemClock
+from mesh.errors import MeshError
+
+__all__ = ["Backoff", "Group", "Service"]
+
+log = logging.getLogger("mesh")
+T = TypeVar("T")
+
+
+class Service:
+    """Something that is started, runs until stopped, and can be waited for.
+
+    Subclasses implement ``run(ready)``: call ``ready()`` once others may rely on the service,
+    return soon after ``self.stopping`` is set, finish what must be finished before returning.
+    Cancellation of ``run`` means: stop now.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.stopping = asyncio.Event()
+        """Set when the service was asked to stop."""
+        self._task: asyncio.Task[None] | None = None
+        self._ready: asyncio.Future[None] | None = None
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """The service's work; see the class."""
+        raise NotImplementedError
+
+    async def start(self) -> None:
+        """Return when the service is ready. Raises what ``run`` raised before it was."""
+        if self._task is None or self._task.done():
+            self.stopping.clear()
+            self._ready = asyncio.get_running_loop().create_future()
+            self._task = asyncio.create_task(self._supervise(self._ready), name=self.name)
+        assert self._ready is not None
+        await asyncio.shield(self._ready)
+
+    async def stop(self) -> None:
+        """Ask the service to stop and return when it has. Does not raise what ``run`` raised."""
+        self.stopping.set()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def abort(self) -> None:
+        """Cancel ``run`` and return when it ended: for tests, and for the end of a grace time."""
+        self.stopping.set()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def wait(self) -> None:
+        """Return when the service ended by itself or by ``stop``; raise what ``run`` raised."""
+        if self._task is not None:
+            await asyncio.shield(self._task)
+
+    async def __aenter__(self) -> Service:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def _supervise(self, ready: asyncio.Future[None]) -> None:
+        def is_ready() -> None:
+            if not ready.done():
+                ready.set_result(None)
+
+        try:
+            await self.run(is_ready)
+        except BaseException as error:
+            if ready.done():
+                if not isinstance(error, asyncio.CancelledError):
+                    log.error("%s ended: %s", self.name, error, exc_info=error)
+                raise
+            if isinstance(error, asyncio.CancelledError):
+                ready.set_exception(MeshError(f"{self.name} was stopped before it was ready"))
+            else:
+                ready.set_exception(error)
+        else:
+            # Stopped before it was ready: whoever waits in start() is let go.
+            is_ready()
+
+
+class Group(Service):
+    """Services that run together: started in order, stopped in the reverse order.
+
+    When one of them ends on its own, the group stops the others and ends with its exception.
+    """
+
+    def __init__(self, name: str, members: Sequence[Service]) -> None:
+        super().__init__(name)
+        self.members = tuple(members)
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        started: list[Service] = []
+        try:
+            for member in self.members:
+                await member.start()
+                started.append(member)
+            ready()
+            await self._first_end()
+        finally:
+            for member in reversed(started):
+                await member.stop()
+
+    async def _first_end(self) -> None:
+        stop = asyncio.create_task(self.stopping.wait())
+        ends = [asyncio.create_task(member.wait()) for member in self.members]
+        try:
+            done, _ = await asyncio.wait([stop, *ends], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (stop, *ends):
+                task.cancel()
+        for task in done:
+            if task is not stop:
+                await task
+
+
+class Backoff:
+    """Pauses between tries that double from ``first`` to ``longest`` seconds.
+
+    ``wait`` ends early when ``stopping`` is set. ``reset`` after a success.
+    """
+
+    def __init__(
+        self,
+        stopping: asyncio.Event,
+        first: float = 0.1,
+        longest: float = 5.0,
+        clock: Clock | None = None,
+    ) -> None:
+        self._clock = clock or SystemClock()
+        self._stopping = stopping
+        self._first = first
+        self._longest = longest
+        self._next = first
+
+    def reset(self) -> None:
+        self._next = self._first
+
+    async def wait(self) -> None:
+        pause, self._next = self._next, min(self._next * 2, self._longest)
+        await self._clock.wait(self._stopping, pause)
+
+    async def retry(
+        self, what: str, attempt: Callable[[], Awaitable[T]], errors: type[Exception]
+    ) -> T | None:
+        """The result of ``attempt``, tried until it raises none of ``errors``; ``None`` if
+        ``stopping`` was set before. Each failure is logged once until its text changes."""
+        said = ""
+        while not self._stopping.is_set():
+            try:
+                result = await attempt()
+            except errors as error:
+                if str(error) != said:
+                    said = str(error)
+                    log.warning("%s: %s; trying again", what, error)
+                await self.wait()
+            else:
+                if said:
+                    log.warning("%s: back", what)
+                self.reset()
+                return result
+        return None
+

@@ -1,0 +1,220 @@
+"""What travels: job envelopes in frames, and ledger records in batches.
+
+A **frame** is msgpack ``[version, [envelope, ...]]``, a ledger entry is msgpack
+``[version, [record, ...]]``. Envelopes and records are arrays whose fields stand in the order
+given here; a later version may append fields, which older readers skip. Records begin with
+their kind. Payloads, results and event data are JSON inside, so that history is readable and
+another language could join. A reader refuses a version above its own with
+``UnsupportedVersion`` and anything that is no message at all with ``CorruptMessage``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from mesh.errors import CorruptMessage, UnsupportedVersion
+from mesh.job import State
+from mesh.retry import Retry
+
+__all__ = [
+    "VERSION",
+    "Accepted",
+    "Envelope",
+    "ErrorInfo",
+    "Event",
+    "Finished",
+    "Heartbeat",
+    "LaneLoad",
+    "Record",
+    "Retrying",
+    "Started",
+    "decode_frame",
+    "decode_records",
+    "encode_frame",
+    "encode_records",
+]
+
+VERSION = 1
+
+
+class Envelope(Struct, frozen=True, array_like=True, gc=False):
+    """A job on its way to a worker. Times are seconds since the epoch."""
+
+    id: str
+    name: str
+    """The handler's name."""
+    payload: bytes
+    """A JSON object: the arguments by their names."""
+    lane: str
+    priority: int
+    enqueued_at: float
+    attempt: int = 1
+    """The number of the execution to come, from 1."""
+    due_at: float = 0.0
+    """Not to start before this moment; 0 is at once."""
+    timeout: float | None = None
+    """Seconds an attempt may take; ``None`` takes the handler's, then the cluster's."""
+    retry: Retry | None = None
+    """``None`` takes the handler's policy, then the cluster's."""
+    meta: dict[str, str] | None = None
+    given_id: bool = False
+    """The caller chose the id, so the job may have been stored before."""
+    misses: int = 0
+    """How many workers gave the job back because they do not know its handler."""
+
+
+class ErrorInfo(Struct, frozen=True, array_like=True, gc=False):
+    """Why an attempt did not succeed."""
+
+    type: str
+    message: str
+    traceback: str = ""
+
+
+class _Run(Struct, frozen=True, array_like=True, gc=False):
+    """What each record of an execution says. Enough to make a row of history by itself, for
+    the case that the job's ``Accepted`` record never came."""
+
+    id: str
+    attempt: int
+    at: float
+    name: str
+    lane: str
+    priority: int
+    enqueued_at: float
+    worker: str
+    started_at: float
+    lost: int
+    """How many attempts just before this one ended with no outcome: their worker died."""
+
+
+class Accepted(Struct, frozen=True, array_like=True, tag="accepted", gc=False):
+    """The agent stored the job."""
+
+    job: Envelope
+    at: float
+
+
+class Started(_Run, frozen=True, array_like=True, tag="started", gc=False):
+    """A worker began an attempt."""
+
+
+class Retrying(_Run, frozen=True, array_like=True, tag="retrying", gc=False):
+    """An attempt failed and another will come."""
+
+    error: ErrorInfo
+    due_at: float
+
+
+class Finished(_Run, frozen=True, array_like=True, tag="finished", gc=False):
+    """The job reached a terminal state."""
+
+    state: State
+    result: bytes | None = None
+    """JSON."""
+    error: ErrorInfo | None = None
+
+
+class Event(Struct, frozen=True, array_like=True, tag="event", gc=False):
+    """Something a running handler said. ``seq`` grows within a job, over its attempts too."""
+
+    id: str
+    seq: int
+    at: float
+    kind: str
+    """``progress``, ``log`` or ``chunk``."""
+    data: bytes
+    """JSON."""
+
+
+class LaneLoad(Struct, frozen=True, array_like=True, gc=False):
+    """How busy a worker is in one lane."""
+
+    lane: str
+    concurrency: int
+    running: int
+    held: int
+    """Pulled, not started."""
+
+
+class Heartbeat(Struct, frozen=True, array_like=True, tag="heartbeat", gc=False):
+    """A worker is alive. The last one before it ends says ``stopped``."""
+
+    worker: str
+    at: float
+    agent: str
+    host: str
+    pid: int
+    version: str
+    started_at: float
+    state: str
+    """``running``, ``draining`` or ``stopped``."""
+    lanes: list[LaneLoad]
+    finished: int = 0
+    """Attempts ended since the worker started."""
+
+
+Record = Accepted | Started | Retrying | Finished | Event | Heartbeat
+
+
+T = TypeVar("T")
+
+
+class _Batch(Struct, Generic[T], frozen=True, array_like=True):
+    version: int
+    items: list[T]
+
+
+class _Version(Struct, frozen=True, array_like=True):
+    version: int
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_frame_decoder = msgspec.msgpack.Decoder(_Batch[Envelope])
+_records_decoder = msgspec.msgpack.Decoder(_Batch[Record])
+_version_decoder = msgspec.msgpack.Decoder(_Version)
+
+
+def encode_frame(jobs: Sequence[Envelope]) -> bytes:
+    return _encode((VERSION, jobs))
+
+
+def decode_frame(data: bytes) -> list[Envelope]:
+    """Raises ``UnsupportedVersion`` or ``CorruptMessage``."""
+    return _decode(_frame_decoder, data)
+
+
+def encode_records(records: Sequence[Record]) -> bytes:
+    return _encode((VERSION, records))
+
+
+def decode_records(data: bytes) -> list[Record]:
+    """Raises ``UnsupportedVersion`` or ``CorruptMessage``."""
+    return _decode(_records_decoder, data)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[_Batch[T]], data: bytes) -> list[T]:
+    try:
+        batch = decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        _refuse_newer(data)
+        raise CorruptMessage(f"{len(data)} bytes are not a jobmesh message: {error}") from error
+    if batch.version > VERSION:
+        _refuse_newer(data)
+    return batch.items
+
+
+def _refuse_newer(data: bytes) -> None:
+    try:
+        version = _version_decoder.decode(data).version
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return
+    if version > VERSION:
+        raise UnsupportedVersion(
+            f"the message has wire version {version}, this jobmesh reads up to {VERSION}; "
+            "it is kept: upgrade this process"
+        )

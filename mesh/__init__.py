@@ -1,3 +1,66 @@
-"""jobmesh: a distributed task mesh for Python."""
+"""jobmesh: a distributed task mesh for Python.
+
+The speed of a message broker and the memory of a database, for background jobs.
+"""
+
+from mesh.app import Mesh as Mesh
+from mesh.client import JobHandle as JobHandle
+from mesh.config import AgentConfig as AgentConfig
+from mesh.config import Config as Config
+from mesh.context import Context as Context
+from mesh.errors import AgentError as AgentError
+from mesh.errors import AgentUnavailable as AgentUnavailable
+from mesh.errors import ConfigError as ConfigError
+from mesh.errors import InvalidArguments as InvalidArguments
+from mesh.errors import InvalidJob as InvalidJob
+from mesh.errors import JobCancelled as JobCancelled
+from mesh.errors import JobFailed as JobFailed
+from mesh.errors import JobNotFound as JobNotFound
+from mesh.errors import JobNotSucceeded as JobNotSucceeded
+from mesh.errors import MasterError as MasterError
+from mesh.errors import MasterUnavailable as MasterUnavailable
+from mesh.errors import MeshError as MeshError
+from mesh.errors import PayloadTooLarge as PayloadTooLarge
+from mesh.errors import PublishOutcomeUnknown as PublishOutcomeUnknown
+from mesh.errors import ResultTimeout as ResultTimeout
+from mesh.errors import UnknownHandler as UnknownHandler
+from mesh.handler import Handler as Handler
+from mesh.handler import Job as Job
+from mesh.job import Priority as Priority
+from mesh.job import State as State
+from mesh.ports import EventInfo as EventInfo
+from mesh.ports import JobInfo as JobInfo
+from mesh.retry import Retry as Retry
+
+__all__ = [
+    "AgentConfig",
+    "AgentError",
+    "AgentUnavailable",
+    "Config",
+    "ConfigError",
+    "Context",
+    "EventInfo",
+    "Handler",
+    "InvalidArguments",
+    "InvalidJob",
+    "Job",
+    "JobCancelled",
+    "JobFailed",
+    "JobHandle",
+    "JobInfo",
+    "JobNotFound",
+    "JobNotSucceeded",
+    "MasterError",
+    "MasterUnavailable",
+    "Mesh",
+    "MeshError",
+    "PayloadTooLarge",
+    "Priority",
+    "PublishOutcomeUnknown",
+    "ResultTimeout",
+    "Retry",
+    "State",
+    "UnknownHandler",
+]
 
 __version__ = "0.1.0"

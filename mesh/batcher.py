@@ -41,6 +41,9 @@ class Batcher(Generic[Item, Result]):
         self._max_in_flight = max_in_flight
         self._pending: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._writers: set[asyncio.Task[None]] = set()
+        # Not len(_writers): a writer that has seen the queue empty is no longer active, but
+        # its task is still in the set until the loop has called its done callback.
+        self._active = 0
 
     async def submit(self, item: Item) -> Result:
         """Return the item's result once its write is done.
@@ -54,7 +57,8 @@ class Batcher(Generic[Item, Result]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         self._pending.append((item, future))
-        if len(self._writers) < self._max_in_flight:
+        if self._active < self._max_in_flight:
+            self._active += 1
             writer = loop.create_task(self._run(), name="mesh-batcher")
             self._writers.add(writer)
             writer.add_done_callback(self._writers.discard)
@@ -71,6 +75,12 @@ class Batcher(Generic[Item, Result]):
             await asyncio.wait(set(self._writers))
 
     async def _run(self) -> None:
+        try:
+            await self._write_pending()
+        finally:
+            self._active -= 1
+
+    async def _write_pending(self) -> None:
         while self._pending:
             count = min(len(self._pending), self._max_items)
             batch = [self._pending.popleft() for _ in range(count)]

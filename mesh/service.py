@@ -113,16 +113,31 @@ class Group(Service):
         self.members = tuple(members)
 
     async def run(self, ready: Callable[[], None]) -> None:
-        started: list[Service] = []
         try:
             for member in self.members:
+                if self.stopping.is_set():
+                    return
                 await member.start()
-                started.append(member)
             ready()
             await self._first_end()
         finally:
-            for member in reversed(started):
-                await member.stop()
+            await self._stop_members()
+
+    async def stop(self) -> None:
+        self.stopping.set()
+        # A member that is still starting, perhaps for ever, must hear of it too.
+        await self._stop_members()
+        await super().stop()
+
+    async def abort(self) -> None:
+        self.stopping.set()
+        for member in reversed(self.members):
+            await member.abort()
+        await super().abort()
+
+    async def _stop_members(self) -> None:
+        for member in reversed(self.members):
+            await member.stop()
 
     async def _first_end(self) -> None:
         stop = asyncio.create_task(self.stopping.wait())
@@ -161,7 +176,11 @@ class Backoff:
 
     async def wait(self) -> None:
         pause, self._next = self._next, min(self._next * 2, self._longest)
-        await self._clock.wait(self._stopping, pause)
+        await self.pause(pause)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, or less if ``stopping`` is set."""
+        await self._clock.wait(self._stopping, seconds)
 
     async def retry(
         self, what: str, attempt: Callable[[], Awaitable[T]], errors: type[Exception]

@@ -1,7 +1,21 @@
 """SQL databases, for the parts that keep rows: the only place that knows drivers and dialects."""
 
+from mesh.sql.bulk import BulkUpsert as BulkUpsert
+from mesh.sql.bulk import one_of as one_of
 from mesh.sql.database import Database as Database
 from mesh.sql.database import DatabaseErrors as DatabaseErrors
+from mesh.sql.insert import InsertNew as InsertNew
+from mesh.sql.options import split_options as split_options
+from mesh.sql.types import JobId as JobId
 from mesh.sql.types import Moment as Moment
 
-__all__ = ["Database", "DatabaseErrors", "Moment"]
+__all__ = [
+    "BulkUpsert",
+    "Database",
+    "DatabaseErrors",
+    "InsertNew",
+    "JobId",
+    "Moment",
+    "one_of",
+    "split_options",
+]

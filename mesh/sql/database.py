@@ -11,38 +11,45 @@ and carried on with the monotonic clock in between.
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias, Unpack
 from weakref import WeakKeyDictionary
 
-import asyncpg
-from sqlalchemy import Executable, Select, Table, event, exc, text
+from sqlalchemy import (
+    Executable,
+    MetaData,
+    Select,
+    Table,
+    event,
+    exc,
+    func,
+    inspect,
+    literal,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.schema import CreateSchema
 
 from mesh.clock import Clock, SystemClock
 from mesh.errors import ConfigError, MeshError
 from mesh.plugins import hide_password
+from mesh.sql.faults import FAULTS, first_line, is_away
 
 __all__ = ["Database", "DatabaseErrors", "Insert"]
 
 Insert = postgresql.Insert | sqlite.Insert
+Query: TypeAlias = Select[Unpack[tuple[Any, ...]]]
 
 _RESYNC = 60.0
 
-# Result codes that say something of the file, not of the statement (sqlite.org/rescode.html).
-_SQLITE_AWAY = (
-    "SQLITE_BUSY",
-    "SQLITE_CANTOPEN",
-    "SQLITE_FULL",
-    "SQLITE_IOERR",
-    "SQLITE_LOCKED",
-    "SQLITE_READONLY",
-)
+# The advisory lock under which tables are made; any number that others are unlikely to use.
+_MAKING_TABLES = 0x6A6F626D657368
 
 _DRIVERS = {
     "postgresql": "postgresql+asyncpg",
@@ -70,7 +77,7 @@ class _SqliteLocks:
     Within a process we queue instead.
     """
 
-    _locks: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Lock]] = (
+    _locks: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Lock]]] = (
         WeakKeyDictionary()
     )
 
@@ -104,6 +111,10 @@ class Database:
         self._engine: AsyncEngine | None = None
         self._server_time = 0.0
         self._measured_at = float("-inf")
+        # A clock in the system clock's place is the time, for the database too.
+        self._has_own_time = not self.is_local and isinstance(self._clock, SystemClock)
+        self.clock_skew = 0.0
+        """Seconds that the server's clock is ahead of this machine's, when last measured."""
 
     def _parse(self, url: str) -> URL:
         scheme, _, rest = url.partition("://")
@@ -111,9 +122,14 @@ class Database:
         if driver is None:
             raise ConfigError(f"{self.what}: no driver for the URL scheme '{scheme}'")
         try:
-            return make_url(f"{driver}://{rest}")
-        except exc.ArgumentError as error:
-            raise ConfigError(f"{self.what}: '{self.url}' is not a database URL") from error
+            parsed = make_url(f"{driver}://{rest}")
+        except (exc.ArgumentError, ValueError):
+            # Not "from error": that one quotes the URL, password and all.
+            raise ConfigError(f"{self.what}: '{self.url}' is not a database URL") from None
+        if "sslmode" in parsed.query:  # the name everyone knows, from libpq
+            mode = parsed.query["sslmode"]
+            parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
+        return parsed
 
     # what it is ------------------------------------------------------------------------------
 
@@ -133,6 +149,18 @@ class Database:
         return not self.is_local
 
     @property
+    def has_schemas(self) -> bool:
+        """Tables may live in a named schema."""
+        return not self.is_local
+
+    @property
+    def place(self) -> str:
+        """Tells one database from another within this process: the file, or the URL."""
+        if self.is_local and self._parsed.database:
+            return str(Path(self._parsed.database).resolve())
+        return str(self._parsed)
+
+    @property
     def sync_url(self) -> URL:
         """For tools that need no event loop."""
         return self._parsed
@@ -147,29 +175,89 @@ class Database:
         """An INSERT that has ``on_conflict_do_update`` and ``on_conflict_do_nothing``."""
         return sqlite.insert(table) if self.is_local else postgresql.insert(table)
 
-    def claiming(self, select: Select[Any]) -> Select[Any]:
-        """The select, such that rows it returns are locked and rows others locked are left out.
+    def claiming(self, query: Query) -> Query:
+        """The query, such that rows it returns are locked and rows others locked are left out.
 
         Within ``write``; where there is one writer at a time, nothing needs to be said.
         """
-        return select.with_for_update(skip_locked=True) if self.skips_locked else select
+        return query.with_for_update(skip_locked=True) if self.skips_locked else query
+
+    def locking(self, query: Query) -> Query:
+        """The query, such that rows it returns are locked, waiting for others to let go.
+
+        Within ``write``. Order it: transactions that lock in the same order cannot deadlock.
+        """
+        return query.with_for_update() if self.skips_locked else query
+
+    def once(self, query: Query, name: str) -> Query:
+        """The query, run once and by itself, wherever the planner puts it in a statement.
+
+        For whatever locks rows: PostgreSQL may run a subselect once for each row of the outer
+        statement, and then claim more rows than its LIMIT.
+        """
+        return select(query.cte(name).prefix_with("MATERIALIZED"))
 
     # life ------------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Connect. Raises ``errors.unavailable`` if the server does not answer in time."""
+        is_new = self._engine is None
         if self._engine is None:
             self._engine = self._create_engine()
         try:
             async with asyncio.timeout(self._connect_timeout):
-                async with self.read() as connection:
-                    await self._measure(connection)
+                await self._reach()
         except TimeoutError:
-            await self.close()
+            if is_new:
+                await self.close()
             raise self._unavailable(f"no answer in {self._connect_timeout:g} s") from None
         except BaseException:
-            await self.close()
+            if is_new:
+                await self.close()
             raise
+
+    async def _reach(self) -> None:
+        while True:
+            try:
+                async with self.engine.connect() as connection:
+                    return await self._measure(connection)
+            except FAULTS as error:
+                # SQLite's waiting does not cover the change to WAL, which others may be making.
+                if not (self.is_local and "locked" in first_line(error)):
+                    raise self._translate(error) from error
+            await asyncio.sleep(0.02)
+
+    async def missing(self, metadata: MetaData) -> list[str]:
+        """The names of those of the tables that are not there."""
+
+        def look(connection: Connection) -> list[str]:
+            tables, seen = metadata.sorted_tables, inspect(connection)
+            return [t.fullname for t in tables if not seen.has_table(t.name, schema=t.schema)]
+
+        async with self.read() as connection:
+            return await connection.run_sync(look)
+
+    async def create_missing(self, metadata: MetaData) -> None:
+        """Create those of the tables that are not there, and their schema; any number of
+        processes may do so at once."""
+        if not await self.missing(metadata):
+            return
+        async with self.write() as connection:
+            if not self.is_local:
+                await connection.execute(select(func.pg_advisory_xact_lock(_MAKING_TABLES)))
+                if metadata.schema:
+                    await connection.execute(CreateSchema(metadata.schema, if_not_exists=True))
+            await connection.run_sync(metadata.create_all)
+
+    async def server_version(self) -> str:
+        """Such as ``PostgreSQL 17.2``."""
+        async with self.read() as connection:
+            if self.is_local:
+                return (
+                    f"SQLite {(await connection.execute(select(func.sqlite_version()))).scalar()}"
+                )
+            shown = await connection.execute(text("SHOW server_version"))
+            return f"PostgreSQL {shown.scalar_one()}"
 
     def _create_engine(self) -> AsyncEngine:
         if not self.is_local:
@@ -178,7 +266,12 @@ class Database:
                 pool_size=self._pool_size,
                 max_overflow=self._pool_size,
                 pool_pre_ping=False,
-                connect_args={"timeout": self._connect_timeout},
+                connect_args={
+                    "timeout": self._connect_timeout,
+                    # Tables here are empty one minute and long the next. A plan that was made
+                    # when a table was empty, and kept, can be a million times too slow.
+                    "server_settings": {"plan_cache_mode": "force_custom_plan"},
+                },
             )
         engine = create_async_engine(self._parsed, connect_args={"timeout": 30.0})
 
@@ -209,50 +302,53 @@ class Database:
     # transactions ----------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that writes nothing."""
-        async with self._translated(), self.engine.connect() as connection:
-            yield connection
-
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction, committed at the end of the block, rolled back if the block raises."""
-        if self.is_local:
-            async with _SqliteLocks.get(str(self._parsed.database)):
-                async with self._transaction() as connection:
-                    yield connection
-        else:
-            async with self._transaction() as connection:
-                yield connection
-
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
-        async with self._translated(), self.engine.connect() as connection:
-            if self.is_local:
-                await connection.execution_options(mesh_begin="IMMEDIATE")
-            if self._clock.monotonic() - self._measured_at > _RESYNC:
-                await self._measure(connection)
-            yield connection
-            try:
-                await connection.commit()
-            except (exc.DBAPIError, OSError, TimeoutError) as error:
-                if self._is_connection_error(error):
-                    raise self._errors.in_doubt(
-                        f"{self.what} at {self.url}: the connection broke during commit "
-                        f"({_first_line(error)})"
-                    ) from error
-                raise
-
-    @asynccontextmanager
-    async def _translated(self) -> AsyncIterator[None]:
+    async def read(self, *, timeout: float | None = None) -> AsyncIterator[AsyncConnection]:
+        """A transaction that writes nothing; ``errors.unavailable`` after ``timeout`` seconds."""
         try:
-            yield
-        except (exc.DBAPIError, exc.TimeoutError, asyncpg.PostgresError, OSError) as error:
-            if self._is_connection_error(error):
-                raise self._unavailable(_first_line(error)) from error
-            raise self._errors.failed(
-                f"{self.what} at {self.url}: {_first_line(error)}"
-            ) from error
+            async with asyncio.timeout(timeout), self.engine.connect() as connection:
+                yield connection
+        except FAULTS as error:
+            raise self._translate(error) from error
+
+    @asynccontextmanager
+    async def write(self, *, timeout: float | None = None) -> AsyncIterator[AsyncConnection]:
+        """A transaction, committed at the end of the block, rolled back if the block raises.
+
+        After ``timeout`` seconds raises ``errors.unavailable`` if nothing was committed, or
+        ``errors.in_doubt`` if the commit had begun.
+        """
+        committing = committed = False
+        try:
+            async with (
+                asyncio.timeout(timeout),
+                self._turn(),
+                self.engine.connect() as connection,
+            ):
+                if self.is_local:
+                    await connection.execution_options(mesh_begin="IMMEDIATE")
+                if self._clock.monotonic() - self._measured_at > _RESYNC:
+                    await self._measure(connection)
+                yield connection
+                committing = True
+                await connection.commit()
+                committed = True
+        except FAULTS as error:
+            if not committed:
+                raise self._translate(error, committing) from error
+
+    def _turn(self) -> AbstractAsyncContextManager[object]:
+        """What a writer of this process must hold to write."""
+        return _SqliteLocks.get(self.place) if self.is_local else nullcontext()
+
+    def _translate(self, error: BaseException, committing: bool = False) -> MeshError:
+        if not is_away(error):
+            return self._errors.failed(f"{self.what} at {self.url}: {first_line(error)}")
+        reason = "no answer in time" if isinstance(error, TimeoutError) else first_line(error)
+        if committing:
+            return self._errors.in_doubt(
+                f"{self.what} at {self.url}: the commit was sent and not confirmed ({reason})"
+            )
+        return self._unavailable(reason)
 
     def _unavailable(self, reason: str) -> MeshError:
         advice = (
@@ -262,34 +358,11 @@ class Database:
         )
         return self._errors.unavailable(f"{self.what} at {self.url}: {reason}; {advice}")
 
-    @staticmethod
-    def _is_connection_error(error: BaseException) -> bool:
-        if isinstance(error, OSError | exc.TimeoutError):
-            return True
-        original = getattr(error, "orig", error)
-        # SQLAlchemy wraps asyncpg's exception in its own; the cause is what happened.
-        cause = getattr(original, "__cause__", None) or original
-        if isinstance(cause, sqlite3.OperationalError):
-            return getattr(cause, "sqlite_errorname", "").startswith(_SQLITE_AWAY)
-        return bool(
-            getattr(error, "connection_invalidated", False)
-            or isinstance(
-                cause,
-                OSError
-                | asyncpg.PostgresConnectionError
-                | asyncpg.InterfaceError
-                | asyncpg.OperatorInterventionError
-                | asyncpg.InsufficientResourcesError
-                | asyncpg.InvalidAuthorizationSpecificationError
-                | asyncpg.InvalidCatalogNameError,
-            )
-        )
-
     # time ------------------------------------------------------------------------------------
 
     def now(self) -> float:
         """The database server's time, seconds since the epoch."""
-        if self.is_local:
+        if not self._has_own_time:
             return self._clock.time()
         return self._server_time + (self._clock.monotonic() - self._measured_at)
 
@@ -303,6 +376,7 @@ class Database:
         result = await connection.execute(text("SELECT extract(epoch FROM clock_timestamp())"))
         self._server_time = float(result.scalar_one())
         self._measured_at = (before + self._clock.monotonic()) / 2
+        self.clock_skew = self.now() - self._clock.time()
 
     # waking up -------------------------------------------------------------------------------
 
@@ -315,41 +389,63 @@ class Database:
                 {"channel": channel, "payload": payload},
             )
 
+    async def send(self, channel: str, payloads: Collection[str]) -> None:
+        """Wake the listeners of a channel now, once for each payload. A no-op where the database
+        cannot."""
+        if not self.notifies:
+            return
+        each = func.unnest(literal(list(payloads), postgresql.ARRAY(postgresql.TEXT)))
+        payload = each.column_valued("payload")
+        try:
+            async with (
+                asyncio.timeout(self._connect_timeout),
+                self.engine.connect() as connection,
+            ):
+                await connection.execution_options(isolation_level="AUTOCOMMIT")
+                await connection.execute(select(func.pg_notify(channel, payload)))
+        except FAULTS as error:
+            raise self._translate(error) from error
+
     @asynccontextmanager
-    async def listen(self, channel: str, wake: Callable[[str], None]) -> AsyncIterator[None]:
+    async def listen(
+        self, channel: str, wake: Callable[[str], None]
+    ) -> AsyncIterator[asyncio.Event]:
         """Call ``wake(payload)`` for each notification, within the block.
 
-        The connection may break unnoticed: poll as well, seldom. Where the database cannot
-        notify, the block runs and ``wake`` is never called.
+        Yields an event that is set when the connection is known to be broken; it may break
+        unnoticed too, so poll as well, seldom. Where the database cannot notify, the block runs
+        and ``wake`` is never called.
         """
+        broken = asyncio.Event()
         if not self.notifies:
-            yield
+            yield broken
             return
-        async with self._translated(), self.engine.connect() as connection:
-            await connection.execution_options(isolation_level="AUTOCOMMIT")
-            raw = (await connection.get_raw_connection()).driver_connection
-            assert raw is not None
+        try:
+            async with self.engine.connect() as connection:
+                await connection.execution_options(isolation_level="AUTOCOMMIT")
+                raw = (await connection.get_raw_connection()).driver_connection
+                assert raw is not None
 
-            def heard(_: Any, __: int, ___: str, payload: object) -> None:
-                wake(str(payload))
+                def heard(_: Any, __: int, ___: str, payload: object) -> None:
+                    wake(str(payload))
 
-            await raw.add_listener(channel, heard)
-            try:
-                yield
-            finally:
-                if not raw.is_closed():
-                    await raw.remove_listener(channel, heard)
+                def ended(_: Any) -> None:
+                    broken.set()
+
+                raw.add_termination_listener(ended)
+                try:
+                    await raw.add_listener(channel, heard)
+                    yield broken
+                finally:
+                    raw.remove_termination_listener(ended)
+                    if raw.is_closed():
+                        await connection.invalidate()
+                    else:
+                        await raw.remove_listener(channel, heard)
+        except FAULTS as error:
+            raise self._translate(error) from error
 
     async def execute(self, statement: Executable, rows: Sequence[dict[str, Any]]) -> None:
         """Run one statement for each row, in a transaction of its own."""
         async with self.write() as connection:
             await connection.execute(statement, list(rows))
-
-
-def _first_line(error: BaseException) -> str:
-    original = getattr(error, "orig", None) or error
-    text_ = str(original).strip() or type(original).__name__
-    # SQLAlchemy's asyncpg wrapper begins with the class: "<class '…'>: message".
-    return text_.partition(">: ")[2].splitlines()[0] if text_.startswith("<class") else (
-        text_.splitlines()[0]
-    )

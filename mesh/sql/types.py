@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from sqlalchemy import DateTime
+from sqlalchemy import DateTime, String, Uuid
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
 from mesh.clock import to_datetime
 
-__all__ = ["Moment"]
+__all__ = ["JobId", "Moment"]
+
+JobId = Uuid(as_uuid=False).with_variant(String(36), "sqlite")
+"""A UUID: canonical text in Python; the database's own type where it has one, else the same
+text, so that people find an id as they know it."""
 
 
 class Moment(TypeDecorator[float]):

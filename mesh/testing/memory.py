@@ -139,8 +139,10 @@ class MemoryAgent:
             return [error] * len(jobs)
         now = self._clock.time()
         with store.lock:
-            for key in [k for k, at in store.pushed.items() if at < now - _DEDUPLICATION]:
-                del store.pushed[key]
+            while store.pushed and (first := next(iter(store.pushed.items())))[1] < (
+                now - _DEDUPLICATION
+            ):
+                del store.pushed[first[0]]
             new = [
                 job
                 for job in {(job.id, job.attempt): job for job in jobs}.values()

@@ -1,6 +1,6 @@
 """Behaviour that every implementation of a port shows.
 
-Subclass ``AgentConformance`` in a test module and provide its ``harness`` fixture::
+Subclass ``AgentConformance`` or ``MasterConformance`` in a test module and provide its ``harness`` fixture::
 
     class TestMyAgent(AgentConformance):
         @pytest.fixture
@@ -12,5 +12,13 @@ The suites need pytest with pytest-asyncio in auto mode.
 from mesh.testing.conformance.agent import AgentConformance as AgentConformance
 from mesh.testing.conformance.agent import AgentHarness as AgentHarness
 from mesh.testing.conformance.agent import make_job as make_job
+from mesh.testing.conformance.master import MasterConformance as MasterConformance
+from mesh.testing.conformance.master import MasterHarness as MasterHarness
 
-__all__ = ["AgentConformance", "AgentHarness", "make_job"]
+__all__ = [
+    "AgentConformance",
+    "AgentHarness",
+    "MasterConformance",
+    "MasterHarness",
+    "make_job",
+]

@@ -1,0 +1,225 @@
+"""An agent on NATS JetStream.
+
+What is durable here is what JetStream acknowledged, as durable as the server makes it (see
+``sync_interval`` in its configuration). One connection serves an agent object; its consumers and
+ledger readers are told when it is lost and go on when it is back.
+
+Two things it cannot do that SQL agents can. The server recognizes a repeated push by message
+ids, for two minutes; a job whose id the caller chose is looked up with the recorder besides,
+before it runs. And it does not say who holds a message: see ``held``.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+from mesh.errors import AgentError, AgentUnavailable, PublishOutcomeUnknown
+from mesh.job import check_name
+from mesh.ports import AgentCapabilities, AgentSettings, Check, LaneDepth
+from mesh.wire import Accepted, Envelope, Record
+from mesh_agents.nats.connection import Connection
+from mesh_agents.nats.consumer import NatsConsumer
+from mesh_agents.nats.frames import Frame, Message, Names, ledger_entries, pack
+from mesh_agents.nats.held import ack_subject, extended
+from mesh_agents.nats.ledger import NatsLedger
+from mesh_agents.nats.options import Options
+from mesh_agents.nats.streams import DUPLICATE_WINDOW, Streams, differences
+
+__all__ = ["NatsAgent"]
+
+MAX_UNSURE = 10_000
+
+
+class NatsAgent:
+    """``mesh.ports.Agent`` over JetStream. Raises ``ConfigError`` for a wrong URL."""
+
+    capabilities = AgentCapabilities(exact_lost_count=False, reports_lost_leases=False)
+
+    def __init__(self, name: str, url: str, settings: AgentSettings) -> None:
+        names = Names(check_name("cluster", settings.cluster), check_name("agent", name))
+        options = Options.parse(url, settings.options)
+        self._name = name
+        self._clock = settings.clock
+        self._connection = Connection(name, options, settings.connect_timeout)
+        self._streams = Streams(self._connection, names, settings.push_timeout)
+        self._names = names
+        self._consumers: list[NatsConsumer] = []
+        self._readers: list[NatsLedger] = []
+        self._unsure: OrderedDict[str, tuple[float, Frame]] = OrderedDict()
+        """Frames whose storing is in doubt, by the part of each of their jobs, and since when.
+        Such a job is sent again within the same frame, which the server recognizes."""
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def url(self) -> str:
+        return self._connection.options.shown
+
+    @property
+    def dead_letters(self) -> int:
+        """How many unreadable messages this object has set aside."""
+        return self._streams.dead_letters
+
+    async def open(self) -> None:
+        await self._connection.open()
+        try:
+            await self._streams.ensure()
+        except BaseException:
+            await self._connection.close()
+            raise
+
+    async def close(self) -> None:
+        for consumer in self._consumers:
+            await consumer.close()
+        for reader in self._readers:
+            await reader.close()
+        self._consumers, self._readers = [], []
+        await self._connection.close()
+
+    # jobs ------------------------------------------------------------------------------------
+
+    async def push(self, jobs: Sequence[Envelope]) -> list[AgentError | None]:
+        if not jobs:
+            return []
+        now = self._clock.time()
+        parts = [f"{job.id}:{job.attempt}" for job in jobs]
+        frames = self._frames(dict(zip(parts, jobs, strict=True)), now)
+        messages = [frame.message(self._names, now) for frame in frames]
+        accepted: list[range] = []
+        for frame in frames:
+            entries = ledger_entries([Accepted(job, now) for job in frame.jobs])
+            accepted.append(range(len(messages), len(messages) + len(entries)))
+            messages += [Message(self._names.ledger, entry) for entry in entries]
+        outcomes = await self._streams.store_all(messages)
+        result: dict[str, AgentError | None] = {}
+        for index, frame in enumerate(frames):
+            outcome = outcomes[index]
+            for entry in accepted[index]:
+                outcome = _worse(outcome, outcomes[entry])
+            result |= self._note(frame, outcome, now)
+        return [result[part] for part in parts]
+
+    def _frames(self, jobs: Mapping[str, Envelope], now: float) -> list[Frame]:
+        """The frames to send: those in doubt that hold some of the jobs, and new ones."""
+        while self._unsure:
+            part, (since, _) = next(iter(self._unsure.items()))
+            if since > now - DUPLICATE_WINDOW / 2 and len(self._unsure) <= MAX_UNSURE:
+                break
+            del self._unsure[part]
+        doubtful = {part: self._unsure[part][1] for part in jobs if part in self._unsure}
+        frames = {frame.message_id: frame for frame in doubtful.values()}
+        new = [(job, part) for part, job in jobs.items() if part not in doubtful]
+        return [*frames.values(), *pack(new)]
+
+    def _note(
+        self, frame: Frame, outcome: AgentError | None, now: float
+    ) -> dict[str, AgentError | None]:
+        """The outcome of each job of a frame; remembers it if that is unknown."""
+        unknown = isinstance(outcome, PublishOutcomeUnknown)
+        if unknown:
+            outcome = PublishOutcomeUnknown(
+                f"{outcome}; stored or not: ask for the job, or push it again within "
+                f"{DUPLICATE_WINDOW / 2:.0f} s, which stores nothing twice",
+                [job.id for job in frame.jobs],
+            )
+        parts = [f"{job.id}:{job.attempt}" for job in frame.jobs]
+        for part in parts:
+            if unknown:
+                self._unsure.setdefault(part, (now, frame))
+            else:
+                self._unsure.pop(part, None)
+        return dict.fromkeys(parts, outcome)
+
+    async def consume(self, lane: str, *, lease: float) -> NatsConsumer:
+        consumer = NatsConsumer(self._streams, check_name("lane", lane), lease, self._clock)
+        await consumer.open()
+        self._consumers = [c for c in self._consumers if not c.closed] + [consumer]
+        return consumer
+
+    async def extend(self, receipts: Sequence[str], lease: float) -> set[str]:
+        """Start the leases again; they last what ``consume`` was told. Lost ones go unnoticed
+        here, as the server does not tell."""
+        for subject in dict.fromkeys(ack_subject(receipt)[0] for receipt in receipts):
+            await self._connection.send(subject, b"+WPI")
+            extended(subject)
+        return set()
+
+    # the ledger ------------------------------------------------------------------------------
+
+    async def append(self, records: Sequence[Record]) -> None:
+        if records:
+            entries = ledger_entries(records)
+            await self._streams.store([Message(self._names.ledger, e) for e in entries])
+
+    async def ledger(self) -> NatsLedger:
+        reader = NatsLedger(self._streams)
+        await self._streams.info("LEDGER")
+        self._readers = [r for r in self._readers if not r.closed] + [reader]
+        return reader
+
+    # inspection ------------------------------------------------------------------------------
+
+    async def depth(self) -> Mapping[str, LaneDepth]:
+        """Totals are exact in jobs. The server counts what is leased in frames; that is turned
+        into jobs by the mean size of the frames of its lane and priority."""
+        root = self._names.root
+        stored = await self._streams.subjects("JOBS", f"{root}.jobs.>")
+        held = await self._streams.subjects("JOBS", f"{root}.later.>")
+        pending = await self._streams.pending()
+        levels: dict[tuple[str, str], tuple[int, int]] = {}
+        for subject, frames in stored.items():
+            lane, priority, jobs = subject[len(root) + 6 :].split(".")
+            total, count = levels.get((lane, priority), (0, 0))
+            levels[lane, priority] = total + frames * int(jobs), count + frames
+        depth: dict[str, LaneDepth] = {}
+        for (lane, priority), (total, count) in levels.items():
+            frames = min(count, pending.get(self._names.consumer(lane, int(priority)), 0))
+            leased = round(total * frames / count)
+            old = depth.get(lane, LaneDepth())
+            depth[lane] = LaneDepth(old.ready + total - leased, old.leased + leased)
+        for subject, count in held.items():
+            lane, _, jobs, _ = subject[len(root) + 7 :].split(".")
+            old = depth.get(lane, LaneDepth())
+            depth[lane] = LaneDepth(old.ready, old.leased, old.delayed + count * int(jobs))
+        return depth
+
+    async def check(self) -> list[Check]:
+        subject = f"agent {self._name}"
+        try:
+            await self._connection.open()
+        except AgentError as error:
+            return [Check(subject, False, str(error), "start nats-server, or correct the URL")]
+        version = ".".join(map(str, self._connection.server_version))
+        checks = [Check(subject, True, f"{self.url} is nats-server {version}")]
+        for kind, wanted in self._streams.wanted().items():
+            checks.append(await self._check_stream(kind, wanted))
+        return checks
+
+    async def _check_stream(self, kind: str, wanted: Mapping[str, object]) -> Check:
+        stream = self._names.stream(kind)
+        subject = f"agent {self._name}: stream {stream}"
+        try:
+            info = await self._streams.info(kind)
+        except AgentError as error:
+            return Check(subject, False, str(error), "enable JetStream; grant $JS.API.>")
+        differing = differences(wanted, info["config"])
+        if differing:
+            settings = ", ".join(f"{key}={wanted[key]!r}" for key in differing)
+            return Check(subject, False, "configured otherwise", f"set {settings}")
+        count, replicas = info["state"]["messages"], info["config"]["num_replicas"]
+        return Check(subject, True, f"{count} messages, {replicas} replica(s)")
+
+
+def _worse(one: AgentError | None, other: AgentError | None) -> AgentError | None:
+    """The outcome of two messages that stand for the same jobs: nothing is certain if only
+    one of them was stored."""
+    if type(one) is type(other) or isinstance(one, PublishOutcomeUnknown):
+        return one
+    if isinstance(other, PublishOutcomeUnknown):
+        return other
+    if isinstance(one, AgentUnavailable) and isinstance(other, AgentUnavailable):
+        return one
+    return PublishOutcomeUnknown(str(one or other))

@@ -1,0 +1,282 @@
+"""The agent's three streams: creating them, storing in them, asking the server about them.
+
+``JOBS`` is a work queue: a message leaves it when it is acknowledged. The server's scheduled
+messages live in it too, and those exclude ``discard: new``; so the stream has no limit of its
+own that could make the server discard the oldest jobs, and what the account or the disk cannot
+take is refused to the publisher. ``LEDGER`` is a log that the reader purges from its beginning.
+``DEAD`` keeps the newest messages that nobody can read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from nats.aio.msg import Msg
+
+from mesh.errors import AgentError, AgentUnavailable, PublishOutcomeUnknown
+from mesh_agents.nats.connection import Connection, NoResponders
+from mesh_agents.nats.frames import Message, Names
+
+__all__ = ["DUPLICATE_WINDOW", "ApiError", "Streams"]
+
+log = logging.getLogger("mesh")
+
+DUPLICATE_WINDOW = 120.0
+"""Seconds for which the server knows the ids of messages it stored."""
+DEAD_BYTES = 64 * 1024 * 1024
+MAX_ACK_PENDING = 100_000
+OLDEST_SERVER = (2, 12)
+
+_SECOND = 1_000_000_000
+_NOT_FOUND = {10059, 10014}
+_IN_PROCESS = 10158
+"""Another message of the same id is being stored at this moment."""
+
+
+class ApiError(AgentError):
+    """JetStream refused a request. ``code`` is its ``err_code``."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class _Error(msgspec.Struct):
+    description: str = ""
+    err_code: int = 0
+
+
+class _PubAck(msgspec.Struct):
+    stream: str = ""
+    seq: int = 0
+    duplicate: bool = False
+    error: _Error | None = None
+
+
+_pub_ack = msgspec.json.Decoder(_PubAck).decode
+
+
+class Streams:
+    """See the module."""
+
+    def __init__(self, connection: Connection, names: Names, timeout: float) -> None:
+        self.connection = connection
+        self.names = names
+        self.dead_letters = 0
+        """How many messages were set aside."""
+        self.timeout = timeout
+        """Seconds until a request counts as not answered."""
+        self._ensuring = asyncio.Lock()
+
+    # storing ---------------------------------------------------------------------------------
+
+    async def store_all(self, messages: Sequence[Message]) -> list[AgentError | None]:
+        """Publish all at once; one outcome each, in order. ``None``: stored, or known already.
+
+        If the streams are gone they are created again, and the messages sent once more.
+        """
+        outcomes = await self._publish(messages)
+        missing = [i for i, o in enumerate(outcomes) if isinstance(o, NoResponders)]
+        if missing:
+            try:
+                await self.ensure()
+            except AgentError as error:
+                log.warning("the streams cannot be made again: %s", error)
+                return outcomes
+            again = await self._publish([messages[i] for i in missing])
+            for index, outcome in zip(missing, again, strict=True):
+                outcomes[index] = outcome
+        return outcomes
+
+    async def store(self, messages: Sequence[Message]) -> None:
+        """Like ``store_all``, and raises the first error."""
+        for outcome in await self.store_all(messages):
+            if outcome is not None:
+                raise outcome
+
+    async def set_aside(self, kind: str, data: bytes, why: Exception) -> None:
+        """Keep bytes that nobody can read in ``DEAD``. Raises ``AgentError`` if that failed."""
+        await self.store([Message(self.names.dead(kind), data)])
+        self.dead_letters += 1
+        log.error(
+            "agent %s: set aside in stream %s: %s",
+            self.connection.agent,
+            self.names.stream("DEAD"),
+            why,
+        )
+
+    async def _publish(self, messages: Sequence[Message]) -> list[AgentError | None]:
+        replies = await self.connection.request_all(messages, self.timeout)
+        return [self._outcome(m, r) for m, r in zip(messages, replies, strict=True)]
+
+    def _outcome(self, message: Message, reply: Msg | AgentError) -> AgentError | None:
+        if isinstance(reply, AgentError):
+            return reply
+        ack = _pub_ack(reply.data)
+        if ack.error is None:
+            return None
+        text = f"{self._where} on {message.subject}: {ack.error.description}"
+        if ack.error.err_code == _IN_PROCESS:
+            return PublishOutcomeUnknown(f"{text}; try again")
+        return AgentUnavailable(f"{text}; nothing was stored")
+
+    @property
+    def _where(self) -> str:
+        return f"agent {self.connection.agent} at {self.connection.options.shown}"
+
+    # the API ---------------------------------------------------------------------------------
+
+    async def api(self, subject: str, body: Any = None) -> dict[str, Any]:
+        """A request to the JetStream API. Raises ``ApiError``, ``AgentUnavailable``."""
+        data = b"" if body is None else msgspec.json.encode(body)
+        try:
+            reply = await self.connection.request(f"$JS.API.{subject}", data, self.timeout)
+        except PublishOutcomeUnknown as error:
+            raise AgentUnavailable(str(error)) from error
+        answer: dict[str, Any] = msgspec.json.decode(reply.data)
+        if "error" in answer:
+            refusal = answer["error"]
+            description = refusal.get("description", "unknown")
+            raise ApiError(
+                f"{self._where}: $JS.API.{subject}: {description}", refusal.get("err_code", 0)
+            )
+        return answer
+
+    async def info(self, kind: str, **body: Any) -> dict[str, Any]:
+        """Configuration and state of a stream."""
+        return await self.api(f"STREAM.INFO.{self.names.stream(kind)}", body or None)
+
+    async def ensure(self) -> None:
+        """Create what is missing, bring up to date what differs. Concurrent calls share."""
+        async with self._ensuring:
+            if self.connection.server_version < OLDEST_SERVER:
+                version = ".".join(map(str, self.connection.server_version))
+                raise AgentError(
+                    f"{self._where} is nats-server {version}; delayed jobs need "
+                    f"{'.'.join(map(str, OLDEST_SERVER))} or newer: upgrade the server"
+                )
+            for kind, wanted in self.wanted().items():
+                await self._ensure(kind, wanted)
+
+    async def _ensure(self, kind: str, wanted: Mapping[str, Any]) -> None:
+        name = self.names.stream(kind)
+        try:
+            found = (await self.info(kind))["config"]
+        except ApiError as error:
+            if error.code not in _NOT_FOUND:
+                raise self._explain(kind, "read", error) from error
+            try:
+                new = {"name": name, "num_replicas": 1, **wanted}
+                await self.api(f"STREAM.CREATE.{name}", new)
+            except (ApiError, AgentUnavailable) as refusal:
+                raise self._explain(kind, "create", refusal) from refusal
+            return
+        except AgentUnavailable as error:
+            raise self._explain(kind, "read", error) from error
+        differing = differences(wanted, found)
+        if differing:
+            try:
+                await self.api(f"STREAM.UPDATE.{name}", {**found, **wanted})
+            except (ApiError, AgentUnavailable) as refusal:
+                what = f"change {', '.join(differing)} of"
+                raise self._explain(kind, what, refusal) from refusal
+            log.warning("%s: stream %s: changed %s", self._where, name, ", ".join(differing))
+
+    def _explain(self, kind: str, what: str, error: AgentError) -> AgentError:
+        if not self.connection.connected:
+            return error
+        return AgentError(
+            f"cannot {what} stream {self.names.stream(kind)}: {error}. The account needs "
+            "JetStream and the permission to publish to $JS.API.> and $JS.ACK.> and "
+            f"{self.names.root}.>, and to subscribe to _INBOX.> and {self.names.ask}; or create "
+            "the stream beforehand"
+        )
+
+    def wanted(self) -> dict[str, dict[str, Any]]:
+        """The configuration of each stream, as far as jobmesh depends on it."""
+        root = self.names.root
+        unlimited = {"max_msgs": -1, "max_bytes": -1, "max_age": 0, "max_msgs_per_subject": -1}
+        wanted: dict[str, dict[str, Any]] = {
+            "JOBS": {
+                "subjects": [f"{root}.jobs.*.*.*", f"{root}.later.*.*.*.*"],
+                "retention": "workqueue",
+                "storage": "file",
+                "discard": "old",
+                "duplicate_window": int(DUPLICATE_WINDOW * _SECOND),
+                "allow_msg_schedules": True,
+                **unlimited,
+            },
+            "LEDGER": {
+                "subjects": [self.names.ledger],
+                "retention": "limits",
+                "storage": "file",
+                "discard": "new",
+                **unlimited,
+            },
+            "DEAD": {
+                "subjects": [self.names.dead("*")],
+                "retention": "limits",
+                "storage": "file",
+                "discard": "old",
+                "max_bytes": DEAD_BYTES,
+            },
+        }
+        if self.connection.options.replicas is not None:
+            for config in wanted.values():
+                config["num_replicas"] = self.connection.options.replicas
+        return wanted
+
+    async def ensure_consumer(self, lane: str, priority: int, lease: float) -> None:
+        """Create a lane's consumer for one priority, or set its lease (seconds)."""
+        stream, name = self.names.stream("JOBS"), self.names.consumer(lane, priority)
+        subject = self.names.jobs(lane, priority, "*")
+        config = {
+            "name": name,
+            "durable_name": name,
+            "filter_subject": subject,
+            "deliver_policy": "all",
+            "replay_policy": "instant",
+            "ack_policy": "explicit",
+            "ack_wait": int(lease * _SECOND),
+            "max_deliver": -1,
+            "max_ack_pending": MAX_ACK_PENDING,
+            "max_waiting": 8192,
+        }
+        await self.api(
+            f"CONSUMER.CREATE.{stream}.{name}.{subject}",
+            {"stream_name": stream, "config": config, "action": ""},
+        )
+
+    # counting --------------------------------------------------------------------------------
+
+    async def subjects(self, kind: str, pattern: str) -> dict[str, int]:
+        """How many messages there are by subject."""
+        counts: dict[str, int] = {}
+        while True:
+            info = await self.info(kind, subjects_filter=pattern, offset=len(counts))
+            page = info["state"].get("subjects") or {}
+            counts |= page
+            if not page or len(counts) >= info.get("total", 0):
+                return counts
+
+    async def pending(self) -> dict[str, int]:
+        """How many messages are leased, by name of the consumer."""
+        counts: dict[str, int] = {}
+        offset = 0
+        while True:
+            stream = self.names.stream("JOBS")
+            answer = await self.api(f"CONSUMER.LIST.{stream}", {"offset": offset})
+            page = answer.get("consumers") or []
+            counts |= {consumer["name"]: consumer["num_ack_pending"] for consumer in page}
+            offset += len(page)
+            if not page or offset >= answer.get("total", 0):
+                return counts
+
+
+def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """The names of the settings that are not as wanted. The server omits some defaults."""
+    return [key for key, value in wanted.items() if found.get(key, value and None) != value]

@@ -1,0 +1,238 @@
+"""Leasing a lane's jobs.
+
+A pull is *claiming* or *waiting*. A claim that finds nothing asks when the lane's next job
+becomes eligible (due, or its lease ends), and waits for that moment, for a signal, or until it
+is time to look again, whichever is first. A lease may be trusted until its end by the
+database's clock; it is judged there, in the claim and wherever a receipt is shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import (
+    Integer,
+    Row,
+    Select,
+    String,
+    bindparam,
+    cast,
+    delete,
+    func,
+    literal,
+    select,
+    union_all,
+    update,
+)
+
+from mesh.clock import Clock
+from mesh.errors import CorruptMessage, UnsupportedVersion
+from mesh.job import Priority
+from mesh.ports import Delivery, Settlement
+from mesh.sql import Moment, one_of
+from mesh.wire import decode_frame
+from mesh_agents.sql.signals import LEDGER
+from mesh_agents.sql.store import PATIENCE, Store
+
+__all__ = ["SqlConsumer"]
+
+log = logging.getLogger("mesh")
+
+# Seconds until a job of a newer wire version is offered again.
+_NOT_FOR_US = 30.0
+
+# Seconds to wait when there are eligible jobs and others are just taking them.
+_CONTENDED = 0.01
+
+
+class SqlConsumer:
+    """``mesh.ports.Consumer`` on rows."""
+
+    def __init__(self, store: Store, clock: Clock, lane: str, lease: float) -> None:
+        self._store = store
+        self._database = store.database
+        self._clock = clock
+        self._lane = lane
+        self._lease = lease
+        self._is_closed = False
+        self._pulls: set[asyncio.Event] = set()
+        self.claim = self._build_claim()
+        """The statement of a claim; parameters ``now``, ``count``, ``until``, ``lease_id``."""
+        self._next = self._build_next()
+
+    def _of_priority(self, priority: Priority) -> Select[Any, Any]:
+        """Rows of the lane with this priority, the first to be eligible first."""
+        jobs = self._store.tables.jobs
+        return (
+            select(jobs.c.id, jobs.c.eligible_at)
+            .where(
+                jobs.c.agent == self._store.name,
+                jobs.c.lane == self._lane,
+                jobs.c.priority == int(priority),
+            )
+            .order_by(jobs.c.eligible_at, jobs.c.seq)
+        )
+
+    def _build_claim(self) -> Any:
+        # A range of the index for each priority, the highest first, read only as far as the
+        # limit asks. One range for all would walk over whatever is leased or delayed in it.
+        jobs = self._store.tables.jobs
+        now, limit = bindparam("now", type_=Moment), bindparam("count", type_=Integer)
+        ranges = [
+            select(
+                self._database.claiming(
+                    self._of_priority(priority).where(jobs.c.eligible_at <= now).limit(limit)
+                ).subquery(f"p{priority:d}")
+            )
+            for priority in sorted(Priority, reverse=True)
+        ]
+        ranked = union_all(*ranges).subquery("ranked")
+        ready = self._database.once(select(ranked.c.id).limit(limit), "ready")
+        receipt = cast(jobs.c.id, String) + literal("/") + bindparam("lease_id", type_=String)
+        return (
+            update(jobs)
+            .where(jobs.c.agent == self._store.name, jobs.c.id.in_(ready))
+            .values(
+                eligible_at=bindparam("until", type_=Moment),
+                receipt=receipt,
+                leases=jobs.c.leases + 1,
+            )
+            .returning(
+                jobs.c.id,
+                jobs.c.priority,
+                jobs.c.seq,
+                jobs.c.receipt,
+                jobs.c.leases,
+                jobs.c.started,
+                jobs.c.frame,
+            )
+        )
+
+    def _build_next(self) -> Select[Any]:
+        firsts = [
+            select(self._of_priority(priority).limit(1).subquery(f"p{priority:d}"))
+            for priority in Priority
+        ]
+        return select(func.min(union_all(*firsts).subquery("firsts").c.eligible_at, type_=Moment))
+
+    async def pull(self, limit: int) -> list[Delivery]:
+        signals, wake = self._store.signals, asyncio.Event()
+        self._pulls.add(wake)
+        try:
+            with signals.waiting(self._lane, wake):
+                looks, is_ready = 0, True
+                while not self._is_closed:
+                    wake.clear()
+                    claimed = is_ready
+                    if is_ready and (deliveries := await self._take(limit)):
+                        return deliveries
+                    next_at = await self._next_eligible()
+                    until_next = float("inf")
+                    if next_at is not None:
+                        until_next = next_at - self._database.now()
+                        if until_next <= 0 and not claimed:
+                            is_ready = True
+                            continue
+                    pause = min(signals.pause(looks), max(until_next, _CONTENDED))
+                    looks += 1
+                    woken = await self._clock.wait(wake, pause)
+                    is_ready = woken or pause >= until_next
+            return []
+        finally:
+            self._pulls.discard(wake)
+
+    async def _next_eligible(self) -> float | None:
+        async with self._database.read(timeout=PATIENCE) as connection:
+            moment: float | None = (await connection.execute(self._next)).scalar()
+            return moment
+
+    async def _take(self, limit: int) -> list[Delivery]:
+        while True:
+            now = self._database.now()
+            async with self._database.write(timeout=PATIENCE) as connection:
+                result = await connection.execute(
+                    self.claim,
+                    {
+                        "now": now,
+                        "count": limit,
+                        "until": now + self._lease,
+                        "lease_id": uuid4().hex,
+                    },
+                )
+                rows = sorted(result.all(), key=lambda row: (-row.priority, row.seq))
+                deliveries, corrupt, newer = self._read(rows)
+                jobs = self._store.tables.jobs
+                if corrupt:
+                    ids = [row.id for row, _ in corrupt]
+                    await self._store.bury(
+                        connection, [(self._lane, row.frame, error) for row, error in corrupt]
+                    )
+                    await connection.execute(
+                        delete(jobs).where(
+                            jobs.c.agent == self._store.name, one_of(self._database, jobs.c.id, ids)
+                        )
+                    )
+                if newer:
+                    ids = [row.id for row, _ in newer]
+                    await connection.execute(
+                        update(jobs)
+                        .where(
+                            jobs.c.agent == self._store.name, one_of(self._database, jobs.c.id, ids)
+                        )
+                        .values(eligible_at=now + _NOT_FOR_US, leases=jobs.c.leases - 1)
+                    )
+            # Said after the commit: it is true now.
+            for what, lines in (("set aside", corrupt), ("left for others", newer)):
+                for row, error in lines:
+                    log.error(
+                        "agent %s, lane %s: job %s is %s: %s",
+                        self._store.name,
+                        self._lane,
+                        row.id,
+                        what,
+                        error,
+                    )
+            if deliveries or not rows:
+                return deliveries
+
+    def _read(
+        self, rows: Sequence[Row[Any]]
+    ) -> tuple[list[Delivery], list[tuple[Row[Any], str]], list[tuple[Row[Any], str]]]:
+        """What the rows hold: deliveries, corrupt ones, ones of a newer version."""
+        deliveries: list[Delivery] = []
+        corrupt: list[tuple[Row[Any], str]] = []
+        newer: list[tuple[Row[Any], str]] = []
+        for row in rows:
+            try:
+                (job,) = decode_frame(row.frame)
+            except UnsupportedVersion as error:
+                newer.append((row, str(error)))
+            except (CorruptMessage, ValueError) as error:
+                corrupt.append((row, str(error)))
+            else:
+                lost = max(0, row.started - job.attempt + 1)
+                deliveries.append(Delivery(job, row.receipt, lost, redelivered=row.leases > 1))
+        return deliveries, corrupt, newer
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        if not settlements:
+            return
+        records = [s.record for s in settlements if s.record is not None]
+        by_receipt = {s.delivery.receipt: s for s in settlements}
+        again = {s.delivery.job.id: s.again for s in by_receipt.values() if s.again is not None}
+        async with self._database.write(timeout=PATIENCE) as connection:
+            await self._store.write_records(connection, records)
+            settled = await self._store.take_out(connection, by_receipt)
+            back = {job_id: job for job_id, job in again.items() if job_id in settled}
+            await self._store.put(connection, back, self._database.now())
+        lanes = {job.lane for job in back.values()}
+        self._store.signals.signal(lanes | {LEDGER} if records else lanes)
+
+    async def close(self) -> None:
+        self._is_closed = True
+        for wake in self._pulls:
+            wake.set()

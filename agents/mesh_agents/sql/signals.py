@@ -1,0 +1,191 @@
+"""Waking those who wait for a lane's jobs or for the ledger.
+
+A **topic** is a lane's name or ``LEDGER``. Waking is a hint, never a promise: whoever waits
+also looks again after ``pause``. What can be lost is time, not a job.
+
+``LocalSignals``: where the database cannot notify. Agents of the same place in the same event
+loop wake each other at once; other processes and threads find out by looking, soon.
+
+``ServerSignals``: NOTIFY and LISTEN. Two loops: the *listener* starts with the first waiter and
+listens again, after a pause, whenever its connection breaks; while it does not listen, waiters
+look often. The *sender* sends what was signalled since it last sent, in a statement of its own:
+NOTIFY inside the writing transactions would make their commits queue behind one lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from typing import ClassVar
+from weakref import WeakKeyDictionary
+
+from mesh.errors import MeshError
+from mesh.service import Backoff, Service
+from mesh.sql import Database
+
+__all__ = ["LEDGER", "LocalSignals", "ServerSignals", "Signals"]
+
+log = logging.getLogger("mesh")
+
+LEDGER = "/ledger"
+"""Not the name of any lane."""
+
+# Seconds between two notifications of one sender: thousands of small commits wake few times.
+_SPACING = 0.005
+
+
+def _jittered(seconds: float) -> float:
+    return seconds * random.uniform(0.8, 1.2)
+
+
+class _Waiters:
+    def __init__(self) -> None:
+        self._events: dict[str, set[asyncio.Event]] = {}
+
+    @contextmanager
+    def waiting(self, topic: str, event: asyncio.Event) -> Iterator[None]:
+        self._events.setdefault(topic, set()).add(event)
+        try:
+            yield
+        finally:
+            events = self._events[topic]
+            events.discard(event)
+            if not events:
+                del self._events[topic]
+
+    def wake(self, topic: str) -> None:
+        for event in self._events.get(topic, ()):
+            event.set()
+
+    def wake_all(self) -> None:
+        for topic in self._events:
+            self.wake(topic)
+
+
+class LocalSignals:
+    """Within one event loop."""
+
+    _hubs: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Waiters]]] = (
+        WeakKeyDictionary()
+    )
+
+    def __init__(self, place: str) -> None:
+        """``place`` is the same for agents that hold the same jobs."""
+        self._place = place
+        self._waiters = _Waiters()
+
+    async def open(self) -> None:
+        hubs = self._hubs.setdefault(asyncio.get_running_loop(), {})
+        self._waiters = hubs.setdefault(self._place, self._waiters)
+
+    async def close(self) -> None:
+        self._waiters.wake_all()
+
+    @contextmanager
+    def waiting(self, topic: str, event: asyncio.Event) -> Iterator[None]:
+        """Within the block, signals of the topic set ``event``."""
+        with self._waiters.waiting(topic, event):
+            yield
+
+    def signal(self, topics: Iterable[str]) -> None:
+        """Something was committed."""
+        for topic in topics:
+            self._waiters.wake(topic)
+
+    def pause(self, looks: int) -> float:
+        """Seconds until a waiter that looked ``looks`` times in vain looks again."""
+        return _jittered(min(0.02 * 1.5 ** min(looks, 10), 0.25))
+
+
+class ServerSignals(Service):
+    """Across processes, by the database server."""
+
+    def __init__(self, database: Database, place: str) -> None:
+        """``place`` is the same for agents that hold the same jobs."""
+        super().__init__(f"{database.what}: signals")
+        self._database = database
+        # Identifiers are at most 63 bytes long; a place may be longer.
+        self._channel = f"mesh_{blake2b(place.encode(), digest_size=12).hexdigest()}"
+        self._waiters = _Waiters()
+        self._wanted = asyncio.Event()
+        self._is_listening = False
+        self._pending: set[str] = set()
+        self._unsent = asyncio.Event()
+
+    async def open(self) -> None:
+        await self.start()
+
+    async def close(self) -> None:
+        await self.stop()
+        self._waiters.wake_all()
+
+    @contextmanager
+    def waiting(self, topic: str, event: asyncio.Event) -> Iterator[None]:
+        """Within the block, signals of the topic set ``event``."""
+        self._wanted.set()
+        with self._waiters.waiting(topic, event):
+            yield
+
+    def signal(self, topics: Iterable[str]) -> None:
+        """Something was committed."""
+        self._pending.update(topics)
+        self._unsent.set()
+
+    def pause(self, looks: int) -> float:
+        """Seconds until a waiter that looked ``looks`` times in vain looks again."""
+        if self._is_listening:
+            return _jittered(5.0)
+        return _jittered(min(0.1 * 1.5 ** min(looks, 10), 1.0))
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        ready()
+        async with asyncio.TaskGroup() as group:
+            listener = group.create_task(self._listen())
+            sender = group.create_task(self._send())
+            await self.stopping.wait()
+            listener.cancel()
+            # The last signals leave before the end: others would wait for nothing.
+            self._unsent.set()
+            await sender
+
+    async def _listen(self) -> None:
+        await self._wanted.wait()
+        backoff = Backoff(self.stopping)
+        while True:
+            try:
+                async with self._database.listen(self._channel, self._waiters.wake) as broken:
+                    self._is_listening = True
+                    backoff.reset()
+                    # Something may have been signalled while nobody listened.
+                    self._waiters.wake_all()
+                    await broken.wait()
+            except MeshError as error:
+                log.debug("%s: %s", self.name, error)
+            finally:
+                if self._is_listening:
+                    self._is_listening = False
+                    # Those who wait must look more often now.
+                    self._waiters.wake_all()
+            await backoff.wait()
+
+    async def _send(self) -> None:
+        while True:
+            await self._unsent.wait()
+            self._unsent.clear()
+            topics, self._pending = self._pending, set()
+            if topics:
+                try:
+                    await self._database.send(self._channel, sorted(topics))
+                except MeshError as error:
+                    log.debug("%s: not sent: %s", self.name, error)
+            if self.stopping.is_set() and not self._pending:
+                return
+            # Real time, whatever the clock: this protects a real server.
+            await asyncio.sleep(_SPACING)
+
+
+Signals = LocalSignals | ServerSignals

@@ -1,0 +1,187 @@
+"""What the agent, its consumers and its ledger readers do alike, within a transaction.
+
+Transactions that take several rows take them in the order of their ids, so that none waits for
+another in a circle; a claim skips what others hold and never waits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from itertools import count
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, insert, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.job import Priority
+from mesh.sql import Database, InsertNew, one_of
+from mesh.wire import Accepted, Envelope, Record, Started, encode_frame, encode_records
+from mesh_agents.sql.signals import Signals
+from mesh_agents.sql.tables import Tables
+
+__all__ = ["PATIENCE", "Store", "receipt_id"]
+
+PATIENCE = 30.0
+"""Seconds after which a transaction that got no answer is given up, push apart."""
+
+_DEDUPLICATION = 120.0
+_SWEEP_EVERY = 1.0
+_SWEEP_ROWS = 20_000
+
+# Records in one ledger row: with results of the greatest size it is still a few megabytes.
+_ENTRY_RECORDS = 100
+
+# Grows within this process; other processes' jobs of the same microsecond come in any order.
+_sequence = count(time.time_ns())
+
+
+def receipt_id(receipt: str) -> str:
+    """The id of the job that a receipt is for."""
+    return receipt.partition("/")[0]
+
+
+class Store:
+    """The rows of one agent."""
+
+    def __init__(self, name: str, database: Database, tables: Tables, signals: Signals) -> None:
+        self.name = name
+        self.database = database
+        self.tables = tables
+        self.signals = signals
+        self._new_keys = InsertNew(database, tables.pushed, tables.pushed.c.keys(), "id")
+        self._new_jobs = InsertNew(database, tables.jobs, tables.jobs.c.keys(), "id")
+        self._swept_at = float("-inf")
+
+    # jobs ------------------------------------------------------------------------------------
+
+    async def push(self, connection: AsyncConnection, jobs: Mapping[str, Envelope]) -> None:
+        """Store those of the jobs, by id, that were not pushed lately and are not here, and say
+        so in the ledger."""
+        pushed, now = self.tables.pushed, self.database.now()
+        await self._sweep(connection, now)
+        keys = [
+            {"agent": self.name, "id": job.id, "attempt": job.attempt, "at": now}
+            for job in sorted(jobs.values(), key=lambda job: job.id)
+        ]
+        fresh = await self._new_keys.run(connection, keys)
+        stored = await self.put(connection, {i: j for i, j in jobs.items() if i in fresh}, now)
+        # Here already, with another attempt: it was not stored, so it may be pushed again later.
+        for job_id in fresh - stored:
+            await connection.execute(
+                delete(pushed).where(
+                    pushed.c.agent == self.name,
+                    pushed.c.id == job_id,
+                    pushed.c.attempt == jobs[job_id].attempt,
+                )
+            )
+        accepted = [Accepted(job, now) for job in jobs.values() if job.id in stored]
+        await self.write_records(connection, accepted)
+
+    async def put(
+        self, connection: AsyncConnection, jobs: Mapping[str, Envelope], now: float
+    ) -> set[str]:
+        """Make rows of those jobs, by id, that have none. Returns the ids of those."""
+        rows = [
+            {
+                "agent": self.name,
+                "id": job.id,
+                "lane": job.lane,
+                "priority": min(max(job.priority, Priority.LOWEST), Priority.HIGHEST),
+                "eligible_at": max(job.due_at, now),
+                "seq": next(_sequence),
+                "receipt": None,
+                "leases": 0,
+                "started": 0,
+                "frame": encode_frame([job]),
+            }
+            for job in jobs.values()
+        ]
+        rows.sort(key=lambda row: str(row["id"]))
+        return await self._new_jobs.run(connection, rows)
+
+    async def take_out(self, connection: AsyncConnection, receipts: Collection[str]) -> set[str]:
+        """Delete the jobs that are still held by these receipts. Returns their ids."""
+        jobs = self.tables.jobs
+        ids = self._locked([receipt_id(r) for r in receipts], self._held(receipts))
+        gone = delete(jobs).where(jobs.c.agent == self.name, ids).returning(jobs.c.id)
+        return set((await connection.execute(gone)).scalars())
+
+    async def extend(
+        self, connection: AsyncConnection, receipts: Collection[str], until: float
+    ) -> set[str]:
+        """Hold jobs until that moment. Returns those of the receipts that still hold one."""
+        jobs = self.tables.jobs
+        ids = self._locked([receipt_id(r) for r in receipts], self._held(receipts))
+        held = (
+            update(jobs)
+            .where(jobs.c.agent == self.name, ids)
+            .values(eligible_at=until)
+            .returning(jobs.c.receipt)
+        )
+        return set((await connection.execute(held)).scalars())
+
+    def _held(self, receipts: Collection[str]) -> ColumnElement[bool]:
+        return one_of(self.database, self.tables.jobs.c.receipt, list(receipts))
+
+    def _locked(self, ids: Sequence[str], condition: ColumnElement[bool]) -> ColumnElement[bool]:
+        """Whether a row is of one of the ids and meets the condition; locks those that are."""
+        jobs = self.tables.jobs
+        rows = select(jobs.c.id).where(
+            jobs.c.agent == self.name, one_of(self.database, jobs.c.id, ids), condition
+        )
+        locked = self.database.locking(rows.order_by(jobs.c.id))
+        found: ColumnElement[bool] = jobs.c.id.in_(self.database.once(locked, "locked"))
+        return found
+
+    async def _sweep(self, connection: AsyncConnection, now: float) -> None:
+        """Forget the keys of old pushes: here, as it costs no transaction of its own."""
+        if now - self._swept_at < _SWEEP_EVERY:
+            return
+        self._swept_at = now
+        pushed = self.tables.pushed
+        old = (
+            select(pushed.c.id, pushed.c.attempt)
+            .where(pushed.c.agent == self.name, pushed.c.at < now - _DEDUPLICATION)
+            .limit(_SWEEP_ROWS)
+        )
+        keys = self.database.once(self.database.claiming(old), "old")
+        await connection.execute(
+            delete(pushed).where(
+                pushed.c.agent == self.name,
+                tuple_(pushed.c.id, pushed.c.attempt).in_(keys),
+            )
+        )
+
+    # ledger ----------------------------------------------------------------------------------
+
+    async def write_records(self, connection: AsyncConnection, records: Sequence[Record]) -> None:
+        """Append to the ledger, and note on the jobs which attempts have started."""
+        if not records:
+            return
+        parts = [records[i : i + _ENTRY_RECORDS] for i in range(0, len(records), _ENTRY_RECORDS)]
+        rows = [{"agent": self.name, "count": len(p), "entry": encode_records(p)} for p in parts]
+        await connection.execute(insert(self.tables.ledger), rows)
+        started: defaultdict[int, set[str]] = defaultdict(set)
+        for record in records:
+            if isinstance(record, Started):
+                started[record.attempt].add(record.id)
+        jobs = self.tables.jobs
+        for attempt, ids in sorted(started.items()):
+            await connection.execute(
+                update(jobs)
+                .where(jobs.c.agent == self.name, self._locked(list(ids), jobs.c.started < attempt))
+                .values(started=attempt)
+            )
+
+    async def bury(
+        self, connection: AsyncConnection, dead: Sequence[tuple[str | None, bytes, str]]
+    ) -> None:
+        """Keep bytes that nobody can read, as (lane or ``None`` for the ledger, data, error)."""
+        now = self.database.now()
+        rows: list[dict[str, Any]] = [
+            {"agent": self.name, "lane": lane, "at": now, "error": error, "data": data}
+            for lane, data, error in dead
+        ]
+        await connection.execute(insert(self.tables.dead_letters), rows)

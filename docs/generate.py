@@ -1,0 +1,118 @@
+"""Writes the parts of the docs that come from code; ``--check`` only says what is stale.
+
+    python docs/generate.py [--check]
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+import msgspec
+
+import mesh.config
+import mesh.wire
+from mesh.config import Config
+from mesh.job import INITIAL, TERMINAL, TRANSITIONS
+
+DOCS = Path(__file__).parent
+
+
+def state_diagram() -> str:
+    """The transition table as a Mermaid diagram."""
+    lines = ["```mermaid", "stateDiagram-v2"]
+    lines += [f"    [*] --> {state}" for state in TRANSITIONS if state in INITIAL]
+    for state, following in TRANSITIONS.items():
+        lines += [f"    {state} --> {after}" for after in TRANSITIONS if after in following]
+    lines += [f"    {state} --> [*]" for state in TRANSITIONS if state in TERMINAL]
+    return "\n".join([*lines, "```"])
+
+
+def settings_table() -> str:
+    """The fields of ``Config``."""
+    described = _attribute_docs(mesh.config, "Config")
+    lines = ["| key | variable | default | |", "|---|---|---|---|"]
+    for field in fields(Config):
+        default = "" if field.default is MISSING else f"`{field.default}`"
+        text = described.get(field.name, "")
+        lines.append(f"| `{field.name}` | `MESH_{field.name.upper()}` | {default} | {text} |")
+    # Policies are tables: there is no variable for them.
+    return "\n".join(lines).replace("`MESH_RETRY`", "")
+
+
+def wire_tables() -> str:
+    """Jobs and records, field by field."""
+    parts = []
+    for kind in (
+        mesh.wire.Envelope,
+        mesh.wire.Accepted,
+        mesh.wire.Started,
+        mesh.wire.Retrying,
+        mesh.wire.Finished,
+        mesh.wire.Event,
+        mesh.wire.Heartbeat,
+        mesh.wire.LaneLoad,
+        mesh.wire.ErrorInfo,
+        mesh.wire.Retry,
+    ):
+        info = msgspec.inspect.type_info(kind)
+        assert isinstance(info, msgspec.inspect.StructType)
+        tag = f"`{info.tag!r}`, then " if info.tag else ""
+        title = "A job" if kind is mesh.wire.Envelope else kind.__name__
+        purpose = " ".join((inspect.getdoc(kind) or "").partition("\n\n")[0].split())
+        names = ", ".join(f"`{field.name}`" for field in info.fields)
+        parts.append(f"### {title}\n\n{purpose}\n\n{tag}{names}")
+    return "\n\n".join(parts)
+
+
+def _attribute_docs(module: object, class_name: str) -> dict[str, str]:
+    """The strings that stand under a class's attributes."""
+    tree = ast.parse(inspect.getsource(module))  # type: ignore[arg-type]
+    (body,) = (
+        node.body
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name == class_name
+    )
+    found: dict[str, str] = {}
+    for one, two in zip(body, body[1:], strict=False):
+        if (
+            isinstance(one, ast.AnnAssign)
+            and isinstance(one.target, ast.Name)
+            and isinstance(two, ast.Expr)
+            and isinstance(two.value, ast.Constant)
+        ):
+            found[one.target.id] = " ".join(str(two.value.value).split()).replace("``", "`")
+    return found
+
+
+def main(check: bool) -> int:
+    """The number of stale files."""
+    stale = 0
+    for name, marker, text in (
+        ("architecture.md", "states", state_diagram()),
+        ("configuration.md", "settings", settings_table()),
+        ("wire.md", "wire", wire_tables()),
+    ):
+        path = DOCS / name
+        old = path.read_text()
+        new = re.sub(
+            rf"(<!-- {marker}: begin -->\n).*?(<!-- {marker}: end -->)",
+            lambda m, text=text: f"{m[1]}{text}\n{m[2]}",
+            old,
+            flags=re.DOTALL,
+        )
+        if new != old:
+            stale += 1
+            sys.stdout.write(f"{name}: {'is stale: run make docs' if check else 'written'}\n")
+            if not check:
+                path.write_text(new)
+    return stale
+
+
+if __name__ == "__main__":
+    check = "--check" in sys.argv
+    sys.exit(main(check) if check else min(0, main(check)))

@@ -1,0 +1,91 @@
+"""The coordinator: a process's share of the master's duties.
+
+One recorder for each agent and one dispatcher; any number of coordinators may run. States:
+*opening* (the master is not there: try again; a wrong schema or cluster ends it), *running*
+(each duty looks after itself: an agent that is away stops its own recorder alone).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from uuid import uuid4
+
+from mesh.app import Mesh
+from mesh.clock import Clock, SystemClock
+from mesh.errors import ConfigError, MasterUnavailable
+from mesh.ports import Agent, Master
+from mesh.roles import RoleOptions
+from mesh.service import Backoff, Group, Service
+from mesh_master.dispatcher import Dispatcher
+from mesh_master.recorder import Recorder
+
+__all__ = ["Coordinator", "coordinator_role"]
+
+
+class Coordinator(Group):
+    """Opens its connections, and closes them when it stops: give it connections of its own."""
+
+    def __init__(
+        self,
+        master: Master,
+        agents: Mapping[str, Agent],
+        *,
+        serves: Callable[[str], Sequence[str]] | None = None,
+        transient_threshold: float = 60.0,
+        clock: Clock | None = None,
+        holder: str | None = None,
+    ) -> None:
+        """``serves`` gives the names of the agents that serve a lane; without it all do.
+        ``holder`` names this process among the coordinators."""
+        self.master = master
+        self.agents = dict(agents)
+        self._serves = serves or (lambda lane: list(self.agents))
+        self._clock = clock or SystemClock()
+        holder = holder or f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+        self.recorders = [
+            Recorder(master, agent, holder=holder, clock=self._clock)
+            for agent in self.agents.values()
+        ]
+        self.dispatcher = Dispatcher(
+            master, self._agents_for, threshold=transient_threshold, clock=self._clock
+        )
+        super().__init__("coordinator", [*self.recorders, self.dispatcher])
+
+    def _agents_for(self, lane: str) -> list[Agent]:
+        return [self.agents[name] for name in self._serves(lane) if name in self.agents]
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        try:
+            try:
+                await self._open_master()
+            except MasterUnavailable:
+                ready()  # nothing else of this process need wait for the master
+                backoff = Backoff(self.stopping, clock=self._clock)
+                if await backoff.retry(self.name, self._open_master, MasterUnavailable) is None:
+                    return
+            await super().run(ready)
+        finally:
+            for agent in self.agents.values():
+                await agent.close()
+            await self.master.close()
+
+    async def _open_master(self) -> bool:
+        await self.master.open()
+        await self.master.register_agents({a.name: a.url for a in self.agents.values()})
+        return True
+
+
+def coordinator_role(app: Mesh, options: RoleOptions) -> Service:
+    """The role ``coordinator``: for the agents asked for (default: all). Raises ``ConfigError``."""
+    names = options.agents or tuple(app.config.agents)
+    if not names:
+        raise ConfigError("no agent is configured: give agents=..., or set MESH_AGENTS")
+    return Coordinator(
+        app.connect_master(),
+        {name: app.connect_agent(name) for name in names},
+        serves=lambda lane: [agent.name for agent in app.config.agents_for(lane)],
+        transient_threshold=app.config.transient_threshold,
+        clock=app.clock,
+    )

@@ -1,0 +1,361 @@
+"""From ledger records to rows. Pure: no I/O, no clock.
+
+A job's records are applied one after another to what the master has of the job, its **head**,
+so that it makes no difference how the ledger was cut into batches; and each job ends as one row
+to write, so that a fast job costs one insert. Records that were applied before change nothing.
+
+The job's row tells of its latest attempt. An attempt gets a row of its own when the job's row
+will not tell of it, in four cases:
+
+- it failed and another will come;
+- a later record counts it as lost: its worker never reported;
+- it was running, and the row goes to another attempt or another worker: lost as well;
+- it ended after the job had ended otherwise: its worker had lost the lease, and came too late.
+
+Of two rows of one attempt a real outcome takes the place of ``lost``, else the first stays.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from mesh.errors import ConfigError
+from mesh.job import State, check_job_id, state_version
+from mesh.wire import (
+    Accepted,
+    Envelope,
+    ErrorInfo,
+    Event,
+    Finished,
+    Heartbeat,
+    Record,
+    Retrying,
+    Started,
+)
+
+__all__ = [
+    "JOB_COLUMNS",
+    "LOST",
+    "STATE_COLUMNS",
+    "Head",
+    "Plan",
+    "held_row",
+    "ids",
+    "is_id",
+    "plan",
+]
+
+log = logging.getLogger("mesh")
+
+LOST = "lost"
+
+Row = dict[str, Any]
+Run = Started | Retrying | Finished
+
+# The columns of a job that go to whoever has the greatest version, together.
+STATE_COLUMNS = (
+    "state",
+    "attempt",
+    "version",
+    "due_at",
+    "started_at",
+    "finished_at",
+    "agent",
+    "worker",
+    "result",
+    "error_type",
+    "error_message",
+    "error_traceback",
+    "envelope",
+)
+IDENTITY_COLUMNS = ("id", "name", "lane", "priority", "enqueued_at", "payload", "meta")
+JOB_COLUMNS = IDENTITY_COLUMNS + STATE_COLUMNS
+
+
+@dataclass(slots=True)
+class Head:
+    """What the master has of a job, as far as it bears on the next record."""
+
+    state: State
+    attempt: int
+    version: int
+    worker: str | None = None
+    started_at: float | None = None
+    described: bool = False
+    """The payload is there."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """Rows to write, each list in the order of its keys and with no key twice."""
+
+    jobs: list[Row] = field(default_factory=list)
+    attempts: list[Row] = field(default_factory=list)
+    events: list[Row] = field(default_factory=list)
+    workers: list[Row] = field(default_factory=list)
+
+
+def ids(records: Iterable[Record]) -> list[str]:
+    """The jobs whose heads ``plan`` needs, each once."""
+    found = {_job_id(r): None for r in records if not isinstance(r, Event | Heartbeat)}
+    return [job_id for job_id in found if is_id(job_id)]
+
+
+def plan(agent: str, records: Sequence[Record], heads: Mapping[str, Head]) -> Plan:
+    """What to write for an agent's records, given the heads of the jobs that the master has.
+
+    ``heads`` is left as it is. Records whose job id is none are logged and left out.
+    """
+    merger = _Merger(agent, heads)
+    for record in records:
+        merger.apply(record)
+    return merger.result()
+
+
+def held_row(job: Envelope, encoded: bytes) -> Row:
+    """The row of a job that the master holds until it is due."""
+    return {
+        **dict.fromkeys(JOB_COLUMNS),
+        **_identity(job),
+        **_description(job),
+        "state": State.SCHEDULED,
+        "attempt": job.attempt,
+        "version": state_version(State.SCHEDULED, job.attempt),
+        "due_at": job.due_at or job.enqueued_at,
+        "envelope": encoded,
+    }
+
+
+class _Merger:
+    def __init__(self, agent: str, heads: Mapping[str, Head]) -> None:
+        self._agent = agent
+        self._heads = heads
+        self._new_heads: dict[str, Head] = {}
+        self._jobs: dict[str, Row] = {}
+        self._attempts: dict[tuple[str, int], Row] = {}
+        self._events: dict[tuple[str, int], Row] = {}
+        self._workers: dict[str, Heartbeat] = {}
+
+    def apply(self, record: Record) -> None:
+        if isinstance(record, Heartbeat):
+            known = self._workers.get(record.worker)
+            if known is None or known.at < record.at:
+                self._workers[record.worker] = record
+            return
+        if not is_id(_job_id(record)):
+            log.error(
+                "agent %s: the ledger has a %s of the job id %r, which is no UUID: left out",
+                self._agent,
+                type(record).__name__,
+                _job_id(record),
+            )
+        elif isinstance(record, Event):
+            self._events.setdefault((record.id, record.seq), _event_row(record))
+        elif isinstance(record, Accepted):
+            self._accepted(record)
+        else:
+            self._run(record)
+
+    def _head(self, job_id: str) -> Head | None:
+        return self._new_heads.get(job_id) or self._heads.get(job_id)
+
+    def _accepted(self, record: Accepted) -> None:
+        job, head = record.job, self._head(record.job.id)
+        version = state_version(State.QUEUED, job.attempt)
+        wins = head is None or version > head.version
+        if head is not None and not wins and head.described:
+            return
+        row = self._row(job, State.QUEUED, version)
+        for column, value in _description(job).items():
+            if row[column] is None:
+                row[column] = value
+        if wins:
+            self._move(row, State.QUEUED, job.attempt, version, due_at=job.due_at or None)
+            head = None
+        self._new_heads[job.id] = (
+            Head(State.QUEUED, job.attempt, version, described=True)
+            if head is None
+            else _replace(head, described=True)
+        )
+
+    def _run(self, record: Run) -> None:
+        head = self._head(record.id)
+        state = _state_after(record)
+        version = state_version(state, record.attempt)
+        wins = head is None or version > head.version
+        is_heads = head is not None and _same_run(head, record)
+
+        self._note_lost(record, head)
+        if isinstance(record, Retrying) or (
+            isinstance(record, Finished) and not wins and not is_heads
+        ):
+            self._note(record.id, _attempt_row(record, state))
+        if not wins:
+            return
+        if head is not None and head.state is State.RUNNING and not is_heads:
+            self._note(record.id, _lost_row(record.id, head.attempt, head))
+
+        error = getattr(record, "error", None) or ErrorInfo("", "")
+        result = record.result if isinstance(record, Finished) else None
+        self._move(
+            self._row(record, state, version),
+            state,
+            record.attempt,
+            version,
+            due_at=record.due_at if isinstance(record, Retrying) else None,
+            started_at=record.started_at or None,
+            finished_at=record.at if isinstance(record, Finished) else None,
+            worker=_text(record.worker),
+            result=_json(result),
+            error_type=_text(error.type) or None,
+            error_message=_text(error.message) or None,
+            error_traceback=_text(error.traceback) or None,
+        )
+        self._new_heads[record.id] = Head(
+            state,
+            record.attempt,
+            version,
+            record.worker,
+            record.started_at or None,
+            described=head is not None and head.described,
+        )
+
+    def _note_lost(self, record: Run, head: Head | None) -> None:
+        for attempt in range(max(1, record.attempt - record.lost), record.attempt):
+            ran = head is not None and head.state is State.RUNNING and head.attempt == attempt
+            self._note(record.id, _lost_row(record.id, attempt, head if ran else None))
+
+    def _note(self, job_id: str, row: Row) -> None:
+        key = (job_id, row["attempt"])
+        known = self._attempts.get(key)
+        if known is None or (known["outcome"] == LOST and row["outcome"] != LOST):
+            self._attempts[key] = row
+
+    def _row(self, job: Envelope | Run, state: State, version: int) -> Row:
+        """The row to write for a job; a new one stands for the record that asks for it."""
+        row = self._jobs.get(job.id)
+        if row is None:
+            row = self._jobs[job.id] = {
+                **dict.fromkeys(JOB_COLUMNS),
+                **_identity(job),
+                "state": state,
+                "attempt": job.attempt,
+                "version": version,
+                "agent": self._agent,
+            }
+        return row
+
+    def _move(
+        self, row: Row, state: State, attempt: int, version: int, due_at: float | None, **more: Any
+    ) -> None:
+        due_at = due_at or row["due_at"]
+        row.update(dict.fromkeys(STATE_COLUMNS))
+        row.update(
+            more, state=state, attempt=attempt, version=version, agent=self._agent, due_at=due_at
+        )
+
+    def result(self) -> Plan:
+        return Plan(
+            jobs=[self._jobs[key] for key in sorted(self._jobs)],
+            attempts=[self._attempts[key] for key in sorted(self._attempts)],
+            events=[self._events[key] for key in sorted(self._events)],
+            workers=[_worker_row(self._workers[key]) for key in sorted(self._workers)],
+        )
+
+
+def _job_id(record: Accepted | Run | Event) -> str:
+    return record.job.id if isinstance(record, Accepted) else record.id
+
+
+def is_id(job_id: str) -> bool:
+    try:
+        return check_job_id(job_id) == job_id
+    except ConfigError:
+        return False
+
+
+def _state_after(record: Run) -> State:
+    if isinstance(record, Started):
+        return State.RUNNING
+    return State.RETRYING if isinstance(record, Retrying) else record.state
+
+
+def _same_run(head: Head, record: Run) -> bool:
+    return head.attempt == record.attempt and head.worker == record.worker
+
+
+def _replace(head: Head, described: bool) -> Head:
+    return Head(head.state, head.attempt, head.version, head.worker, head.started_at, described)
+
+
+def _identity(job: Envelope | Run) -> Row:
+    return {
+        "id": job.id,
+        "name": _text(job.name),
+        "lane": _text(job.lane),
+        "priority": job.priority,
+        "enqueued_at": job.enqueued_at,
+    }
+
+
+def _description(job: Envelope) -> Row:
+    meta = None if job.meta is None else _json(msgspec.json.encode(job.meta))
+    return {"payload": _json(job.payload), "meta": meta}
+
+
+def _attempt_row(record: Retrying | Finished, state: State) -> Row:
+    error = record.error or ErrorInfo("", "")
+    return {
+        "job_id": record.id,
+        "attempt": record.attempt,
+        "outcome": state,
+        "worker": _text(record.worker),
+        "started_at": record.started_at or None,
+        "finished_at": record.at,
+        "error_type": _text(error.type) or None,
+        "error_message": _text(error.message) or None,
+        "error_traceback": _text(error.traceback) or None,
+    }
+
+
+def _lost_row(job_id: str, attempt: int, head: Head | None) -> Row:
+    return {
+        "job_id": job_id,
+        "attempt": attempt,
+        "outcome": LOST,
+        "worker": head.worker if head else None,
+        "started_at": head.started_at if head else None,
+        "finished_at": None,
+        "error_type": None,
+        "error_message": None,
+        "error_traceback": None,
+    }
+
+
+def _event_row(event: Event) -> Row:
+    return {
+        "job_id": event.id,
+        "seq": event.seq,
+        "at": event.at,
+        "kind": _text(event.kind),
+        "data": _json(event.data),
+    }
+
+
+def _worker_row(beat: Heartbeat) -> Row:
+    row = {name: getattr(beat, name) for name in Heartbeat.__struct_fields__}
+    return row | {"lanes": msgspec.json.encode(beat.lanes).decode()}
+
+
+def _text(value: str) -> str:
+    # PostgreSQL keeps no NUL in text; one in a traceback must not stop the ledger.
+    return value.replace("\0", "\N{REPLACEMENT CHARACTER}") if "\0" in value else value
+
+
+def _json(data: bytes | None) -> str | None:
+    return None if data is None else _text(data.decode(errors="replace"))

@@ -1,0 +1,144 @@
+"""What is read from the master's tables, and how rows become what the port promises."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Row, Select, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.job import State
+from mesh.ports import AgentInfo, AttemptInfo, EventInfo, JobFilter, JobInfo
+from mesh.sql import Database, one_of
+from mesh.wire import Heartbeat, LaneLoad
+from mesh_master.merge import LOST
+from mesh_master.tables import Tables
+
+__all__ = ["agents", "attempts", "due", "events", "get_jobs", "list_jobs", "workers"]
+
+_lanes = msgspec.json.Decoder(list[LaneLoad])
+_meta = msgspec.json.Decoder(dict[str, str])
+
+
+def due(tables: Tables, until: float, now: float, limit: int) -> Select[Any]:
+    """Held jobs to dispatch that nobody has claimed, the earliest first."""
+    jobs = tables.jobs.c
+    return (
+        select(jobs.id, jobs.envelope)
+        .where(
+            jobs.envelope.is_not(None),  # held: so the partial index says it too
+            jobs.due_at <= until,
+            or_(jobs.claimed_until.is_(None), jobs.claimed_until <= now),
+        )
+        .order_by(jobs.due_at)
+        .limit(limit)
+    )
+
+
+async def get_jobs(
+    database: Database, tables: Tables, connection: AsyncConnection, job_ids: Sequence[str]
+) -> dict[str, JobInfo]:
+    query = select(tables.jobs).where(one_of(database, tables.jobs.c.id, job_ids))
+    return {row.id: _job(row) for row in await connection.execute(query)}
+
+
+async def list_jobs(tables: Tables, connection: AsyncConnection, where: JobFilter) -> list[JobInfo]:
+    jobs = tables.jobs.c
+    query = select(tables.jobs).order_by(jobs.id.desc()).limit(where.limit)
+    if where.state is not None:
+        query = query.where(jobs.state == where.state)
+    if where.name is not None:
+        query = query.where(jobs.name == where.name)
+    if where.lane is not None:
+        query = query.where(jobs.lane == where.lane)
+    if where.before is not None:
+        query = query.where(jobs.id < where.before)
+    return [_job(row) for row in await connection.execute(query)]
+
+
+async def attempts(tables: Tables, connection: AsyncConnection, job_id: str) -> list[AttemptInfo]:
+    """The attempts with rows of their own, and the one that the job's row tells of."""
+    details = tables.attempts
+    rows = await connection.execute(select(details).where(details.c.job_id == job_id))
+    found = [AttemptInfo(**row._mapping) for row in rows]
+    job = (await connection.execute(select(tables.jobs).where(tables.jobs.c.id == job_id))).first()
+    if job is not None and job.started_at is not None:
+        latest = AttemptInfo(
+            job_id,
+            job.attempt,
+            job.state,
+            job.worker,
+            job.started_at,
+            job.finished_at,
+            job.error_type,
+            job.error_message,
+            job.error_traceback,
+        )
+        # What was thought lost reported after all.
+        found = [a for a in found if not (a.outcome == LOST and _is_same_run(a, latest))]
+        if not any(_is_same_run(a, latest) for a in found):
+            found.append(latest)
+    return sorted(found, key=lambda a: (a.attempt, a.started_at or 0.0))
+
+
+def _is_same_run(one: AttemptInfo, other: AttemptInfo) -> bool:
+    return one.attempt == other.attempt and one.worker in (None, other.worker)
+
+
+async def events(
+    tables: Tables, connection: AsyncConnection, job_id: str, after: int, limit: int
+) -> list[EventInfo]:
+    columns = tables.events.c
+    query = (
+        select(tables.events)
+        .where(columns.job_id == job_id, columns.seq > after)
+        .order_by(columns.seq)
+        .limit(limit)
+    )
+    return [
+        EventInfo(row.job_id, row.seq, row.at, row.kind, row.data.encode())
+        for row in await connection.execute(query)
+    ]
+
+
+async def workers(
+    tables: Tables, connection: AsyncConnection, seen_after: float
+) -> list[Heartbeat]:
+    at = tables.workers.c["at"]
+    query = select(tables.workers).where(at >= seen_after).order_by(at.desc())
+    return [
+        Heartbeat(**{**row._mapping, "lanes": _lanes.decode(row.lanes)})
+        for row in await connection.execute(query)
+    ]
+
+
+async def agents(tables: Tables, connection: AsyncConnection) -> list[AgentInfo]:
+    query = select(tables.agents).order_by(tables.agents.c.name)
+    return [
+        AgentInfo(row.name, row.url, row.seen_at or 0.0) for row in await connection.execute(query)
+    ]
+
+
+def _job(row: Row[Any]) -> JobInfo:
+    return JobInfo(
+        id=row.id,
+        name=row.name,
+        lane=row.lane,
+        priority=row.priority,
+        state=State(row.state),
+        attempt=row.attempt,
+        enqueued_at=row.enqueued_at,
+        payload=None if row.payload is None else row.payload.encode(),
+        due_at=row.due_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        agent=row.agent,
+        worker=row.worker,
+        result=None if row.result is None else row.result.encode(),
+        error_type=row.error_type,
+        error_message=row.error_message,
+        error_traceback=row.error_traceback,
+        meta=None if row.meta is None else _meta.decode(row.meta),
+    )

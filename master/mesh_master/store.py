@@ -1,0 +1,372 @@
+"""``SqlMaster``: the ``Master`` port on a SQL database.
+
+What is written at once by many, and how that stays correct:
+
+- *Jobs*: every upsert carries a version (``mesh.job.state_version``) and moves a row only to a
+  greater one, in the statement itself. Reading the heads before (``merge``) decides what else
+  to write; recorders of two agents that meet at one job wait for each other at its row.
+- *Leases*: one conditional upsert, judged by the database's clock. ``record`` locks the row of
+  its lease for the length of the transaction, so a newer holder begins after it, or it fails.
+- *Claims* of held jobs: rows locked by another dispatcher are passed over; a claim outlives the
+  transaction as ``claimed_until``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, case, func, null, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.errors import (
+    ConfigError,
+    LeaseLost,
+    MasterError,
+    MasterUnavailable,
+    WireError,
+)
+from mesh.job import State
+from mesh.ports import (
+    AgentInfo,
+    AttemptInfo,
+    Check,
+    EventInfo,
+    JobFilter,
+    JobInfo,
+    Known,
+    Lease,
+    MasterSettings,
+)
+from mesh.sql import BulkUpsert, Database, DatabaseErrors, one_of
+from mesh.wire import Envelope, Heartbeat, Record, decode_frame, encode_frame
+from mesh_master import merge, queries, schema
+from mesh_master.tables import Tables
+
+__all__ = ["SqlMaster"]
+
+log = logging.getLogger("mesh")
+
+_SKEW_LIMIT = 1.0
+"""Seconds between two machines' clocks from which ``check`` speaks of it."""
+
+_PATIENCE = 30.0
+"""Seconds for a transaction. An answer that takes longer is not coming: the network is gone."""
+
+_ERRORS = DatabaseErrors(unavailable=MasterUnavailable, failed=MasterError, in_doubt=MasterError)
+
+
+class SqlMaster:
+    """``mesh.ports.Master`` on PostgreSQL or SQLite."""
+
+    def __init__(self, url: str, settings: MasterSettings) -> None:
+        self.settings = settings
+        self.database = Database(
+            url,
+            _ERRORS,
+            what="master",
+            clock=settings.clock,
+            connect_timeout=settings.connect_timeout,
+        )
+        self.tables = Tables.build(
+            settings.table_prefix, settings.schema if self.database.has_schemas else None
+        )
+        self._writes = _Writes(self.database, self.tables)
+        self._is_open = False
+
+    @property
+    def url(self) -> str:
+        return self.database.url
+
+    async def open(self) -> None:
+        try:
+            await self.database.open()
+            await schema.ensure(self.database, self.settings)
+            await self._join_cluster()
+        except BaseException:
+            # Who could not open it will not close it.
+            if not self._is_open:
+                await self.database.close()
+            raise
+        self._is_open = True
+
+    async def close(self) -> None:
+        self._is_open = False
+        await self.database.close()
+
+    async def _join_cluster(self) -> None:
+        table = self.tables.cluster
+        stored = select(table.c.value).where(table.c.key == "cluster")
+        async with self.database.read(timeout=_PATIENCE) as connection:
+            cluster = (await connection.execute(stored)).scalar_one_or_none()
+        if cluster is None:
+            insert = self.database.insert(table).values(key="cluster", value=self.settings.cluster)
+            async with self.database.write(timeout=_PATIENCE) as connection:
+                await connection.execute(insert.on_conflict_do_nothing())
+                cluster = (await connection.execute(stored)).scalar_one()
+        if cluster != self.settings.cluster:
+            raise ConfigError(
+                f"master at {self.url} belongs to the cluster '{cluster}', and this process to "
+                f"'{self.settings.cluster}': correct the cluster or the master's URL, or give "
+                "each cluster its own table_prefix"
+            )
+
+    # jobs ------------------------------------------------------------------------------------
+
+    async def hold(self, jobs: Sequence[Envelope]) -> None:
+        rows = {job.id: merge.held_row(job, encode_frame([job])) for job in jobs}
+        async with self.database.write(timeout=_PATIENCE) as connection:
+            await self._writes.held.run(connection, [rows[key] for key in sorted(rows)])
+
+    async def claim_due(self, until: float, limit: int, claim: float) -> list[Envelope]:
+        jobs, now = self.tables.jobs, self.database.now()
+        due = self.database.claiming(queries.due(self.tables, until, now, limit))
+        async with self.database.write(timeout=_PATIENCE) as connection:
+            rows = (await connection.execute(due)).all()
+            if rows:
+                await connection.execute(
+                    update(jobs)
+                    .where(one_of(self.database, jobs.c.id, [row.id for row in rows]))
+                    .values(claimed_until=now + claim)
+                )
+        return [job for row in rows if (job := self._read_held(row.id, row.envelope)) is not None]
+
+    def _read_held(self, job_id: str, envelope: bytes) -> Envelope | None:
+        try:
+            (job,) = decode_frame(envelope)
+        except WireError as error:
+            log.error("master at %s: held job %s is left alone: %s", self.url, job_id, error)
+            return None
+        return job
+
+    async def unclaim(self, job_ids: Sequence[str]) -> None:
+        jobs = self.tables.jobs
+        async with self.database.write(timeout=_PATIENCE) as connection:
+            await connection.execute(
+                update(jobs)
+                .where(one_of(self.database, jobs.c.id, job_ids), jobs.c.state == State.SCHEDULED)
+                .values(claimed_until=null())
+            )
+
+    async def get_jobs(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:
+        known = [job_id for job_id in job_ids if merge.is_id(job_id)]
+        async with self.database.read(timeout=_PATIENCE) as connection:
+            return await queries.get_jobs(self.database, self.tables, connection, known)
+
+    async def list_jobs(self, where: JobFilter) -> list[JobInfo]:
+        async with self.database.read(timeout=_PATIENCE) as connection:
+            return await queries.list_jobs(self.tables, connection, where)
+
+    async def count_jobs(self) -> dict[State, int]:
+        state = self.tables.jobs.c.state
+        async with self.database.read(timeout=_PATIENCE) as connection:
+            counts = await connection.execute(select(state, func.count()).group_by(state))
+            return {State(name): count for name, count in counts}
+
+    async def attempts(self, job_id: str) -> list[AttemptInfo]:
+        if not merge.is_id(job_id):
+            return []
+        async with self.database.read(timeout=_PATIENCE) as connection:
+            return await queries.attempts(self.tables, connection, job_id)
+
+    async def events(self, job_id: str, after: int = -1, limit: int = 1000) -> list[EventInfo]:
+        if not merge.is_id(job_id):
+            return []
+        async with self.database.read(timeout=_PATIENCE) as connection:
+            return await queries.events(self.tables, connection, job_id, after, limit)
+
+    # recording -------------------------------------------------------------------------------
+
+    async def record(self, agent: str, records: Sequence[Record], lease: Lease) -> None:
+        job_ids = merge.ids(records)
+        async with self.database.write(timeout=_PATIENCE) as connection:
+            await self._check_lease(connection, lease)
+            heads = await self._heads(connection, job_ids)
+            plan = merge.plan(agent, records, heads)
+            writes = self._writes
+            await writes.jobs.run(connection, plan.jobs)
+            await writes.attempts.run(connection, plan.attempts)
+            await writes.events.run(connection, plan.events)
+            await writes.workers.run(connection, plan.workers)
+            seen = {"name": agent, "url": "", "seen_at": self.database.now()}
+            await writes.seen.run(connection, [seen])
+
+    async def _check_lease(self, connection: AsyncConnection, lease: Lease) -> None:
+        held = select(self.tables.leases.c.token).where(self._is_held(lease))
+        if (await connection.execute(self.database.locking(held))).first() is None:
+            raise LeaseLost(
+                f"lease '{lease.name}' (token {lease.token}) of {lease.holder} went to another "
+                "holder: nothing was written"
+            )
+
+    def _is_held(self, lease: Lease) -> ColumnElement[bool]:
+        columns = self.tables.leases.c
+        return and_(
+            columns.name == lease.name,
+            columns.token == lease.token,
+            columns.holder == lease.holder,
+        )
+
+    async def _heads(
+        self, connection: AsyncConnection, job_ids: Sequence[str]
+    ) -> dict[str, merge.Head]:
+        if not job_ids:
+            return {}
+        jobs = self.tables.jobs.c
+        heads = select(
+            jobs.id,
+            jobs.state,
+            jobs.attempt,
+            jobs.version,
+            jobs.worker,
+            jobs.started_at,
+            jobs.payload.is_not(None).label("described"),
+        )
+        heads = heads.where(one_of(self.database, jobs.id, job_ids)).order_by(jobs.id)
+        rows = await connection.execute(self.database.locking(heads))
+        return {
+            row.id: merge.Head(
+                State(row.state),
+                row.attempt,
+                row.version,
+                row.worker,
+                row.started_at,
+                row.described,
+            )
+            for row in rows
+        }
+
+    async def known(self, job_ids: Sequence[str]) -> dict[str, Known]:
+        jobs = self.tables.jobs.c
+        wanted = [job_id for job_id in job_ids if merge.is_id(job_id)]
+        query = select(jobs.id, jobs.attempt, jobs.state, jobs.agent)
+        async with self.database.read(timeout=_PATIENCE) as connection:
+            rows = await connection.execute(query.where(one_of(self.database, jobs.id, wanted)))
+            return {row.id: Known(row.attempt, State(row.state), row.agent) for row in rows}
+
+    # cluster ---------------------------------------------------------------------------------
+
+    async def workers(self, seen_after: float = 0.0) -> list[Heartbeat]:
+        async with self.database.read(timeout=_PATIENCE) as connection:
+            return await queries.workers(self.tables, connection, seen_after)
+
+    async def register_agents(self, agents: Mapping[str, str]) -> None:
+        rows = [{"name": name, "url": url, "seen_at": None} for name, url in agents.items()]
+        async with self.database.write(timeout=_PATIENCE) as connection:
+            await self._writes.agents.run(connection, sorted(rows, key=lambda r: str(r["name"])))
+
+    async def agents(self) -> list[AgentInfo]:
+        async with self.database.read(timeout=_PATIENCE) as connection:
+            return await queries.agents(self.tables, connection)
+
+    async def acquire(self, name: str, holder: str, ttl: float) -> Lease | None:
+        leases, now = self.tables.leases, self.database.now()
+        insert = self.database.insert(leases).values(
+            name=name, holder=holder, token=1, expires_at=now + ttl
+        )
+        is_own = leases.c.holder == holder
+        has_expired = leases.c.expires_at <= now
+        take = insert.on_conflict_do_update(
+            index_elements=["name"],
+            set_={
+                "holder": holder,
+                "token": case(
+                    (and_(is_own, ~has_expired), leases.c.token), else_=leases.c.token + 1
+                ),
+                "expires_at": now + ttl,
+            },
+            where=or_(is_own, has_expired, leases.c.holder.is_(None)),
+        ).returning(leases.c.token)
+        async with self.database.write(timeout=_PATIENCE) as connection:
+            token = (await connection.execute(take)).scalar_one_or_none()
+        return None if token is None else Lease(name, holder, token, ttl)
+
+    async def renew(self, lease: Lease) -> bool:
+        extend = update(self.tables.leases).where(self._is_held(lease))
+        async with self.database.write(timeout=_PATIENCE) as connection:
+            result = await connection.execute(
+                extend.values(expires_at=self.database.now() + lease.ttl)
+            )
+        return result.rowcount == 1
+
+    async def release(self, lease: Lease) -> None:
+        free = update(self.tables.leases).where(self._is_held(lease))
+        async with self.database.write(timeout=_PATIENCE) as connection:
+            await connection.execute(free.values(holder=null(), expires_at=self.database.now()))
+
+    async def check(self) -> list[Check]:
+        subject = "master"
+        try:
+            await self.database.open()
+            version = await self.database.server_version()
+            checks = [Check(subject, True, f"{self.url}, {version}")]
+            await schema.ensure(self.database, self.settings)
+            await self._join_cluster()
+        except (MasterError, ConfigError) as error:
+            return [Check(subject, False, str(error), "see the message")]
+        head = schema.migrations(self.database, self.settings).head
+        checks.append(Check(f"{subject}: schema", True, f"revision {head}"))
+        skew = self.database.clock_skew
+        checks.append(
+            Check(
+                f"{subject}: clock",
+                abs(skew) < _SKEW_LIMIT,
+                f"{skew:+.3f} s from this machine's",
+                "" if abs(skew) < _SKEW_LIMIT else "synchronise the clocks (NTP)",
+            )
+        )
+        return checks
+
+
+class _Writes:
+    """The bulk statements, built once."""
+
+    def __init__(self, database: Database, tables: Tables) -> None:
+        jobs, attempts = tables.jobs.c, tables.attempts.c
+
+        def move(new: Any) -> dict[str, ColumnElement[Any]]:
+            wins = new["version"] > jobs.version
+            moved = {
+                name: case((wins, new[name]), else_=jobs[name]) for name in merge.STATE_COLUMNS
+            }
+            return moved | {
+                "due_at": case(
+                    (wins, func.coalesce(new["due_at"], jobs.due_at)), else_=jobs.due_at
+                ),
+                "claimed_until": case((wins, null()), else_=jobs.claimed_until),
+                "payload": func.coalesce(jobs.payload, new["payload"]),
+                "meta": func.coalesce(jobs.meta, new["meta"]),
+            }
+
+        self.jobs = BulkUpsert(database, tables.jobs, merge.JOB_COLUMNS, ["id"], move)
+        self.held = BulkUpsert(database, tables.jobs, merge.JOB_COLUMNS, ["id"])
+
+        outcome = [column.name for column in tables.attempts.c if not column.primary_key]
+        self.attempts = BulkUpsert(
+            database,
+            tables.attempts,
+            [column.name for column in tables.attempts.c],
+            ["job_id", "attempt"],
+            lambda new: {name: new[name] for name in outcome},
+            lambda new: and_(attempts.outcome == merge.LOST, new["outcome"] != merge.LOST),
+        )
+        self.events = BulkUpsert(
+            database, tables.events, [c.name for c in tables.events.c], ["job_id", "seq"]
+        )
+        beat = [column.name for column in tables.workers.c if not column.primary_key]
+        self.workers = BulkUpsert(
+            database,
+            tables.workers,
+            [column.name for column in tables.workers.c],
+            ["worker"],
+            lambda new: {name: new[name] for name in beat},
+            lambda new: new["at"] > tables.workers.c["at"],
+        )
+        registry = ["name", "url", "seen_at"]
+        self.agents = BulkUpsert(
+            database, tables.agents, registry, ["name"], lambda new: {"url": new["url"]}
+        )
+        self.seen = BulkUpsert(
+            database, tables.agents, registry, ["name"], lambda new: {"seen_at": new["seen_at"]}
+        )

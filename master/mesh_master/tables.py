@@ -1,0 +1,172 @@
+"""The master's tables, for a table prefix and a database schema.
+
+The migrations build the same by hand; a test holds the two together. There are no foreign
+keys: records of a job may come before the job's own row, and history is to be partitioned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    text,
+)
+
+from mesh.sql import JobId, Moment
+
+__all__ = ["Tables"]
+
+_HELD = text("envelope IS NOT NULL")
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """All tables of a master."""
+
+    metadata: MetaData
+    jobs: Table
+    """One row a job: its latest state, and its latest attempt."""
+    attempts: Table
+    """The attempts that the job's row does not tell of: those that were retried, those whose
+    worker died, and what came too late."""
+    events: Table
+    workers: Table
+    agents: Table
+    leases: Table
+    cluster: Table
+    """What the cluster agreed on, by key."""
+
+    @classmethod
+    def build(cls, prefix: str, schema: str | None) -> Tables:
+        metadata = MetaData(schema=schema)
+        return cls(
+            metadata=metadata,
+            jobs=_jobs(metadata, prefix),
+            attempts=_attempts(metadata, prefix),
+            events=_events(metadata, prefix),
+            workers=_workers(metadata, prefix),
+            agents=_agents(metadata, prefix),
+            leases=_leases(metadata, prefix),
+            cluster=_cluster(metadata, prefix),
+        )
+
+
+def _jobs(metadata: MetaData, prefix: str) -> Table:
+    name = f"{prefix}jobs"
+    return Table(
+        name,
+        metadata,
+        Column("id", JobId, primary_key=True),
+        Column("name", String, nullable=False),
+        Column("lane", String, nullable=False),
+        Column("priority", SmallInteger, nullable=False),
+        Column("state", String, nullable=False),
+        Column("attempt", Integer, nullable=False),
+        # mesh.job.state_version: the state moves only to a greater one.
+        Column("version", Integer, nullable=False),
+        Column("enqueued_at", Moment, nullable=False),
+        Column("due_at", Moment),
+        Column("started_at", Moment),
+        Column("finished_at", Moment),
+        Column("agent", String),
+        Column("worker", String),
+        Column("payload", Text),
+        Column("result", Text),
+        Column("error_type", Text),
+        Column("error_message", Text),
+        Column("error_traceback", Text),
+        Column("meta", Text),
+        # Of held jobs alone: what is to be pushed, and until when a dispatcher has it in hand.
+        Column("envelope", LargeBinary),
+        Column("claimed_until", Moment),
+        Index(f"{name}_state", "state", "id"),
+        Index(f"{name}_name", "name", "id"),
+        Index(f"{name}_lane", "lane", "id"),
+        Index(f"{name}_due", "due_at", postgresql_where=_HELD, sqlite_where=_HELD),
+    )
+
+
+def _attempts(metadata: MetaData, prefix: str) -> Table:
+    return Table(
+        f"{prefix}attempts",
+        metadata,
+        Column("job_id", JobId, primary_key=True),
+        Column("attempt", Integer, primary_key=True, autoincrement=False),
+        Column("outcome", String, nullable=False),
+        Column("worker", String),
+        Column("started_at", Moment),
+        Column("finished_at", Moment),
+        Column("error_type", Text),
+        Column("error_message", Text),
+        Column("error_traceback", Text),
+    )
+
+
+def _events(metadata: MetaData, prefix: str) -> Table:
+    return Table(
+        f"{prefix}events",
+        metadata,
+        Column("job_id", JobId, primary_key=True),
+        Column("seq", BigInteger, primary_key=True, autoincrement=False),
+        Column("at", Moment, nullable=False),
+        Column("kind", String, nullable=False),
+        Column("data", Text, nullable=False),
+    )
+
+
+def _workers(metadata: MetaData, prefix: str) -> Table:
+    return Table(
+        f"{prefix}workers",
+        metadata,
+        Column("worker", String, primary_key=True),
+        Column("at", Moment, nullable=False),
+        Column("agent", String, nullable=False),
+        Column("host", String, nullable=False),
+        Column("pid", Integer, nullable=False),
+        Column("version", String, nullable=False),
+        Column("started_at", Moment, nullable=False),
+        Column("state", String, nullable=False),
+        Column("lanes", Text, nullable=False),
+        Column("finished", Integer, nullable=False),
+    )
+
+
+def _agents(metadata: MetaData, prefix: str) -> Table:
+    return Table(
+        f"{prefix}agents",
+        metadata,
+        Column("name", String, primary_key=True),
+        Column("url", String, nullable=False),
+        Column("seen_at", Moment),
+    )
+
+
+def _leases(metadata: MetaData, prefix: str) -> Table:
+    return Table(
+        f"{prefix}leases",
+        metadata,
+        Column("name", String, primary_key=True),
+        # NULL once released. The row stays, so that tokens only grow.
+        Column("holder", String),
+        Column("token", Integer, nullable=False),
+        Column("expires_at", Moment, nullable=False),
+    )
+
+
+def _cluster(metadata: MetaData, prefix: str) -> Table:
+    return Table(
+        f"{prefix}cluster",
+        metadata,
+        Column("key", String, primary_key=True),
+        Column("value", Text, nullable=False),
+    )

@@ -1,0 +1,278 @@
+"""``Mesh``: the application's handlers, and its door to the cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
+from weakref import WeakKeyDictionary
+
+from typing_extensions import Unpack
+
+from mesh.client import Client, JobHandle, agent_settings, master_settings
+from mesh.clock import Clock, SystemClock
+from mesh.codec import ValueCodec
+from mesh.config import AgentConfig, Config
+from mesh.context import Context
+from mesh.errors import ConfigError, UnknownHandler, did_you_mean
+from mesh.handler import (
+    Handler,
+    Job,
+    JobOptions,
+    Options,
+    Submitter,
+    encode_request,
+    make_envelope,
+    result_type,
+)
+from mesh.job import PriorityName, State, check_job_id
+from mesh.plugins import connect_agent, connect_master
+from mesh.ports import Agent, Master
+from mesh.retry import Retry
+from mesh.sync import Sync
+from mesh.wire import Envelope
+
+__all__ = ["Mesh"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+A = TypeVar("A", bound="Mesh")
+
+
+class Mesh(Submitter):
+    """An application on a cluster.
+
+    ::
+
+        app = Mesh("sqlite:///mesh.db")       # master and agent in one file, no server
+        app = Mesh("postgresql://host/shop")  # master and agent in one database
+        app = Mesh(master="postgresql://…", agents={"nats-1": "nats://…"}, cluster="shop")
+        app = Mesh.from_env()                 # mesh.toml and MESH_* variables
+
+    Further arguments are the fields of ``mesh.config.Config``. Nothing connects before it is
+    needed; ``async with app`` or ``await app.close()`` disconnects. May be used from any number
+    of event loops and, through ``sync``, from code without one.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        master: str | None = None,
+        agents: Mapping[str, str | AgentConfig | Mapping[str, Any]] | None = None,
+        config: Config | None = None,
+        clock: Clock | None = None,
+        **settings: Any,
+    ) -> None:
+        """Raises ``ConfigError``, naming the setting."""
+        self.config = config or Config.build(url, master=master, agents=agents, **settings)
+        self.clock: Clock = clock or SystemClock()
+        self.handlers: dict[str, Handler[..., Any, Any]] = {}
+        """The registered handlers by name."""
+        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Client] = WeakKeyDictionary()
+        self.sync = Sync(self.close)
+        """``app.sync(awaitable)``: wait for it in code that has no event loop."""
+
+    @classmethod
+    def from_env(cls, **settings: Any) -> Self:
+        """Configured by ``mesh.toml``, ``MESH_*`` variables and ``settings``; the later win.
+
+        Raises ``ConfigError``.
+        """
+        return cls(config=Config.from_env(**settings))
+
+    # handlers --------------------------------------------------------------------------------
+
+    @overload
+    def job(
+        self, function: Callable[Concatenate[Context[Any], P], Awaitable[R]], /
+    ) -> Handler[P, R, Awaitable[R]]: ...
+    @overload
+    def job(self, function: Callable[P, Awaitable[R]], /) -> Handler[P, R, Awaitable[R]]: ...
+    @overload
+    def job(
+        self, function: Callable[Concatenate[Context[Any], P], R], /
+    ) -> Handler[P, R, R]: ...
+    @overload
+    def job(self, function: Callable[P, R], /) -> Handler[P, R, R]: ...
+    @overload
+    def job(
+        self,
+        *,
+        name: str | None = None,
+        lane: str | None = None,
+        priority: PriorityName | None = None,
+        retry: Retry | None = None,
+        timeout: float | None = None,
+    ) -> JobDecorator: ...
+
+    def job(
+        self, function: Callable[..., Any] | None = None, /, *, name: str | None = None, **options: Any
+    ) -> Any:
+        """Register a function as a handler.
+
+        ``name`` is stable, stored with each job (default: the function's name). ``lane``,
+        ``priority``, ``retry`` and ``timeout`` (seconds per attempt) are the defaults of its
+        jobs. ``async def`` functions run on the worker's event loop, ``def`` functions in
+        threads. A parameter annotated ``Context`` is the worker's to give; put it first for
+        type checkers to know.
+
+        Raises ``ConfigError`` for a duplicate name or a wrong option.
+        """
+        decorate = JobDecorator(self, name, Options.parse(options))
+        return decorate if function is None else decorate(function)
+
+    def handler(self, function: Callable[..., R]) -> Handler[..., Any, R]:
+        """Register the handler of a typed request: a function of one ``Job`` subclass."""
+        return self._register(Handler(self, function, request=True))
+
+    def _register(self, handler: Handler[P, Any, Any]) -> Handler[P, Any, Any]:
+        other = self.handlers.get(handler.name)
+        if other is not None:
+            raise ConfigError(
+                f"two handlers are named '{handler.name}': "
+                f"{other.function.__module__}.{other.function.__qualname__} and "
+                f"{handler.function.__module__}.{handler.function.__qualname__}; "
+                "give one of them another name=..."
+            )
+        self.handlers[handler.name] = handler
+        return handler
+
+    def get_handler(self, name: str) -> Handler[..., Any, Any]:
+        """Raises ``UnknownHandler``."""
+        try:
+            return self.handlers[name]
+        except KeyError:
+            raise UnknownHandler(
+                f"no handler is named '{name}'{did_you_mean(name, self.handlers)}"
+            ) from None
+
+    @property
+    def lanes(self) -> list[str]:
+        """The lanes that the registered handlers name."""
+        return sorted({handler.lane for handler in self.handlers.values()})
+
+    # jobs ------------------------------------------------------------------------------------
+
+    async def enqueue(self, request: Job[R], **options: Unpack[JobOptions]) -> JobHandle[R]:
+        """Store a typed request's job durably. Raises as ``Bound.enqueue`` does."""
+        result = ValueCodec(result_type(type(request)), f"result of '{request.mesh_name}'")
+        payload = encode_request(request, self.payload_limit)
+        parsed = Options.parse(options)
+        job = make_envelope(request.mesh_name, request.mesh_lane, payload, parsed, self.now())
+        return await self.submit(job, parsed.agent, result)
+
+    async def get_job(self, job_id: str) -> JobHandle[Any]:
+        """A job by its id. Raises ``JobNotFound``."""
+        info = await self._client().job(check_job_id(job_id))
+        return self._handle(info.id, info.name, self._result_codec(info.name), None)
+
+    def _result_codec(self, name: str) -> ValueCodec:
+        handler = self.handlers.get(name)
+        return ValueCodec(Any, f"result of '{name}'") if handler is None else handler.shape.result
+
+    def _handle(
+        self, job_id: str, name: str, result: ValueCodec, state: State | None
+    ) -> JobHandle[Any]:
+        return JobHandle(job_id, name, self._client, result, state)
+
+    # what handlers need ----------------------------------------------------------------------
+
+    def now(self) -> float:
+        return self.clock.time()
+
+    @property
+    def payload_limit(self) -> int:
+        return self.config.payload_limit
+
+    async def submit(
+        self, job: Envelope, agent: str | None, result: ValueCodec
+    ) -> JobHandle[Any]:
+        state = await self._client().submit(job, agent)
+        return self._handle(job.id, job.name, result, state)
+
+    async def submit_many(
+        self, jobs: Iterable[Envelope], agent: str | None, result: ValueCodec
+    ) -> list[JobHandle[Any]]:
+        jobs = list(jobs)
+        states = await self._client().submit_many(jobs, agent)
+        return [
+            self._handle(job.id, job.name, result, state)
+            for job, state in zip(jobs, states, strict=True)
+        ]
+
+    # connections -----------------------------------------------------------------------------
+
+    def _client(self) -> Client:
+        loop = asyncio.get_running_loop()
+        client = self._clients.get(loop)
+        if client is None:
+            client = self._clients[loop] = Client(self.config, self.clock)
+        return client
+
+    async def master(self) -> Master:
+        """This event loop's connection to the master, opened. Raises ``MasterError``, or
+        ``ConfigError`` if there is none."""
+        return await self._client().master()
+
+    async def agent(self, name: str) -> Agent:
+        """This event loop's connection to an agent, opened. Raises ``AgentError``, or
+        ``ConfigError`` if there is none."""
+        return await self._client().agent(name)
+
+    def connect_agent(self, name: str) -> Agent:
+        """A connection of the caller's own to an agent, not yet opened."""
+        url = self.config.agent(name).url
+        return connect_agent(name, url, agent_settings(self.config, self.clock))
+
+    def connect_master(self) -> Master:
+        """A connection of the caller's own to the master, not yet opened."""
+        if self.config.master is None:
+            raise ConfigError("no master is configured: give master=..., or set MESH_MASTER")
+        return connect_master(self.config.master, master_settings(self.config, self.clock))
+
+    async def close(self) -> None:
+        """Disconnect what this event loop uses. It connects anew when used again."""
+        client = self._clients.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+class JobDecorator:
+    """What ``app.job(...)`` with options returns."""
+
+    def __init__(self, app: Mesh, name: str | None, options: Options) -> None:
+        self._app = app
+        self._name = name
+        self._options = options
+
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[Context[Any], P], Awaitable[R]], /
+    ) -> Handler[P, R, Awaitable[R]]: ...
+    @overload
+    def __call__(self, function: Callable[P, Awaitable[R]], /) -> Handler[P, R, Awaitable[R]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[Context[Any], P], R], /
+    ) -> Handler[P, R, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Handler[P, R, R]: ...
+
+    def __call__(self, function: Callable[..., Any], /) -> Handler[..., Any, Any]:
+        handler: Handler[..., Any, Any] = Handler(
+            self._app, function, name=self._name, options=self._options
+        )
+        return self._app._register(handler)

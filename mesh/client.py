@@ -1,0 +1,401 @@
+"""Handing jobs over, and asking what became of them.
+
+A ``Client`` belongs to one event loop. It opens agents and the master when it first needs
+them. One ``Batcher`` per lane turns concurrent ``enqueue`` calls into few writes; one poller answers
+all who wait for results.
+
+Where a new job goes: due within the transient threshold → an agent that serves its lane, the
+next one if that is unavailable, the master if none is; due later → the master.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from mesh.batcher import Batcher
+from mesh.clock import Clock
+from mesh.codec import ValueCodec
+from mesh.config import AgentConfig, Config
+from mesh.errors import (
+    AgentError,
+    AgentUnavailable,
+    ConfigError,
+    JobCancelled,
+    JobFailed,
+    JobNotFound,
+    MasterError,
+    MasterUnavailable,
+    MeshError,
+    PublishOutcomeUnknown,
+    ResultTimeout,
+)
+from mesh.job import TERMINAL, State
+from mesh.plugins import connect_agent, connect_master
+from mesh.ports import (
+    Agent,
+    AgentSettings,
+    EventInfo,
+    JobInfo,
+    Master,
+    MasterSettings,
+)
+from mesh.wire import Envelope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Client", "JobHandle", "agent_settings", "master_settings"]
+
+R = TypeVar("R")
+
+log = logging.getLogger("mesh")
+
+Outcome = State | MeshError
+"""What became of a job that was handed over: the state it is in, or why it is not stored."""
+
+_BULK = 4096
+"""The most jobs in one write."""
+
+_SHUN = 1.0
+"""Seconds for which an agent that was unavailable is tried last."""
+
+_FIRST_POLL = 0.005
+_LONGEST_POLL = 0.5
+
+
+def agent_settings(config: Config, clock: Clock) -> AgentSettings:
+    return AgentSettings(
+        cluster=config.cluster,
+        clock=clock,
+        push_timeout=config.push_timeout,
+        connect_timeout=config.connect_timeout,
+    )
+
+
+def master_settings(config: Config, clock: Clock) -> MasterSettings:
+    return MasterSettings(
+        cluster=config.cluster,
+        clock=clock,
+        auto_migrate=config.auto_migrate,
+        schema=config.schema,
+        table_prefix=config.table_prefix,
+        connect_timeout=config.connect_timeout,
+    )
+
+
+class JobHandle(Generic[R]):
+    """A job that was enqueued, or looked up."""
+
+    def __init__(
+        self,
+        job_id: str,
+        name: str,
+        client: Callable[[], Client],
+        result: ValueCodec,
+        state: State | None = None,
+    ) -> None:
+        self.id = job_id
+        self.name = name
+        """The handler's name."""
+        self._client = client
+        self._result = result
+        self._state = state
+
+    def __repr__(self) -> str:
+        return f"<JobHandle {self.name} {self.id}>"
+
+    async def info(self) -> JobInfo:
+        """All that the master knows of the job. Raises ``JobNotFound``: a job that went straight
+        to an agent is known there as soon as its ledger was recorded."""
+        return await self._client().job(self.id)
+
+    async def status(self) -> State:
+        """The job's state. Raises ``JobNotFound`` as ``info`` does, but not for a job that this
+        process enqueued: that one is ``queued`` until the master has heard more."""
+        try:
+            return (await self.info()).state
+        except JobNotFound:
+            if self._state is None:
+                raise
+            return self._state
+
+    async def result(self, timeout: float | None = None) -> R:
+        """Wait for the job to end and return what its handler returned.
+
+        Raises ``JobFailed`` or ``JobCancelled`` if it did not succeed, ``ResultTimeout`` after
+        ``timeout`` seconds (the job goes on), ``ConfigError`` if this process has no master.
+        """
+        job = await self._client().wait(self.id, timeout)
+        if job.state is State.SUCCEEDED:
+            value: R = self._result.decode(job.result or b"null")
+            return value
+        what = f"job {self.id} ({self.name}) {job.state}"
+        if job.state is State.FAILED:
+            raise JobFailed(
+                f"{what} at attempt {job.attempt}: {job.error_type}: {job.error_message}",
+                self.id,
+                job.state,
+                job.error_type or "",
+                job.error_traceback or "",
+            )
+        raise JobCancelled(f"{what}: {job.error_message or 'no reason given'}", self.id, job.state)
+
+    async def events(self, after: int = -1) -> AsyncIterator[EventInfo]:
+        """What the handler says, as the master hears it, until the job ends. Pass the last
+        ``seq`` you saw to go on from there."""
+        async for event in self._client().events(self.id, after):
+            yield event
+
+
+class Client:
+    """Connections to a cluster's agents and master, for one event loop."""
+
+    def __init__(self, config: Config, clock: Clock) -> None:
+        self.config = config
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._agents: dict[str, Agent] = {}
+        self._batchers: dict[tuple[str, str | None], Batcher[Envelope, Outcome]] = {}
+        self._shunned: dict[str, float] = {}
+        self._turn = count()
+        self._master: Master | None = None
+        self._waiting: dict[str, list[asyncio.Future[JobInfo]]] = {}
+        self._new_waiter = asyncio.Event()
+        self._poller: asyncio.Task[None] | None = None
+
+    async def close(self) -> None:
+        """Finish what is being written, then disconnect."""
+        if self._poller is not None:
+            self._poller.cancel()
+            await asyncio.wait([self._poller])
+        for batcher in self._batchers.values():
+            await batcher.drain()
+        for agent in self._agents.values():
+            await agent.close()
+        self._agents.clear()
+        self._batchers.clear()
+        if self._master is not None:
+            await self._master.close()
+            self._master = None
+
+    # connections -----------------------------------------------------------------------------
+
+    async def master(self) -> Master:
+        """The master, opened. Raises ``ConfigError`` if there is none, ``MasterError``."""
+        if self.config.master is None:
+            raise ConfigError(
+                "this process has no master configured (master=... or MESH_MASTER): "
+                "it can enqueue, but not ask for states and results"
+            )
+        if self._master is None:
+            async with self._lock:
+                if self._master is None:
+                    master = connect_master(
+                        self.config.master, master_settings(self.config, self._clock)
+                    )
+                    await master.open()
+                    self._master = master
+        return self._master
+
+    async def agent(self, name: str) -> Agent:
+        """An agent, opened. Raises ``ConfigError`` if there is none, ``AgentError``."""
+        config = self.config.agent(name)
+        if name not in self._agents:
+            async with self._lock:
+                if name not in self._agents:
+                    agent = connect_agent(name, config.url, agent_settings(self.config, self._clock))
+                    await agent.open()
+                    self._agents[name] = agent
+        return self._agents[name]
+
+    # enqueuing -------------------------------------------------------------------------------
+
+    async def submit(self, job: Envelope, pinned: str | None = None) -> State:
+        """Store one job durably; the state it is in then. Raises as ``Bound.enqueue`` says."""
+        key = (job.lane, pinned)
+        batcher = self._batchers.get(key)
+        if batcher is None:
+            batcher = Batcher(partial(self._place, *key), max_items=_BULK, max_in_flight=2)
+            self._batchers[key] = batcher
+        outcome = await batcher.submit(job)
+        if isinstance(outcome, MeshError):
+            raise outcome
+        return outcome
+
+    async def submit_many(self, jobs: Sequence[Envelope], pinned: str | None) -> list[State]:
+        """Store many jobs of one lane. An error is raised after all have been tried; a
+        ``PublishOutcomeUnknown`` then names all that are in doubt."""
+        outcomes: list[Outcome] = []
+        for start in range(0, len(jobs), _BULK):
+            outcomes += await self._place(jobs[0].lane, pinned, jobs[start : start + _BULK])
+        errors = [outcome for outcome in outcomes if isinstance(outcome, MeshError)]
+        doubtful = [
+            job.id
+            for job, outcome in zip(jobs, outcomes, strict=True)
+            if isinstance(outcome, PublishOutcomeUnknown)
+        ]
+        if doubtful:
+            raise PublishOutcomeUnknown(
+                f"{len(doubtful)} of {len(jobs)} jobs were sent and not acknowledged, "
+                f"{len(jobs) - len(errors)} are stored: {errors[0]}",
+                doubtful,
+            )
+        if errors:
+            raise AgentUnavailable(
+                f"{len(errors)} of {len(jobs)} jobs were not stored: {errors[0]}"
+            ) from errors[0]
+        return [outcome for outcome in outcomes if isinstance(outcome, State)]
+
+    async def _place(
+        self, lane: str, pinned: str | None, jobs: Sequence[Envelope]
+    ) -> list[Outcome]:
+        """Store jobs of one lane where they belong; one outcome each, in order."""
+        outcomes: dict[str, Outcome] = {}
+        left = list(jobs)
+        if self.config.master is not None:
+            horizon = self._clock.time() + self.config.transient_threshold
+            later = [job for job in left if job.due_at > horizon]
+            if later:
+                outcomes |= await self._keep(later, None)
+                left = [job for job in left if job.due_at <= horizon]
+        refused: AgentUnavailable | None = None
+        for config in self._candidates(lane, pinned):
+            if not left:
+                break
+            still: list[Envelope] = []
+            for job, outcome in zip(left, await self._offer(config, left), strict=True):
+                if isinstance(outcome, AgentUnavailable):
+                    refused = outcome
+                    still.append(job)
+                else:
+                    outcomes[job.id] = State.QUEUED if outcome is None else outcome
+            left = still
+        if left:
+            outcomes |= await self._keep(left, refused)
+        return [outcomes[job.id] for job in jobs]
+
+    def _candidates(self, lane: str, pinned: str | None) -> list[AgentConfig]:
+        """Agents to try, in order: taking turns, those that just failed last."""
+        if pinned is not None:
+            return [self.config.agent(pinned)]
+        agents = self.config.agents_for(lane)
+        if len(agents) < 2:
+            return agents
+        start = next(self._turn) % len(agents)
+        now = self._clock.monotonic()
+        return sorted(
+            agents[start:] + agents[:start],
+            key=lambda agent: self._shunned.get(agent.name, 0) > now,
+        )
+
+    async def _offer(
+        self, config: AgentConfig, jobs: Sequence[Envelope]
+    ) -> Sequence[AgentError | None]:
+        try:
+            outcomes = await (await self.agent(config.name)).push(jobs)
+        except AgentError as error:
+            # It could not be opened: nothing was sent.
+            refusal = error if isinstance(error, AgentUnavailable) else AgentUnavailable(str(error))
+            outcomes = [refusal] * len(jobs)
+        if any(isinstance(outcome, AgentUnavailable) for outcome in outcomes):
+            self._shunned[config.name] = self._clock.monotonic() + _SHUN
+        return outcomes
+
+    async def _keep(
+        self, jobs: Sequence[Envelope], refused: AgentUnavailable | None
+    ) -> dict[str, Outcome]:
+        """Hold jobs on the master: they are due later, or no agent took them."""
+        why = str(refused or f"no agent serves lane '{jobs[0].lane}'")
+        outcome: Outcome = State.SCHEDULED
+        try:
+            if self.config.master is None:
+                raise MasterUnavailable("there is no master configured to hold it")
+            await (await self.master()).hold(jobs)
+        except MasterUnavailable as error:
+            outcome = AgentUnavailable(f"not stored: {why}; {error}")
+        except MasterError as error:
+            ids = [job.id for job in jobs]
+            outcome = PublishOutcomeUnknown(f"jobs {', '.join(ids[:3])}: {why}; {error}", ids)
+        else:
+            if refused is not None:
+                log.warning("%d jobs are held on the master: %s", len(jobs), why)
+        return {job.id: outcome for job in jobs}
+
+    # asking ----------------------------------------------------------------------------------
+
+    async def job(self, job_id: str) -> JobInfo:
+        """Raises ``JobNotFound``."""
+        found = await (await self.master()).get_jobs([job_id])
+        if job_id not in found:
+            raise JobNotFound(job_id, " (yet: jobs appear there once their ledger is recorded)")
+        return found[job_id]
+
+    async def wait(self, job_id: str, timeout: float | None) -> JobInfo:
+        """The job, once it is in a terminal state. Raises ``ResultTimeout``."""
+        await self.master()
+        future: asyncio.Future[JobInfo] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(job_id, []).append(future)
+        self._new_waiter.set()
+        if self._poller is None or self._poller.done():
+            self._poller = asyncio.create_task(self._poll(), name="mesh-results")
+        try:
+            async with asyncio.timeout(timeout):
+                return await future
+        except TimeoutError:
+            raise ResultTimeout(f"job {job_id} has not ended after {timeout:g} s") from None
+        finally:
+            waiters = self._waiting.get(job_id, [])
+            if future in waiters:
+                waiters.remove(future)
+            if not waiters:
+                self._waiting.pop(job_id, None)
+
+    async def _poll(self) -> None:
+        """Ask for all jobs that anyone waits for, in one query; less often the longer it takes."""
+        pause = _FIRST_POLL
+        while self._waiting:
+            if self._new_waiter.is_set():
+                self._new_waiter.clear()
+                pause = _FIRST_POLL
+            try:
+                found = await (await self.master()).get_jobs(list(self._waiting))
+            except MasterUnavailable as error:
+                log.warning("waiting for results: %s", error)
+                found = {}
+            except MasterError as error:
+                for waiters in self._waiting.values():
+                    for future in waiters:
+                        future.set_exception(error)
+                self._waiting.clear()
+                return
+            for job_id, job in found.items():
+                if job.state in TERMINAL:
+                    for future in self._waiting.pop(job_id, []):
+                        if not future.done():
+                            future.set_result(job)
+                    pause = _FIRST_POLL
+            await self._clock.wait(self._new_waiter, pause)
+            pause = min(pause * 1.5, _LONGEST_POLL)
+
+    async def events(self, job_id: str, after: int) -> AsyncIterator[EventInfo]:
+        master = await self.master()
+        pause = _FIRST_POLL
+        while True:
+            # The state first: events that came before the end are recorded with it or before.
+            state = (await master.get_jobs([job_id])).get(job_id)
+            events = await master.events(job_id, after)
+            for event in events:
+                after = event.seq
+                pause = _FIRST_POLL
+                yield event
+            if not events:
+                if state is not None and state.state in TERMINAL:
+                    return
+                await self._clock.sleep(pause)
+                pause = min(pause * 1.5, _LONGEST_POLL)
+

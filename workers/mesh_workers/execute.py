@@ -1,0 +1,119 @@
+"""Running a handler once, whatever it does.
+
+Nothing a handler raises, ``BaseException`` included, leaves ``execute``; only the cancellation
+of the task that runs it does, since that is the worker's own doing. (Real signals never arrive
+as exceptions here: the process handles SIGINT and SIGTERM on its event loop.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from mesh.context import Context
+from mesh.handler import Handler
+from mesh.wire import ErrorInfo
+
+from mesh_workers.outcome import Failure, Success, describe
+
+__all__ = ["Straggler", "execute"]
+
+Straggler = asyncio.Future[Any] | None
+"""A thread that went on after its attempt's time was over; its slot is not free before."""
+
+
+async def execute(
+    handler: Handler[..., Any, Any],
+    payload: bytes,
+    context: Context[Any],
+    timeout: float | None,
+    result_limit: int,
+    threads: ThreadPoolExecutor,
+) -> tuple[Success | Failure, Straggler]:
+    """The outcome of one call of the handler. ``timeout`` in seconds, ``result_limit`` in bytes."""
+    try:
+        arguments = handler.bind(handler.decode(payload), context)
+    except msgspec.ValidationError as error:
+        message = f"the stored arguments do not fit this version of the handler: {error}"
+        return Failure(ErrorInfo("InvalidArguments", message), retryable=False), None
+    except Exception as error:
+        return Failure(describe(error), retryable=False), None
+    if handler.is_async:
+        outcome = await _run_async(partial(handler.function, **arguments), timeout)
+        straggler: Straggler = None
+    else:
+        outcome, straggler = await _run_thread(
+            partial(handler.function, **arguments), timeout, threads
+        )
+    if isinstance(outcome, Failure):
+        return outcome, straggler
+    return _encode(handler, outcome[0], result_limit), straggler
+
+
+async def _run_async(
+    call: Callable[[], Coroutine[Any, Any, Any]], timeout: float | None
+) -> tuple[Any] | Failure:
+    task = asyncio.current_task()
+    assert task is not None
+    try:
+        async with asyncio.timeout(timeout) as limit:
+            return (await call(),)
+    except asyncio.CancelledError as error:
+        if task.cancelling():
+            raise
+        # The handler raised it, or something it awaited was cancelled.
+        return Failure(describe(error, skip=1))
+    except BaseException as error:
+        if isinstance(error, TimeoutError) and limit.expired():
+            return _timed_out(timeout)
+        return Failure(describe(error, skip=1))
+
+
+async def _run_thread(
+    call: Callable[[], Any], timeout: float | None, threads: ThreadPoolExecutor
+) -> tuple[tuple[Any] | Failure, Straggler]:
+    loop = asyncio.get_running_loop()
+    context = contextvars.copy_context()
+    future = loop.run_in_executor(threads, context.run, _guarded, call)
+    done, _ = await asyncio.wait([future], timeout=timeout)
+    if done:
+        return future.result(), None
+    return _timed_out(timeout), future
+
+
+def _guarded(call: Callable[[], Any]) -> tuple[Any] | Failure:
+    # SystemExit and the like must not travel through the future into the event loop.
+    try:
+        return (call(),)
+    except BaseException as error:
+        return Failure(describe(error, skip=1))
+
+
+def _timed_out(timeout: float | None) -> Failure:
+    return Failure(ErrorInfo("TimeoutError", f"the attempt took longer than {timeout:g} s"))
+
+
+def _encode(handler: Handler[..., Any, Any], value: Any, limit: int) -> Success | Failure:
+    # Not retryable: the work is done, and doing it again would end in the same way.
+    try:
+        result = handler.shape.result.encode(value)
+    except Exception as error:
+        cause = ErrorInfo(
+            type(error).__qualname__,
+            f"the handler returned a value that cannot be encoded: {error}",
+            describe(error).traceback,
+        )
+        return Failure(cause, retryable=False)
+    if len(result) > limit:
+        message = (
+            f"the result takes {len(result)} bytes, the limit is {limit}: store it elsewhere and "
+            "return a reference, or raise payload_limit"
+        )
+        return Failure(ErrorInfo("ResultTooLarge", message), retryable=False)
+    return Success(result)

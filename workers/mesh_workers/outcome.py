@@ -1,0 +1,133 @@
+"""What becomes of an attempt. Pure: no I/O, no clock, randomness is passed in."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from random import Random
+from types import TracebackType
+
+import msgspec
+
+from mesh.job import State
+from mesh.retry import Retry
+from mesh.wire import Envelope, ErrorInfo, Finished, Retrying
+
+__all__ = ["MISS_LIMIT", "Failure", "Run", "Success", "decide", "describe", "miss"]
+
+MAX_TRACEBACK = 16 * 1024
+MAX_MESSAGE = 2 * 1024
+
+MISS_LIMIT = 10
+"""After so many workers that do not know a job's handler, the job fails."""
+
+_LONGEST_MISS_DELAY = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One attempt at a job, by one worker."""
+
+    job: Envelope
+    attempt: int
+    lost: int
+    """Attempts just before this one whose worker died."""
+    worker: str
+    started_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Success:
+    result: bytes
+    """JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    error: ErrorInfo
+    retryable: bool = True
+    at_once: bool = False
+    """Run again without the policy's delay: the job was not to blame."""
+
+
+def decide(
+    run: Run, outcome: Success | Failure, policy: Retry, now: float, random: Random
+) -> tuple[Finished | Retrying, Envelope | None]:
+    """The record for the ledger, and the envelope of the next attempt if there is one."""
+    if isinstance(outcome, Success):
+        return _finished(run, now, State.SUCCEEDED, outcome.result, None), None
+    delay = policy.next_delay(run.attempt, random) if outcome.retryable else None
+    if delay is None:
+        return _finished(run, now, State.FAILED, None, outcome.error), None
+    due_at = now if outcome.at_once else now + delay
+    record = Retrying(**_fields(run, now), error=outcome.error, due_at=due_at)
+    again = msgspec.structs.replace(run.job, attempt=run.attempt + 1, due_at=due_at, misses=0)
+    return record, again
+
+
+def miss(run: Run, now: float) -> tuple[Finished | None, Envelope | None]:
+    """What becomes of a job whose handler this worker does not know: others get it, later and
+    later, until it has been missed ``MISS_LIMIT`` times."""
+    misses = run.job.misses + 1
+    if misses >= MISS_LIMIT:
+        error = ErrorInfo(
+            "UnknownHandler",
+            f"{misses} times a worker of lane '{run.job.lane}' did not know the handler "
+            f"'{run.job.name}'; deploy a worker that has it, then enqueue the job again",
+        )
+        return _finished(run, now, State.FAILED, None, error), None
+    delay = min(2.0 ** (misses - 1), _LONGEST_MISS_DELAY)
+    return None, msgspec.structs.replace(run.job, misses=misses, due_at=now + delay)
+
+
+def _fields(run: Run, now: float) -> dict[str, object]:
+    return {
+        "id": run.job.id,
+        "attempt": run.attempt,
+        "at": now,
+        "name": run.job.name,
+        "lane": run.job.lane,
+        "priority": run.job.priority,
+        "enqueued_at": run.job.enqueued_at,
+        "worker": run.worker,
+        "started_at": run.started_at,
+        "lost": run.lost,
+    }
+
+
+def _finished(
+    run: Run, now: float, state: State, result: bytes | None, error: ErrorInfo | None
+) -> Finished:
+    return Finished(**_fields(run, now), state=state, result=result, error=error)
+
+
+def describe(error: BaseException, *, skip: int = 0) -> ErrorInfo:
+    """An exception for people: its type, message and traceback, each of bounded size.
+
+    ``skip`` leaves out that many frames at the top, which are the worker's own.
+    """
+    trace: TracebackType | None = error.__traceback__
+    for _ in range(skip):
+        trace = trace.tb_next if trace is not None else None
+    try:
+        message = str(error)
+    except Exception as broken:
+        message = f"<its message cannot be shown: {type(broken).__name__}>"
+    try:
+        lines = "".join(traceback.format_exception(type(error), error, trace))
+    except Exception as broken:
+        lines = f"<its traceback cannot be shown: {type(broken).__name__}>"
+    return ErrorInfo(
+        type(error).__qualname__, _cap(message, MAX_MESSAGE), _cap(lines, MAX_TRACEBACK)
+    )
+
+
+def _cap(text: str, limit: int) -> str:
+    """At most ``limit`` characters, the middle left out: the end of a traceback says most."""
+    # Lone surrogates cannot be stored as UTF-8, and PostgreSQL's text takes no NUL.
+    text = text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+    if len(text) <= limit:
+        return text
+    head = limit // 4
+    tail = limit - head
+    return f"{text[:head]}\n… {len(text) - limit} characters left out …\n{text[-tail:]}"

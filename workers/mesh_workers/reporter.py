@@ -1,0 +1,96 @@
+"""What a worker tells the master between settlements: starts, events, heartbeats.
+
+Records gather for ``_GATHER`` seconds and leave in one ledger write. A start whose job ends
+within that time is never written: its outcome says all that it would. While the agent is away
+records wait here; beyond ``_MOST_EVENTS`` further events of handlers are dropped and counted
+(never starts or outcomes).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from mesh.errors import AgentError
+from mesh.ports import Agent
+from mesh.service import Backoff
+from mesh.wire import Event, Heartbeat, Started
+
+__all__ = ["Reporter"]
+
+log = logging.getLogger("mesh")
+
+_GATHER = 0.05
+_MOST_EVENTS = 10_000
+
+
+class Reporter:
+    """Belongs to the worker's event loop; ``run`` is its only task."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._starts: dict[tuple[str, int], Started] = {}
+        self._events: list[Event] = []
+        self._heartbeat: Heartbeat | None = None
+        self._some = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._writing = asyncio.Lock()
+        self.dropped = 0
+
+    def started(self, record: Started) -> None:
+        self._starts[record.id, record.attempt] = record
+        self._some.set()
+
+    def ended(self, job_id: str, attempt: int) -> None:
+        """The outcome is about to be written: the start need not be, if it was not yet."""
+        self._starts.pop((job_id, attempt), None)
+
+    def event(self, record: Event) -> None:
+        if len(self._events) >= _MOST_EVENTS:
+            if self.dropped == 0:
+                log.warning(
+                    "more than %d events wait for the agent: further ones are dropped", _MOST_EVENTS
+                )
+            self.dropped += 1
+            return
+        self._events.append(record)
+        self._some.set()
+
+    def heartbeat(self, record: Heartbeat) -> None:
+        self._heartbeat = record
+        self._some.set()
+
+    @property
+    def has_events(self) -> bool:
+        return bool(self._events)
+
+    async def flush(self) -> None:
+        """Write all that is here now. Raises ``AgentError``; then it is here still."""
+        async with self._writing:
+            starts, self._starts = self._starts, {}
+            events, self._events = self._events, []
+            heartbeat, self._heartbeat = self._heartbeat, None
+            records = [*starts.values(), *events, *([heartbeat] if heartbeat else [])]
+            if not records:
+                return
+            try:
+                await self._agent.append(records)
+            except BaseException:
+                self._starts = starts | self._starts
+                self._events = events + self._events
+                self._heartbeat = self._heartbeat or heartbeat
+                raise
+
+    async def run(self) -> None:
+        """Write what comes, until ``close``."""
+        backoff = Backoff(self._closing)
+        while not self._closing.is_set():
+            await self._some.wait()
+            self._some.clear()
+            await backoff.pause(_GATHER)
+            await backoff.retry("reporting to the master", self.flush, AgentError)
+
+    def close(self) -> None:
+        """End ``run``. What is left needs a ``flush``."""
+        self._closing.set()
+        self._some.set()

@@ -1,0 +1,38 @@
+"""The role ``worker``: a worker on each agent."""
+
+from __future__ import annotations
+
+from mesh.app import Mesh
+from mesh.errors import ConfigError, did_you_mean
+from mesh.roles import RoleOptions
+from mesh.service import Group, Service
+
+from mesh_workers.worker import Worker
+
+__all__ = ["worker_role"]
+
+
+def worker_role(app: Mesh, options: RoleOptions) -> Service:
+    """Workers for the lanes asked for (default: all that the app's handlers name), on the agents
+    asked for (default: all) that serve them. Raises ``ConfigError``."""
+    lanes = dict(options.lanes) or dict.fromkeys(app.lanes, options.concurrency)
+    if not lanes:
+        raise ConfigError("the app has no handlers, so there is no lane to work on; name --lane")
+    names = options.agents or tuple(app.config.agents)
+    if not names:
+        raise ConfigError("no agent is configured: give agents=..., or set MESH_AGENTS")
+    workers: list[Service] = []
+    served: set[str] = set()
+    for name in names:
+        agent = app.config.agent(name)
+        here = {lane: n for lane, n in lanes.items() if agent.serves(lane)}
+        served |= here.keys()
+        if here:
+            workers.append(Worker(app, name, here))
+    if missing := lanes.keys() - served:
+        lane = min(missing)
+        raise ConfigError(
+            f"lane '{lane}' is served by none of the agents {', '.join(names)}"
+            f"{did_you_mean(lane, served)}"
+        )
+    return Group("workers", workers)

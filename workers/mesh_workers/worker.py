@@ -1,0 +1,153 @@
+"""A worker: one process's hands on one agent.
+
+*starting*: the agent is reached, with retries for as long as it takes. *running*: each lane
+pulls and runs. *draining* (after ``stop``): nothing is pulled, what is queued is given back,
+what runs has ``grace`` seconds; then it is cancelled and counts as an attempt that will be
+repeated. *stopped*: all outcomes are written, or the agent was away and leases will expire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+
+from mesh import __version__
+from mesh.app import Mesh
+from mesh.errors import AgentError, ConfigError
+from mesh.job import check_name, new_job_id
+from mesh.ports import Agent
+from mesh.service import Backoff, Service
+from mesh.wire import Heartbeat
+
+from mesh_workers.keeper import LeaseKeeper
+from mesh_workers.lane import Lane, Tools
+from mesh_workers.reporter import Reporter
+
+__all__ = ["Worker"]
+
+log = logging.getLogger("mesh")
+
+_LAST_WORDS = 5.0
+"""Seconds for writing outcomes when the grace time is over."""
+
+
+class Worker(Service):
+    """Serves lanes on one agent."""
+
+    def __init__(self, app: Mesh, agent: str, lanes: Mapping[str, int]) -> None:
+        """``lanes``: concurrency by lane. Raises ``ConfigError``."""
+        served = app.config.agent(agent)
+        for lane, concurrency in lanes.items():
+            check_name("lane", lane)
+            if concurrency < 1:
+                raise ConfigError(f"lane '{lane}': concurrency {concurrency} is below 1")
+            if not served.serves(lane):
+                raise ConfigError(
+                    f"agent '{agent}' does not serve lane '{lane}': its 'lanes' setting lists "
+                    f"{', '.join(sorted(served.lanes or ()))}"
+                )
+        if not lanes:
+            raise ConfigError(f"a worker on agent '{agent}' needs at least one lane")
+        host = socket.gethostname()
+        self.worker_id = f"{host}-{os.getpid()}-{new_job_id()[-6:]}"
+        super().__init__(f"worker {self.worker_id}")
+        self._app = app
+        self._agent_name = agent
+        self._lanes = dict(lanes)
+        self._host = host
+        self._started_at = app.now()
+        self.lanes: list[Lane] = []
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        for handler in self._app.handlers.values():
+            # A signature that cannot be used is said now, not when its first job comes.
+            _ = handler.shape
+        agent = self._app.connect_agent(self._agent_name)
+        opened = await Backoff(self.stopping).retry(
+            f"worker on agent {self._agent_name}", lambda: _open(agent), AgentError
+        )
+        if not opened:
+            return
+        keeper = LeaseKeeper(
+            lambda: self._app.connect_agent(self._agent_name), self._app.config.lease
+        )
+        reporter = Reporter(agent)
+        tools = Tools(self._app, agent, self.worker_id, keeper, reporter)
+        self.lanes = [Lane(name, n, tools, self.stopping) for name, n in self._lanes.items()]
+        keeper.start()
+        try:
+            await self._serve(reporter, ready)
+        finally:
+            await keeper.stop()
+            await agent.close()
+
+    async def _serve(self, reporter: Reporter, ready: Callable[[], None]) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(reporter.run())
+            beat = tasks.create_task(self._beat(reporter))
+            lanes = [tasks.create_task(lane.run(), name=f"lane-{lane.name}") for lane in self.lanes]
+            log.info(
+                "%s serves %s on agent %s",
+                self.name,
+                ", ".join(f"{lane.name}×{lane.concurrency}" for lane in self.lanes),
+                self._agent_name,
+            )
+            ready()
+            await self.stopping.wait()
+            reporter.heartbeat(self._heartbeat("draining"))
+            await self._drain(lanes)
+            beat.cancel()
+            reporter.close()
+        reporter.heartbeat(self._heartbeat("stopped"))
+        try:
+            async with asyncio.timeout(_LAST_WORDS):
+                await reporter.flush()
+        except (AgentError, TimeoutError) as error:
+            log.warning("%s could not say goodbye: %s", self.name, error)
+        log.info("%s stopped", self.name)
+
+    async def _drain(self, lanes: list[asyncio.Task[None]]) -> None:
+        grace = self._app.config.grace
+        running = sum(lane.running for lane in self.lanes)
+        if running:
+            log.info("%s: waiting up to %g s for %d running jobs", self.name, grace, running)
+        _, late = await asyncio.wait(lanes, timeout=grace)
+        if late:
+            for lane in self.lanes:
+                lane.interrupt()
+            _, late = await asyncio.wait(late, timeout=_LAST_WORDS)
+        if late:
+            for lane in self.lanes:
+                lane.give_up()
+            _, late = await asyncio.wait(late, timeout=1.0)
+        for task in late:
+            # Handlers that swallow their cancellation: they end with the process.
+            task.cancel()
+
+    async def _beat(self, reporter: Reporter) -> None:
+        while True:
+            if not self.stopping.is_set():
+                reporter.heartbeat(self._heartbeat("running"))
+            await self._app.clock.sleep(self._app.config.heartbeat)
+
+    def _heartbeat(self, state: str) -> Heartbeat:
+        return Heartbeat(
+            worker=self.worker_id,
+            at=self._app.now(),
+            agent=self._agent_name,
+            host=self._host,
+            pid=os.getpid(),
+            version=__version__,
+            started_at=self._started_at,
+            state=state,
+            lanes=[lane.load for lane in self.lanes],
+            finished=sum(lane.finished for lane in self.lanes),
+        )
+
+
+async def _open(agent: Agent) -> bool:
+    await agent.open()
+    return True

@@ -19,15 +19,18 @@ class Clock(Protocol):
 
     def time(self) -> float:
         """Seconds since the epoch, UTC."""
+        ...
 
     def monotonic(self) -> float:
         """Seconds that never go back, for durations and leases."""
+        ...
 
     async def sleep(self, seconds: float) -> None:
         """Return after ``seconds`` of this clock's time."""
 
     async def wait(self, event: asyncio.Event, seconds: float | None) -> bool:
         """Wait for ``event``, up to ``seconds`` (``None``: for ever). Whether it is set."""
+        ...
 
 
 class SystemClock:

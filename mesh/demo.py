@@ -178,7 +178,7 @@ def demo(agent: str = "local", files: int | None = None) -> None:
     """Run the demo; raises ``SystemExit(1)`` if a job did not succeed."""
     console = Console()
     # The failures are deliberate: counted in the summary, not shouted through the display.
-    logging.getLogger("mesh").setLevel(logging.CRITICAL)
+    logging.getLogger("mesh").setLevel(logging.ERROR)
     folder = Path(tempfile.mkdtemp(prefix="mesh-demo-"))
     master = f"sqlite:///{folder / 'mesh.db'}"
     with ExitStack() as stack:
@@ -210,15 +210,18 @@ async def _demo(app: Mesh, console: Console, packages: dict[str, list[str]]) -> 
     roles = [make_role(name, app, RoleOptions(lanes=lanes)) for name in ("coordinator", "worker")]
     totals = {"parse": sum(map(len, packages.values())), "report": len(packages)}
     begun = time.perf_counter()
-    async with app, Group("demo", roles):
+    services = Group("demo", roles)
+    async with app, services:
         with _display(console, totals) as display:
-            # One group of waiting tasks: the first package to be complete is reported first.
             async with asyncio.TaskGroup() as tasks:
+                # Should the services end before the work does, so does the demo, with their error.
+                watch = tasks.create_task(services.wait())
                 work = [
                     tasks.create_task(_package(parse, report, name, paths, display))
                     for name, paths in packages.items()
                 ]
-        done = [task.result() for task in work]
+                done = [await task for task in work]
+                watch.cancel()
         elapsed = time.perf_counter() - begun
         states = await (await app.master()).count_jobs()
         handles = [handle for package in done for handle in package.handles]

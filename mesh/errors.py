@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 __all__ = [
     "AgentError",
@@ -57,7 +58,15 @@ __all__ = [
 
 
 class MeshError(Exception):
-    """Base of every error that jobmesh raises on purpose."""
+    """Base of every error that jobmesh raises on purpose. All can be pickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Python's own would call __init__ with the message alone.
+        return _restore, (type(self), self.args), self.__dict__
+
+
+def _restore(kind: type[MeshError], args: tuple[Any, ...]) -> MeshError:
+    return kind.__new__(kind, *args)
 
 
 class ConfigError(MeshError):

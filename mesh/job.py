@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from enum import IntEnum, StrEnum
 from typing import Literal
+from uuid import UUID
 
 from mesh.errors import ConfigError, did_you_mean
 
@@ -52,9 +53,7 @@ class State(StrEnum):
     """Its deadline passed before it started."""
 
 
-INITIAL: frozenset[State] = frozenset(
-    {State.SCHEDULED, State.WAITING, State.QUEUED, State.SKIPPED}
-)
+INITIAL: frozenset[State] = frozenset({State.SCHEDULED, State.WAITING, State.QUEUED, State.SKIPPED})
 
 TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.SCHEDULED: frozenset({State.QUEUED, State.CANCELLED, State.EXPIRED, State.SKIPPED}),
@@ -75,7 +74,8 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
 
 TERMINAL: frozenset[State] = frozenset(s for s, after in TRANSITIONS.items() if not after)
 
-_RANK = {State.SCHEDULED: 0, State.WAITING: 0, State.QUEUED: 1, State.RUNNING: 2, State.RETRYING: 3}
+_ORDER = [State.WAITING, State.SCHEDULED, State.QUEUED, State.RUNNING, State.RETRYING]
+"""Within an attempt."""
 
 TERMINAL_VERSION = 2**31 - 1
 
@@ -88,7 +88,7 @@ def state_version(state: State, attempt: int) -> int:
     """
     if state in TERMINAL:
         return TERMINAL_VERSION
-    return attempt * 4 + _RANK[state]
+    return attempt * len(_ORDER) + _ORDER.index(state)
 
 
 class Priority(IntEnum):
@@ -124,7 +124,7 @@ class Priority(IntEnum):
 
 PriorityName = Literal["lowest", "low", "normal", "high", "highest"]
 
-_LANE = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 
 
@@ -133,7 +133,7 @@ def check_name(kind: str, value: str) -> str:
 
     The characters are those that NATS allows in one subject token and stream name.
     """
-    if not _LANE.match(value):
+    if not isinstance(value, str) or not _NAME.match(value):
         raise ConfigError(
             f"{kind} '{value}' is not a valid name: use 1 to 64 of the letters a-z, A-Z, "
             "digits, '-' and '_'"
@@ -141,9 +141,9 @@ def check_name(kind: str, value: str) -> str:
     return value
 
 
-def check_job_id(value: str) -> str:
+def check_job_id(value: str | UUID) -> str:
     """Return a job id in its canonical form; raise ``ConfigError`` if it is not a UUID."""
-    text = value.lower()
+    text = str(value).lower()
     if not _JOB_ID.match(text):
         raise ConfigError(f"job id '{value}' is not a UUID, such as {new_job_id()}")
     return text

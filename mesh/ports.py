@@ -165,15 +165,17 @@ class Consumer(Protocol):
         ``AgentUnavailable`` when the agent cannot be reached and recovers by itself: call it
         again after a pause. Returns ``[]`` only after ``close``.
         """
+        ...
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Write records, put ``again`` jobs back, then drop the deliveries. Durable on return.
+        """Put ``again`` jobs back, write records, then drop the deliveries. Durable on return.
 
         All in one transaction where the agent has them; else in that order, so that a crash
-        in between repeats a job and never loses one. Settling twice is harmless. A delivery
-        whose lease was lost to another consumer is *stale*: its record is still written (the
-        master ignores it if it came too late), but the job of the new holder is not touched
-        and ``again`` is not put back.
+        in between repeats a job and never loses one (a job that is recorded as ``retrying`` is
+        on the agent for certain). Settling twice is harmless. A delivery whose lease was lost
+        to another consumer is *stale*: a terminal record is still written (the master ignores
+        it if it came too late), but the job of the new holder is not touched and ``again`` is
+        not put back.
 
         Raises ``AgentError`` if that is not certain; the same call may then be repeated.
         """
@@ -203,6 +205,7 @@ class Ledger(Protocol):
         entries are set aside with a log line. Raises ``UnsupportedVersion`` on records of a
         newer version (which stay), ``AgentUnavailable`` when the agent cannot be reached.
         """
+        ...
 
     async def ack(self, batch: LedgerBatch) -> None:
         """Drop the batch's records. They are in the master now. May be repeated."""
@@ -217,6 +220,7 @@ class Ledger(Protocol):
 
     async def lag(self) -> int:
         """How many ledger entries (batches of records) are not acknowledged."""
+        ...
 
     async def close(self) -> None: ...
 
@@ -230,6 +234,7 @@ class Agent(Protocol):
     @property
     def url(self) -> str:
         """Where it is, with the password hidden."""
+        ...
 
     @property
     def capabilities(self) -> AgentCapabilities: ...
@@ -251,27 +256,32 @@ class Agent(Protocol):
         not acknowledged within ``push_timeout``. Never partial within one job.
 
         Idempotent on (id, attempt): the same call repeated, or a single job pushed again,
-        stores nothing twice as long as the job is on the agent and for at least two minutes
-        after the first push.
+        stores nothing twice for at least two minutes after the first push.
         """
+        ...
 
     async def consume(self, lane: str, *, lease: float) -> Consumer:
         """Access to a lane; ``lease`` is the seconds a delivery is held without ``extend``."""
+        ...
 
     async def extend(self, receipts: Sequence[str], lease: float) -> set[str]:
         """Make leases last ``lease`` seconds from now. Returns those known to be lost."""
+        ...
 
     async def append(self, records: Sequence[Record]) -> None:
         """Write records to the ledger, in order. Durable on return; else ``AgentError``."""
 
     async def ledger(self) -> Ledger:
         """A new reader of the ledger."""
+        ...
 
     async def depth(self) -> Mapping[str, LaneDepth]:
         """Jobs on this agent by lane; lanes with none may be missing."""
+        ...
 
     async def check(self) -> list[Check]:
         """Findings for ``mesh doctor``. Never raises for a server's fault: reports it."""
+        ...
 
 
 # --------------------------------------------------------------------------------------- master
@@ -388,6 +398,7 @@ class Master(Protocol):
     @property
     def url(self) -> str:
         """Where it is, with the password hidden."""
+        ...
 
     async def open(self) -> None:
         """Connect; migrate if the settings say so; check schema and cluster.
@@ -410,23 +421,28 @@ class Master(Protocol):
         ``scheduled`` and is not claimed again for ``claim`` seconds, by when an ``Accepted``
         record has moved it on, unless the claimer died.
         """
+        ...
 
     async def unclaim(self, job_ids: Sequence[str]) -> None:
         """Give up claims, so that the jobs can be claimed at once."""
 
     async def get_jobs(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:
         """Those of the ids that the master knows."""
+        ...
 
     async def list_jobs(self, where: JobFilter) -> list[JobInfo]: ...
 
     async def count_jobs(self) -> dict[State, int]:
         """How many jobs there are in each state; states with none are missing."""
+        ...
 
     async def attempts(self, job_id: str) -> list[AttemptInfo]:
         """All attempts of a job, in order, the latest one included."""
+        ...
 
     async def events(self, job_id: str, after: int = -1, limit: int = 1000) -> list[EventInfo]:
         """Persisted events with ``seq > after``, in order."""
+        ...
 
     # recording -------------------------------------------------------------------------------
 
@@ -441,11 +457,13 @@ class Master(Protocol):
 
     async def known(self, job_ids: Sequence[str]) -> dict[str, Known]:
         """State and attempt of those of the ids that are known."""
+        ...
 
     # cluster ---------------------------------------------------------------------------------
 
     async def workers(self, seen_after: float = 0.0) -> list[Heartbeat]:
         """The last heartbeat of each worker since that moment, the newest first."""
+        ...
 
     async def register_agents(self, agents: Mapping[str, str]) -> None:
         """Note the cluster's agents: name → URL with its password hidden."""
@@ -458,12 +476,15 @@ class Master(Protocol):
         Expiry is judged by the master's clock. A new holder gets a greater token; a holder
         who takes its own unexpired lease again keeps its token.
         """
+        ...
 
     async def renew(self, lease: Lease) -> bool:
         """Extend by ``lease.ttl`` from now. ``False``: it went to another holder."""
+        ...
 
     async def release(self, lease: Lease) -> None:
         """Free the lease, if it is still held."""
 
     async def check(self) -> list[Check]:
         """Findings for ``mesh doctor``. Never raises for a server's fault: reports it."""
+        ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from random import Random
 from typing import Literal
 
@@ -35,13 +36,13 @@ class Retry(msgspec.Struct, frozen=True, array_like=True, gc=False):
                 f"Retry(max_attempts={self.max_attempts}): the first execution counts, "
                 "so the least is 1 (never again)"
             )
-        if self.delay < 0 or self.max_delay < 0:
-            raise ConfigError(f"Retry(delay={self.delay}, max_delay={self.max_delay}): below 0")
-        if self.backoff not in ("fixed", "exponential"):
+        if not (0 <= self.delay < inf and 0 <= self.max_delay < inf):
             raise ConfigError(
-                f"Retry(backoff={self.backoff!r}): must be 'fixed' or 'exponential'"
+                f"Retry(delay={self.delay}, max_delay={self.max_delay}): must be seconds, 0 or more"
             )
-        if self.factor < 1:
+        if self.backoff not in ("fixed", "exponential"):
+            raise ConfigError(f"Retry(backoff={self.backoff!r}): must be 'fixed' or 'exponential'")
+        if not 1 <= self.factor < inf:
             raise ConfigError(f"Retry(factor={self.factor}): below 1 the delays would shrink")
         if not 0 <= self.jitter <= 1:
             raise ConfigError(f"Retry(jitter={self.jitter}): must be between 0 and 1")

@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 import msgspec
 from msgspec import Struct
 
-from mesh.errors import CorruptMessage, UnsupportedVersion
+from mesh.errors import ConfigError, CorruptMessage, UnsupportedVersion
 from mesh.job import State
 from mesh.retry import Retry
 
@@ -178,6 +178,9 @@ _frame_decoder = msgspec.msgpack.Decoder(_Batch[Envelope])
 _records_decoder = msgspec.msgpack.Decoder(_Batch[Record])
 _version_decoder = msgspec.msgpack.Decoder(_Version)
 
+# ConfigError: the values of a Retry are checked when it is made.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ConfigError)
+
 
 def encode_frame(jobs: Sequence[Envelope]) -> bytes:
     return _encode((VERSION, jobs))
@@ -200,7 +203,7 @@ def decode_records(data: bytes) -> list[Record]:
 def _decode(decoder: msgspec.msgpack.Decoder[_Batch[T]], data: bytes) -> list[T]:
     try:
         batch = decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         _refuse_newer(data)
         raise CorruptMessage(f"{len(data)} bytes are not a jobmesh message: {error}") from error
     if batch.version > VERSION:
@@ -211,7 +214,7 @@ def _decode(decoder: msgspec.msgpack.Decoder[_Batch[T]], data: bytes) -> list[T]
 def _refuse_newer(data: bytes) -> None:
     try:
         version = _version_decoder.decode(data).version
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         return
     if version > VERSION:
         raise UnsupportedVersion(

@@ -49,11 +49,13 @@ class WatchedAgent(MemoryAgent):
     def __init__(self, name: str, clock: ManualClock) -> None:
         super().__init__(name, f"memory://{new_job_id()}", AgentSettings(clock=clock))
         self.got: list[str] = []
+        self.pushes = 0
         self.pushed = asyncio.Event()
         self.answers: list[AgentError] = []
 
     async def push(self, jobs: Sequence[Envelope]) -> list[AgentError | None]:
         outcomes = await super().push(jobs)
+        self.pushes += 1
         self.got += [job.id for job, o in zip(jobs, outcomes, strict=True) if o is None]
         self.pushed.set()
         return [self.answers.pop()] * len(jobs) if self.answers else outcomes
@@ -128,6 +130,8 @@ async def test_a_lane_without_an_agent_holds_up_no_other(
     async with dispatcher:
         await up.has(5)
         assert sorted(up.got) == sorted(job.id for job in free)
+        # Three batches of its jobs were claimed before; the agent was asked once.
+        assert down.pushes == 1
         down.go_down(False)
         while len(down.got) < 30:
             await clock.step()

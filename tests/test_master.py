@@ -7,14 +7,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from mesh_master import merge
 from mesh_master.store import SqlMaster
 
 from mesh.clock import Clock, SystemClock
 from mesh.errors import ConfigError, MasterUnavailable
+from mesh.job import State
 from mesh.plugins import connect_master
 from mesh.ports import Master, MasterSettings
 from mesh.testing import ManualClock
-from mesh.testing.conformance.master import MasterConformance
+from mesh.testing.conformance.master import MasterConformance, Story
 from mesh.testing.servers import PostgresServer
 
 
@@ -78,6 +80,26 @@ class TestPostgres(MasterConformance):
         harness = PostgresHarness(postgres.create_database())
         yield harness
         await harness.close()
+
+
+async def test_a_write_that_saw_nothing_before_moves_no_job_back(tmp_path: Path) -> None:
+    """Two recorders that meet at a new job have both seen no row of it: the statement itself
+    must let the first terminal outcome stand."""
+    master = SqlMaster(f"sqlite:///{tmp_path / 'mesh.db'}", MasterSettings())
+    await master.open()
+    story = Story()
+    for records in (
+        [story.finished(1, "w-1")],
+        [story.finished(1, "w-2")],
+        [story.accepted(), story.started(3, "w-3")],
+    ):
+        rows = merge.plan("a-1", records, heads={}).jobs
+        async with master.database.write() as connection:
+            await master._writes.jobs.run(connection, rows)
+    info = (await master.get_jobs([story.id]))[story.id]
+    assert (info.state, info.attempt, info.worker) == (State.SUCCEEDED, 1, "w-1")
+    assert info.payload == story.job.payload
+    await master.close()
 
 
 async def test_another_clusters_master_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,17 @@ async def test_many_processes_may_start_at_once(master: SqlMaster) -> None:
     processes = await asyncio.gather(*starts)
     told = await asyncio.gather(*[process.communicate() for process in processes])
     assert [process.returncode for process in processes] == [0] * 4, told
+
+
+async def test_many_may_migrate_at_once(master: SqlMaster) -> None:
+    url = master.database.sync_url.render_as_string(hide_password=False)
+    others = [SqlMaster(url, replace(master.settings, auto_migrate=True)) for _ in range(6)]
+    for other in others:
+        await other.database.open()
+    every = [schema.migrations(m.database, m.settings) for m in [master, *others]]
+    await asyncio.gather(*[migrations.upgrade() for migrations in every])
+    assert {await migrations.standing() for migrations in every} == {"current"}
+    await asyncio.gather(*[other.close() for other in others])
 
 
 async def test_claims_use_the_index_of_held_jobs(master: SqlMaster) -> None:

@@ -32,6 +32,7 @@ class WatchedMaster(SqlMaster):
         super().__init__(url, settings)
         self.recorded = asyncio.Event()
         self.refused = asyncio.Event()
+        self.refusals = 0
         self.tokens: list[int] = []
 
     async def record(self, agent: str, records: Sequence[Record], lease: Lease) -> None:
@@ -39,6 +40,7 @@ class WatchedMaster(SqlMaster):
             await super().record(agent, records, lease)
         except LeaseLost:
             self.refused.set()
+            self.refusals += 1
             raise
         self.tokens.append(lease.token)
         self.recorded.set()
@@ -140,6 +142,7 @@ async def test_a_recorder_that_was_replaced_steps_down_and_comes_again(
     assert await master.known([job.id]) == {}
     await master.has([job], State.QUEUED)
     assert master.tokens[-1] > usurper.token
+    assert master.refusals == 1
     await recorder.stop()
 
 

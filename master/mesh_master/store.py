@@ -40,6 +40,7 @@ from mesh.ports import (
     MasterSettings,
 )
 from mesh.sql import BulkUpsert, Database, DatabaseErrors, one_of
+from mesh.sql.bulk import Excluded
 from mesh.wire import Envelope, Heartbeat, Record, decode_frame, encode_frame
 from mesh_master import merge, queries, schema
 from mesh_master.tables import Tables
@@ -325,7 +326,7 @@ class _Writes:
     def __init__(self, database: Database, tables: Tables) -> None:
         jobs, attempts = tables.jobs.c, tables.attempts.c
 
-        def move(new: Any) -> dict[str, ColumnElement[Any]]:
+        def move(new: Excluded) -> dict[str, Any]:
             wins = new["version"] > jobs.version
             moved = {
                 name: case((wins, new[name]), else_=jobs[name]) for name in merge.STATE_COLUMNS

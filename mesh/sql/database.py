@@ -11,11 +11,12 @@ and carried on with the monotonic clock in between.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias, Unpack
+from typing import Any, ClassVar, TypeAlias
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import (
@@ -44,7 +45,7 @@ from mesh.sql.faults import FAULTS, first_line, is_away
 __all__ = ["Database", "DatabaseErrors", "Insert"]
 
 Insert = postgresql.Insert | sqlite.Insert
-Query: TypeAlias = Select[Unpack[tuple[Any, ...]]]
+Query: TypeAlias = "Select[*tuple[Any, ...]]"
 
 _RESYNC = 60.0
 
@@ -219,6 +220,11 @@ class Database:
     async def _reach(self) -> None:
         while True:
             try:
+                if self.is_local:
+                    # A file that cannot be opened shows here: aiosqlite would leave a thread
+                    # behind that complains when the event loop is gone.
+                    file = self._parsed.database or ":memory:"
+                    await asyncio.to_thread(lambda: sqlite3.connect(file).close())
                 async with self.engine.connect() as connection:
                     return await self._measure(connection)
             except FAULTS as error:

@@ -14,6 +14,7 @@ FAULTS = (
     exc.TimeoutError,
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
+    sqlite3.Error,
     OSError,
 )
 """Everything that a database, its driver or the network raises. ``TimeoutError`` is an

@@ -47,6 +47,6 @@ def _parse_lane(text: str, concurrency: int) -> tuple[str, int]:
     name, equals, number = text.partition("=")
     if not equals:
         return name, concurrency
-    if not number.isdigit():
+    if not number.isdecimal():
         raise ConfigError(f"--lane {text}: '{number}' is not a number of jobs; write --lane mail=20")
     return name, int(number)

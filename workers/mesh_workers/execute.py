@@ -14,8 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-import msgspec
-
 from mesh.context import Context
 from mesh.handler import Handler
 from mesh.wire import ErrorInfo
@@ -39,11 +37,11 @@ async def execute(
     """The outcome of one call of the handler. ``timeout`` in seconds, ``result_limit`` in bytes."""
     try:
         arguments = handler.bind(handler.decode(payload), context)
-    except msgspec.ValidationError as error:
-        message = f"the stored arguments do not fit this version of the handler: {error}"
-        return Failure(ErrorInfo("InvalidArguments", message), retryable=False), None
-    except Exception as error:
-        return Failure(describe(error), retryable=False), None
+    except BaseException as error:  # types may bring code of their own
+        cause = describe(error)
+        message = f"the stored arguments do not fit this version of the handler: {cause.message}"
+        cause = ErrorInfo("InvalidArguments", message, cause.traceback)
+        return Failure(cause, retryable=False), None
     if handler.is_async:
         outcome = await _run_async(partial(handler.function, **arguments), timeout)
         straggler: Straggler = None
@@ -103,13 +101,10 @@ def _encode(handler: Handler[..., Any, Any], value: Any, limit: int) -> Success 
     # Not retryable: the work is done, and doing it again would end in the same way.
     try:
         result = handler.shape.result.encode(value)
-    except Exception as error:
-        cause = ErrorInfo(
-            type(error).__qualname__,
-            f"the handler returned a value that cannot be encoded: {error}",
-            describe(error).traceback,
-        )
-        return Failure(cause, retryable=False)
+    except BaseException as error:
+        cause = describe(error)
+        message = f"the handler returned a value that cannot be encoded: {cause.message}"
+        return Failure(ErrorInfo(cause.type, message, cause.traceback), retryable=False)
     if len(result) > limit:
         message = (
             f"the result takes {len(result)} bytes, the limit is {limit}: store it elsewhere and "

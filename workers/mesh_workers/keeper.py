@@ -14,7 +14,6 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 
-from mesh.errors import AgentError
 from mesh.ports import Agent
 
 __all__ = ["LeaseKeeper"]
@@ -22,6 +21,7 @@ __all__ = ["LeaseKeeper"]
 log = logging.getLogger("mesh")
 
 _RETRY = 1.0
+_PATIENCE = 5.0
 
 
 class LeaseKeeper:
@@ -61,36 +61,46 @@ class LeaseKeeper:
         running.wait()
 
     async def stop(self) -> None:
-        """Return when the thread has ended. What is still held is left to expire."""
+        """Return when the thread has ended, or is stuck. What is held is left to expire."""
         thread, self._thread = self._thread, None
         if thread is not None:
             assert self._loop is not None
             assert self._stop is not None
             self._loop.call_soon_threadsafe(self._stop.set)
-            await asyncio.to_thread(thread.join)
+            await asyncio.to_thread(thread.join, _PATIENCE)
 
     async def _run(self, running: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()
-        self._stop = stop = asyncio.Event()
+        self._stop = asyncio.Event()
         running.set()
         agent = self._connect()
-        pause = self._lease / 3
+        keeping = asyncio.create_task(self._keep(agent))
         try:
-            while not await _wait(stop, pause):
-                with self._lock:
-                    held = list(self._held)
-                pause = self._lease / 3
-                if held:
-                    try:
-                        await agent.open()
-                        lost = await agent.extend(held, self._lease)
-                    except AgentError as error:
-                        log.warning("leases of %d jobs are not extended: %s", len(held), error)
-                        pause = min(_RETRY, pause)
-                    else:
-                        self._forget(lost)
+            await self._stop.wait()
         finally:
+            keeping.cancel()
+            await asyncio.wait([keeping])
             await agent.close()
+
+    async def _keep(self, agent: Agent) -> None:
+        third = self._lease / 3
+        pause = third
+        while True:
+            await asyncio.sleep(pause)
+            pause = third
+            with self._lock:
+                held = list(self._held)
+            if not held:
+                continue
+            try:
+                async with asyncio.timeout(third):
+                    await agent.open()
+                    lost = await agent.extend(held, self._lease)
+            except Exception as error:  # whatever it is, the next try may do better
+                log.warning("leases of %d jobs are not extended: %r", len(held), error)
+                pause = min(_RETRY, third)
+            else:
+                self._forget(lost)
 
     def _forget(self, lost: set[str]) -> None:
         with self._lock:
@@ -104,11 +114,3 @@ class LeaseKeeper:
                 len(lost),
             )
 
-
-async def _wait(event: asyncio.Event, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True

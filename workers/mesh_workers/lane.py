@@ -13,22 +13,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from random import Random
 from typing import Any
 
+import msgspec
+
 from mesh.app import Mesh
 from mesh.batcher import Batcher
-from mesh.context import Context
+from mesh.context import Context, Emit
 from mesh.errors import AgentError
-from mesh.handler import Handler
 from mesh.ports import Agent, Consumer, Delivery, Settlement
 from mesh.retry import Retry
 from mesh.service import Backoff
-from mesh.wire import ErrorInfo, Event, Finished, LaneLoad, Record, Retrying, Started
+from mesh.wire import Envelope, ErrorInfo, Event, Finished, LaneLoad, Retrying, Started
 
 from mesh_workers.execute import execute
 from mesh_workers.keeper import LeaseKeeper
@@ -42,6 +47,9 @@ log = logging.getLogger("mesh")
 SLICE = 0.25
 MOST_AHEAD = 1024
 MOST_UNSETTLED = 4096
+
+_LAST_MOMENT = 1.0
+"""Seconds for what has not ended when the lane must."""
 
 _SEQ_PER_ATTEMPT = 2**32
 """Events of an attempt count from ``attempt * _SEQ_PER_ATTEMPT``, so that ``seq`` grows over a
@@ -75,14 +83,13 @@ class Lane:
         self._random = Random()
         self._queue: deque[Delivery] = deque()
         self._running: dict[asyncio.Task[None], Delivery] = {}
-        self._unsettled: set[asyncio.Future[None]] = set()
+        self._unsettled = 0
         self._changed = asyncio.Event()
         self._duration: float | None = None
         self._moved_at = self._clock.monotonic()
         self._consumer: Consumer | None = None
         self._settle = Batcher(self._write, max_items=1024)
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix=f"mesh-{name}")
-        self._backoff = Backoff(self._giving_up)
 
     @property
     def load(self) -> LaneLoad:
@@ -92,48 +99,62 @@ class Lane:
     def running(self) -> int:
         return len(self._running)
 
-    # pulling ---------------------------------------------------------------------------------
-
     async def run(self) -> None:
         backoff = Backoff(self._stopping)
-        self._consumer = await backoff.retry(f"lane {self.name}", self._consume, AgentError)
-        if self._consumer is None:
+        consumer = await backoff.retry(f"lane {self.name}", self._consume, AgentError)
+        if consumer is None:
             return
-        async with asyncio.TaskGroup() as tasks:
-            closer = tasks.create_task(self._close_on_stop())
-            giver = tasks.create_task(self._give_back_when_stuck())
-            while not self._stopping.is_set():
-                limit = self._room()
-                if limit <= 0:
-                    self._changed.clear()
-                    await self._clock.wait(self._changed, SLICE)
-                    continue
-                deliveries = await backoff.retry(
-                    f"lane {self.name}", lambda n=limit: self._pull(n), AgentError
-                )
-                if deliveries:
-                    self._tools.keeper.hold(d.receipt for d in deliveries)
-                    self._queue.extend(deliveries)
-                    self._fill(tasks)
-            await closer
-            giver.cancel()
-            self._give_back(len(self._queue))
-        await self._settle.drain()
-        await self._consumer.close()
-        self._threads.shutdown(wait=False)
+        self._consumer = consumer
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._close_on_stop(consumer))
+                giver = tasks.create_task(self._give_back_when_stuck())
+                await self._pull(consumer, backoff)
+                giver.cancel()
+            self._give_back()
+            while self._running:
+                await asyncio.wait(self._running)
+            await self._settle.drain()
+        finally:
+            await self._abandon()
+            self._threads.shutdown(wait=False)
 
     async def _consume(self) -> Consumer:
         return await self._tools.agent.consume(self.name, lease=self._app.config.lease)
 
-    async def _pull(self, limit: int) -> list[Delivery]:
-        assert self._consumer is not None
-        return await self._consumer.pull(limit)
-
-    async def _close_on_stop(self) -> None:
+    async def _close_on_stop(self, consumer: Consumer) -> None:
         await self._stopping.wait()
-        assert self._consumer is not None
-        await self._consumer.close()
         self._changed.set()
+        await consumer.close()
+
+    async def _abandon(self) -> None:
+        """Leave behind what has not ended, after a last moment: handlers that swallow their
+        cancellation, outcomes that the agent does not take. Their leases will end."""
+        for task in self._running:
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running, timeout=_LAST_MOMENT)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_MOMENT):
+                await self._settle.drain()
+        self._giving_up.set()
+
+    # pulling ---------------------------------------------------------------------------------
+
+    async def _pull(self, consumer: Consumer, backoff: Backoff) -> None:
+        while not self._stopping.is_set():
+            limit = self._room()
+            if limit <= 0:
+                self._changed.clear()
+                await self._clock.wait(self._changed, SLICE)
+                continue
+            pull = partial(consumer.pull, limit)
+            deliveries = await backoff.retry(f"lane {self.name}", pull, AgentError)
+            if deliveries:
+                self._tools.keeper.hold([d.receipt for d in deliveries])
+                for delivery in deliveries:
+                    self._take(delivery)
+                self._fill()
 
     def _is_stuck(self) -> bool:
         return (
@@ -143,7 +164,7 @@ class Lane:
 
     def _room(self) -> int:
         """How many jobs to pull now; 0 or less: none."""
-        if len(self._unsettled) >= MOST_UNSETTLED:
+        if self._unsettled >= MOST_UNSETTLED:
             return 0
         free = self.concurrency - len(self._running)
         ahead = 0
@@ -155,22 +176,50 @@ class Lane:
             return 0
         return room
 
-    def _fill(self, tasks: asyncio.TaskGroup) -> None:
+    def _take(self, delivery: Delivery) -> None:
+        """Queue a job that was pulled, if it is for this worker to run."""
+        if delivery.lost and self._attempt_of(delivery) > self._policy(delivery).max_attempts:
+            self._end_worn_out(delivery)
+        elif delivery.job.name not in self._app.handlers:
+            self._give_to_others(delivery)
+        else:
+            self._queue.append(delivery)
+
+    def _fill(self) -> None:
         """Start queued jobs in free slots."""
-        while self._queue and len(self._running) < self.concurrency:
+        while (
+            self._queue and len(self._running) < self.concurrency and not self._stopping.is_set()
+        ):
             delivery = self._queue.popleft()
             self._moved_at = self._clock.monotonic()
-            task = tasks.create_task(self._attempt(delivery), name=f"mesh-job-{delivery.job.id}")
+            task = asyncio.create_task(
+                self._attempt(delivery), name=f"mesh-job-{delivery.job.id}"
+            )
             self._running[task] = delivery
+            task.add_done_callback(self._ended)
 
-            def ended(task: asyncio.Task[None]) -> None:
-                del self._running[task]
-                self._moved_at = self._clock.monotonic()
-                if not self._stopping.is_set():
-                    self._fill(tasks)
-                self._changed.set()
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        delivery = self._running.pop(task)
+        self._moved_at = self._clock.monotonic()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error(
+                "job %s: the worker itself failed; the job comes back when its lease ends",
+                delivery.job.id,
+                exc_info=error,
+            )
+            self._tools.keeper.release([delivery.receipt])
+        self._fill()
+        if self._room() > 0:
+            self._changed.set()
 
-            task.add_done_callback(ended)
+    @staticmethod
+    def _attempt_of(delivery: Delivery) -> int:
+        return delivery.job.attempt + delivery.lost
+
+    def _policy(self, delivery: Delivery) -> Retry:
+        handler = self._app.handlers.get(delivery.job.name)
+        of_handler = handler.defaults.retry if handler is not None else None
+        return delivery.job.retry or of_handler or self._app.config.retry
 
     # giving back -----------------------------------------------------------------------------
 
@@ -178,63 +227,46 @@ class Lane:
         while True:
             await self._clock.sleep(SLICE)
             if self._queue and self._is_stuck():
-                self._give_back(len(self._queue))
+                self._give_back()
 
-    def _give_back(self, count: int) -> None:
-        """Put the last ``count`` queued jobs back on the agent, unstarted."""
-        for _ in range(count):
-            delivery = self._queue.pop()
-            self._post(Settlement(delivery, again=delivery.job))
+    def _give_back(self) -> None:
+        """Put all queued jobs back on the agent, unstarted."""
+        while self._queue:
+            delivery = self._queue.popleft()
+            self._post(Settlement(delivery, again=self._unstarted(delivery)))
+
+    def _unstarted(self, delivery: Delivery) -> Envelope:
+        """The job as it came. What its earlier workers lost goes with it: the agent forgets."""
+        if not delivery.lost:
+            return delivery.job
+        return msgspec.structs.replace(delivery.job, attempt=self._attempt_of(delivery))
 
     def interrupt(self) -> None:
         """The grace time is over: cancel what runs. Async handlers get ``CancelledError``."""
         for task in self._running:
             task.cancel()
 
-    def give_up(self) -> None:
-        """Settle no longer: the agent is away, and leases will end by themselves."""
-        self._giving_up.set()
-
     # running ---------------------------------------------------------------------------------
 
     async def _attempt(self, delivery: Delivery) -> None:
-        job = delivery.job
-        run = Run(
-            job,
-            job.attempt + delivery.lost,
-            delivery.lost,
-            self._tools.worker,
-            self._clock.time(),
-        )
-        handler = self._app.handlers.get(job.name)
-        policy = job.retry or (handler and handler.defaults.retry) or self._app.config.retry
-        if run.attempt > policy.max_attempts:
-            self._end_worn_out(delivery, run, policy)
-        elif handler is None:
-            self._give_to_others(delivery, run)
-        else:
-            await self._run_handler(delivery, run, handler, policy)
-
-    async def _run_handler(
-        self, delivery: Delivery, run: Run, handler: Handler[..., Any, Any], policy: Retry
-    ) -> None:
-        reporter, job = self._tools.reporter, run.job
+        reporter, job = self._tools.reporter, delivery.job
+        handler, policy = self._app.handlers[job.name], self._policy(delivery)
+        run = self._new_run(delivery)
         reporter.started(_started(run))
-        if delivery.redelivered:
-            # A job that kills its worker must not do so uncounted: its start is on disk first.
-            await self._backoff.retry("recording a start", reporter.flush, AgentError)
         context: Context[Any] = Context(job, run.attempt, policy.max_attempts, self._emitter(run))
         timeout = job.timeout or handler.defaults.timeout or self._app.config.timeout
         straggler = None
         begun = self._clock.monotonic()
         try:
+            if delivery.redelivered:
+                # A job that kills its worker must not do so uncounted: its start is on disk first.
+                backoff = Backoff(self._giving_up)
+                await backoff.retry("recording a start", reporter.flush, AgentError)
             outcome, straggler = await execute(
                 handler, job.payload, context, timeout, self._app.payload_limit, self._threads
             )
         except asyncio.CancelledError:
-            grace = self._app.config.grace
-            why = f"the worker stopped, and the job had not ended within the grace time of {grace:g} s"
-            outcome = Failure(ErrorInfo("WorkerStopped", why), at_once=True)
+            outcome = self._cancelled()
         self._measure(self._clock.monotonic() - begun)
         record, again = decide(run, outcome, policy, self._clock.time(), self._random)
         if isinstance(outcome, Failure):
@@ -249,42 +281,66 @@ class Lane:
             )
             await asyncio.wait([straggler])
 
-    def _emitter(self, run: Run) -> Any:
-        loop = asyncio.get_running_loop()
+    def _new_run(self, delivery: Delivery) -> Run:
+        return Run(
+            delivery.job,
+            self._attempt_of(delivery),
+            delivery.lost,
+            self._tools.worker,
+            self._clock.time(),
+        )
+
+    def _cancelled(self) -> Failure:
+        if not self._stopping.is_set():
+            return Failure(
+                ErrorInfo("CancelledError", "the job's task was cancelled, not by the worker")
+            )
+        message = (
+            "the worker stopped, and the job had not ended within the grace time of "
+            f"{self._app.config.grace:g} s"
+        )
+        return Failure(ErrorInfo("WorkerStopped", message), at_once=True)
+
+    def _emitter(self, run: Run) -> Emit:
+        loop, loop_thread = asyncio.get_running_loop(), threading.get_ident()
         reporter, clock = self._tools.reporter, self._clock
-        next_seq = run.attempt * _SEQ_PER_ATTEMPT
+        seqs = count(run.attempt * _SEQ_PER_ATTEMPT)
 
         def take(kind: str, data: bytes, at: float) -> None:
-            nonlocal next_seq
-            reporter.event(Event(run.job.id, next_seq, at, kind, data))
-            next_seq += 1
+            reporter.event(Event(run.job.id, next(seqs), at, kind, data))
 
         def emit(kind: str, data: bytes) -> None:
-            # From the handler's thread or from the loop: in both cases numbered by the loop.
-            loop.call_soon_threadsafe(take, kind, data, clock.time())
+            # Numbered in the loop's thread always; and there at once, so that it comes before
+            # the attempt's end.
+            if threading.get_ident() == loop_thread:
+                take(kind, data, clock.time())
+            else:
+                loop.call_soon_threadsafe(take, kind, data, clock.time())
 
         return emit
 
-    def _end_worn_out(self, delivery: Delivery, run: Run, policy: Retry) -> None:
-        last = Run(run.job, policy.max_attempts, 0, run.worker, 0.0)
+    def _end_worn_out(self, delivery: Delivery) -> None:
+        policy, last = self._policy(delivery), self._attempt_of(delivery) - 1
+        run = Run(delivery.job, last, delivery.lost - 1, self._tools.worker, 0.0)
         error = ErrorInfo(
             "WorkerDied",
-            f"attempt {policy.max_attempts} of {policy.max_attempts} ended with its worker: the "
-            "process was killed, crashed or lost its lease while it ran this job",
+            f"attempt {last} of {policy.max_attempts} ended with its worker: the process was "
+            "killed, crashed or lost its lease while it ran this job",
         )
-        record, _ = decide(
-            last, Failure(error, retryable=False), policy, self._clock.time(), self._random
-        )
+        outcome = Failure(error, retryable=False)
+        record, _ = decide(run, outcome, policy, self._clock.time(), self._random)
+        _log_failure(record, outcome)
         self._post(Settlement(delivery, record))
-        log.error("job %s (%s) failed: %s", run.job.id, run.job.name, error.message)
 
-    def _give_to_others(self, delivery: Delivery, run: Run) -> None:
+    def _give_to_others(self, delivery: Delivery) -> None:
+        job = self._unstarted(delivery)
+        run = Run(job, job.attempt, 0, self._tools.worker, 0.0)
         record, again = miss(run, self._clock.time())
         self._post(Settlement(delivery, record, again))
         log.warning(
             "job %s: this worker knows no handler '%s'; %s",
-            run.job.id,
-            run.job.name,
+            job.id,
+            job.name,
             "given to others" if again else "no worker did, so it failed",
         )
 
@@ -298,24 +354,28 @@ class Lane:
     # settling --------------------------------------------------------------------------------
 
     def _post(self, settlement: Settlement) -> None:
-        record = settlement.record
-        if record is not None and not isinstance(record, Started):
+        if settlement.record is not None:
             self.finished += 1
-        future = self._settle.post(settlement)
-        self._unsettled.add(future)
-        future.add_done_callback(self._settled)
-
-    def _settled(self, future: asyncio.Future[None]) -> None:
-        self._unsettled.discard(future)
-        self._changed.set()
+        self._unsettled += 1
+        self._settle.post(settlement)
 
     async def _write(self, settlements: Sequence[Settlement]) -> list[None]:
-        assert self._consumer is not None
-        consumer, reporter = self._consumer, self._tools.reporter
         for settlement in settlements:
-            record: Record | None = settlement.record
+            record = settlement.record
             if isinstance(record, Finished | Retrying):
-                reporter.ended(record.id, record.attempt)
+                self._tools.reporter.ended(record.id, record.attempt)
+        try:
+            await self._store(settlements)
+        finally:
+            # Written or not: a lease that is kept any longer is kept for nobody.
+            self._tools.keeper.release([s.delivery.receipt for s in settlements])
+            self._unsettled -= len(settlements)
+            self._changed.set()
+        return [None] * len(settlements)
+
+    async def _store(self, settlements: Sequence[Settlement]) -> None:
+        consumer, reporter = self._consumer, self._tools.reporter
+        assert consumer is not None
 
         async def write() -> bool:
             # What a handler said must be in the ledger before the word that it ended.
@@ -324,15 +384,29 @@ class Lane:
             await consumer.settle(settlements)
             return True
 
-        done = await self._backoff.retry(f"settling jobs of lane {self.name}", write, AgentError)
+        backoff = Backoff(self._giving_up)
+        try:
+            done = await backoff.retry(f"settling jobs of lane {self.name}", write, AgentError)
+        except Exception:
+            if len(settlements) > 1:
+                # Nobody else's outcome is lost with one that cannot be written.
+                for settlement in settlements:
+                    await self._store([settlement])
+                return
+            job = settlements[0].delivery.job
+            log.exception(
+                "job %s (%s): its outcome cannot be written; it runs again when its lease ends",
+                job.id,
+                job.name,
+            )
+            return
         if not done:
             log.error(
-                "lane %s: the outcomes of %d jobs could not be written; they will run again",
+                "lane %s: the outcomes of %d jobs could not be written; they run again when their "
+                "leases end",
                 self.name,
                 len(settlements),
             )
-        self._tools.keeper.release(s.delivery.receipt for s in settlements)
-        return [None] * len(settlements)
 
 
 def _started(run: Run) -> Started:

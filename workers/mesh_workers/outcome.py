@@ -6,6 +6,7 @@ import traceback
 from dataclasses import dataclass
 from random import Random
 from types import TracebackType
+from typing import Any
 
 import msgspec
 
@@ -17,6 +18,7 @@ __all__ = ["MISS_LIMIT", "Failure", "Run", "Success", "decide", "describe", "mis
 
 MAX_TRACEBACK = 16 * 1024
 MAX_MESSAGE = 2 * 1024
+MAX_TYPE = 256
 
 MISS_LIMIT = 10
 """After so many workers that do not know a job's handler, the job fails."""
@@ -80,7 +82,7 @@ def miss(run: Run, now: float) -> tuple[Finished | None, Envelope | None]:
     return None, msgspec.structs.replace(run.job, misses=misses, due_at=now + delay)
 
 
-def _fields(run: Run, now: float) -> dict[str, object]:
+def _fields(run: Run, now: float) -> dict[str, Any]:
     return {
         "id": run.job.id,
         "attempt": run.attempt,
@@ -111,14 +113,16 @@ def describe(error: BaseException, *, skip: int = 0) -> ErrorInfo:
         trace = trace.tb_next if trace is not None else None
     try:
         message = str(error)
-    except Exception as broken:
+    except BaseException as broken:  # a handler's exception may do anything
         message = f"<its message cannot be shown: {type(broken).__name__}>"
     try:
         lines = "".join(traceback.format_exception(type(error), error, trace))
-    except Exception as broken:
+    except BaseException as broken:
         lines = f"<its traceback cannot be shown: {type(broken).__name__}>"
     return ErrorInfo(
-        type(error).__qualname__, _cap(message, MAX_MESSAGE), _cap(lines, MAX_TRACEBACK)
+        _cap(type(error).__qualname__, MAX_TYPE),
+        _cap(message, MAX_MESSAGE),
+        _cap(lines, MAX_TRACEBACK),
     )
 
 

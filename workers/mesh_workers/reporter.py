@@ -1,7 +1,7 @@
 """What a worker tells the master between settlements: starts, events, heartbeats.
 
 Records gather for ``_GATHER`` seconds and leave in one ledger write. A start whose job ends
-within that time is never written: its outcome says all that it would. While the agent is away
+before that write is left out: its outcome says all that it would. While the agent is away
 records wait here; beyond ``_MOST_EVENTS`` further events of handlers are dropped and counted
 (never starts or outcomes).
 """
@@ -14,7 +14,7 @@ import logging
 from mesh.errors import AgentError
 from mesh.ports import Agent
 from mesh.service import Backoff
-from mesh.wire import Event, Heartbeat, Started
+from mesh.wire import Event, Heartbeat, Record, Started
 
 __all__ = ["Reporter"]
 
@@ -62,7 +62,8 @@ class Reporter:
 
     @property
     def has_events(self) -> bool:
-        return bool(self._events)
+        """Whether some wait, or are on their way: then ``flush`` returns after they are written."""
+        return bool(self._events) or self._writing.locked()
 
     async def flush(self) -> None:
         """Write all that is here now. Raises ``AgentError``; then it is here still."""
@@ -70,7 +71,7 @@ class Reporter:
             starts, self._starts = self._starts, {}
             events, self._events = self._events, []
             heartbeat, self._heartbeat = self._heartbeat, None
-            records = [*starts.values(), *events, *([heartbeat] if heartbeat else [])]
+            records: list[Record] = [*starts.values(), *events, *([heartbeat] if heartbeat else [])]
             if not records:
                 return
             try:

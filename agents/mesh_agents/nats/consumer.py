@@ -337,6 +337,8 @@ class NatsConsumer:
         for level in self._levels.values():
             old = [h for h in level.buffer if h.arrived <= before and not h.busy]
             for held in old:
+                if held.busy or held not in level.buffer:
+                    continue  # taken while the one before it was given back
                 level.buffer.remove(held)
                 # Without decoding: it may be of a version that others can read.
                 headers = {MESSAGE_ID: f"{held.origin.sequence}/back", PRIOR: str(held.prior)}

@@ -15,10 +15,12 @@ from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import (
+    ColumnElement,
     Integer,
     Row,
     Select,
     String,
+    and_,
     bindparam,
     cast,
     delete,
@@ -28,6 +30,7 @@ from sqlalchemy import (
     union_all,
     update,
 )
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.clock import Clock
 from mesh.errors import CorruptMessage, UnsupportedVersion
@@ -49,6 +52,31 @@ _NOT_FOR_US = 30.0
 _CONTENDED = 0.01
 
 
+class _Found:
+    """What claimed rows hold: deliveries, and by job id the bytes and errors of the rest."""
+
+    def __init__(self, rows: Sequence[Row[Any]]) -> None:
+        self.deliveries: list[Delivery] = []
+        self.corrupt: dict[str, tuple[bytes, str]] = {}
+        self.newer: dict[str, tuple[bytes, str]] = {}
+        for row in rows:
+            try:
+                (job,) = decode_frame(row.frame)
+            except UnsupportedVersion as error:
+                self.newer[row.id] = row.frame, str(error)
+            except (CorruptMessage, ValueError) as error:
+                self.corrupt[row.id] = row.frame, str(error)
+            else:
+                lost = max(0, row.started - job.attempt + 1)
+                self.deliveries.append(Delivery(job, row.receipt, lost, row.leases > 1))
+
+    def log(self, where: str) -> None:
+        for job_id, (_, error) in self.corrupt.items():
+            log.error("%s: job %s is set aside: %s", where, job_id, error)
+        for job_id, (_, error) in self.newer.items():
+            log.error("%s: job %s is left for others: %s", where, job_id, error)
+
+
 class SqlConsumer:
     """``mesh.ports.Consumer`` on rows."""
 
@@ -60,8 +88,7 @@ class SqlConsumer:
         self._lease = lease
         self._is_closed = False
         self._pulls: set[asyncio.Event] = set()
-        self.claim = self._build_claim()
-        """The statement of a claim; parameters ``now``, ``count``, ``until``, ``lease_id``."""
+        self._claim = self._build_claim()
         self._next = self._build_next()
 
     def _of_priority(self, priority: Priority) -> Select[Any, Any]:
@@ -153,70 +180,41 @@ class SqlConsumer:
     async def _take(self, limit: int) -> list[Delivery]:
         while True:
             now = self._database.now()
+            parameters = {
+                "now": now,
+                "count": limit,
+                "until": now + self._lease,
+                "lease_id": uuid4().hex,
+            }
             async with self._database.write(timeout=PATIENCE) as connection:
-                result = await connection.execute(
-                    self.claim,
-                    {
-                        "now": now,
-                        "count": limit,
-                        "until": now + self._lease,
-                        "lease_id": uuid4().hex,
-                    },
-                )
+                result = await connection.execute(self._claim, parameters)
                 rows = sorted(result.all(), key=lambda row: (-row.priority, row.seq))
-                deliveries, corrupt, newer = self._read(rows)
-                jobs = self._store.tables.jobs
-                if corrupt:
-                    ids = [row.id for row, _ in corrupt]
-                    await self._store.bury(
-                        connection, [(self._lane, row.frame, error) for row, error in corrupt]
-                    )
-                    await connection.execute(
-                        delete(jobs).where(
-                            jobs.c.agent == self._store.name, one_of(self._database, jobs.c.id, ids)
-                        )
-                    )
-                if newer:
-                    ids = [row.id for row, _ in newer]
-                    await connection.execute(
-                        update(jobs)
-                        .where(
-                            jobs.c.agent == self._store.name, one_of(self._database, jobs.c.id, ids)
-                        )
-                        .values(eligible_at=now + _NOT_FOR_US, leases=jobs.c.leases - 1)
-                    )
-            # Said after the commit: it is true now.
-            for what, lines in (("set aside", corrupt), ("left for others", newer)):
-                for row, error in lines:
-                    log.error(
-                        "agent %s, lane %s: job %s is %s: %s",
-                        self._store.name,
-                        self._lane,
-                        row.id,
-                        what,
-                        error,
-                    )
-            if deliveries or not rows:
-                return deliveries
+                found = _Found(rows)
+                if found.corrupt or found.newer:
+                    await self._part_with(connection, found, now)
+            found.log(f"agent {self._store.name}, lane {self._lane}")
+            if found.deliveries or not rows:
+                return found.deliveries
 
-    def _read(
-        self, rows: Sequence[Row[Any]]
-    ) -> tuple[list[Delivery], list[tuple[Row[Any], str]], list[tuple[Row[Any], str]]]:
-        """What the rows hold: deliveries, corrupt ones, ones of a newer version."""
-        deliveries: list[Delivery] = []
-        corrupt: list[tuple[Row[Any], str]] = []
-        newer: list[tuple[Row[Any], str]] = []
-        for row in rows:
-            try:
-                (job,) = decode_frame(row.frame)
-            except UnsupportedVersion as error:
-                newer.append((row, str(error)))
-            except (CorruptMessage, ValueError) as error:
-                corrupt.append((row, str(error)))
-            else:
-                lost = max(0, row.started - job.attempt + 1)
-                deliveries.append(Delivery(job, row.receipt, lost, redelivered=row.leases > 1))
-        return deliveries, corrupt, newer
+    async def _part_with(self, connection: AsyncConnection, found: _Found, now: float) -> None:
+        """Set corrupt rows aside; let others try those of a newer version."""
+        jobs = self._store.tables.jobs
+
+        def are(rows: dict[str, tuple[bytes, str]]) -> ColumnElement[bool]:
+            return and_(
+                jobs.c.agent == self._store.name, one_of(self._database, jobs.c.id, list(rows))
+            )
+
+        if found.corrupt:
+            dead = [(self._lane, data, error) for data, error in found.corrupt.values()]
+            await self._store.bury(connection, dead)
+            await connection.execute(delete(jobs).where(are(found.corrupt)))
+        if found.newer:
+            await connection.execute(
+                update(jobs)
+                .where(are(found.newer))
+                .values(eligible_at=now + _NOT_FOR_US, leases=jobs.c.leases - 1)
+            )
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         if not settlements:

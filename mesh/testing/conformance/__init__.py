@@ -1,6 +1,7 @@
 """Behaviour that every implementation of a port shows.
 
-Subclass ``AgentConformance`` or ``MasterConformance`` in a test module and provide its ``harness`` fixture::
+Subclass ``AgentConformance`` or ``MasterConformance`` in a test module and provide its
+``harness`` fixture::
 
     class TestMyAgent(AgentConformance):
         @pytest.fixture

@@ -40,9 +40,11 @@ class MasterHarness(Protocol):
 
     async def connect(self) -> Master:
         """One more connection to the same master, opened. The harness closes it at the end."""
+        ...
 
     def now(self) -> float:
         """The time by which the master judges leases and claims."""
+        ...
 
     async def pass_time(self, seconds: float) -> None:
         """Let so much of the master's time go by: move a manual clock, or wait."""
@@ -472,6 +474,24 @@ class MasterConformance:
         assert (await master.known([story.id]))[story.id].state is State.QUEUED
         await other.record(AGENT, [story.finished()], new)
         assert (await master.known([story.id]))[story.id].state is State.SUCCEEDED
+
+    async def test_an_old_lease_of_the_same_holder_is_stale_too(
+        self, harness: MasterHarness
+    ) -> None:
+        master = await harness.connect()
+        old = await master.acquire("recorder:a-1", "one", harness.ttl)
+        assert old is not None
+        await harness.pass_time(harness.ttl * 1.1)
+        between = await master.acquire("recorder:a-1", "two", harness.ttl)
+        assert between is not None
+        await master.release(between)
+        new = await master.acquire("recorder:a-1", "one", harness.ttl)
+        assert new is not None
+        assert await master.renew(old) is False
+        with pytest.raises(LeaseLost):
+            await master.record(AGENT, [Story().accepted()], old)
+        await master.release(old)
+        assert await master.renew(new) is True
 
     # cluster ---------------------------------------------------------------------------------
 

@@ -66,7 +66,12 @@ class Mesh(Submitter):
         **settings: Any,
     ) -> None:
         """Raises ``ConfigError``, naming the setting."""
-        self.config = config or Config.build(url, master=master, agents=agents, **settings)
+        values = {"url": url, "master": master, "agents": agents, **settings}
+        if config is None:
+            config = Config.build(**values)
+        elif any(value is not None for value in values.values()):
+            raise ConfigError("Mesh(...): give either config, or the settings one by one")
+        self.config = config
         self.clock: Clock = clock or SystemClock()
         self.handlers: dict[str, Handler[..., Any, Any]] = {}
         """The registered handlers by name."""

@@ -27,6 +27,7 @@ class Clock(Protocol):
 
     async def sleep(self, seconds: float) -> None:
         """Return after ``seconds`` of this clock's time."""
+        ...
 
     async def wait(self, event: asyncio.Event, seconds: float | None) -> bool:
         """Wait for ``event``, up to ``seconds`` (``None``: for ever). Whether it is set."""

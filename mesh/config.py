@@ -10,16 +10,16 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 
 from mesh.errors import ConfigError, did_you_mean
 from mesh.job import check_name
-from mesh.plugins import hide_password
 from mesh.retry import DEFAULT_RETRY, Retry
 
 __all__ = ["AgentConfig", "Config"]
@@ -76,46 +76,38 @@ class Config:
 
         Raises ``ConfigError``, naming the key.
         """
-        return cls._convert({"url": url, **values}, "Mesh(...)")
+        place = "Mesh(...)"
+        return cls._make(_checked(place, {"url": url, **values}), place)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **values: Any) -> Config:
         """From ``mesh.toml``, the environment, and ``values``, which win over both.
 
+        A place that says where the cluster is (``url``, ``master`` or ``agents``) says it whole.
         Raises ``ConfigError`` if together they name neither a master nor an agent.
         """
         environ = os.environ if environ is None else environ
         merged: dict[str, Any] = {}
-        for source in (_read_toml(environ), _read_environment(environ), values):
-            given = {key: value for key, value in source.items() if value is not None}
-            if {"url", "master", "agents"} & given.keys():
-                # A place that says where the cluster is says it whole.
-                for key in ("url", "master", "agents"):
-                    merged.pop(key, None)
+        for place, raw in (
+            _read_toml(environ),
+            ("the environment (MESH_*)", _read_environment(environ)),
+            ("the arguments", values),
+        ):
+            given = _checked(place, raw)
+            if "master" in given or "agents" in given:
+                merged.pop("master", None)
+                merged.pop("agents", None)
             merged |= given
-        return cls._convert(merged, "the configuration")
+        return cls._make(merged, "the configuration")
 
     @classmethod
-    def _convert(cls, raw: Mapping[str, Any], source: str) -> Config:
-        values = {key: value for key, value in raw.items() if value is not None}
-        types = {f.name: f.type for f in fields(cls)}
-        for key in values:
-            if key not in types and key != "url":
-                raise ConfigError(f"{source}: unknown key '{key}'{did_you_mean(key, types)}")
-        url = values.pop("url", None)
-        if url is not None:
-            if "master" in values or "agents" in values:
-                raise ConfigError(f"{source}: give either one URL, or master and agents")
-            values |= {"master": url, "agents": {LOCAL_AGENT: url}}
+    def _make(cls, values: Mapping[str, Any], place: str) -> Config:
         if not values.get("master") and not values.get("agents"):
             raise ConfigError(
-                f"{source} names no cluster: give a URL such as 'sqlite:///mesh.db', or master "
+                f"{place} names no cluster: give a URL such as 'sqlite:///mesh.db', or master "
                 "and agents (arguments, MESH_URL, MESH_MASTER and MESH_AGENTS, or mesh.toml)"
             )
-        converted = {key: _convert_value(key, value, source) for key, value in values.items()}
-        config = cls(**converted)
-        check_name("cluster", config.cluster)
-        return config
+        return cls(**values)
 
     def agent(self, name: str) -> AgentConfig:
         """The agent of that name. Raises ``ConfigError`` if there is none."""
@@ -132,114 +124,149 @@ class Config:
 
 
 _POSITIVE = {"lease", "heartbeat", "push_timeout", "connect_timeout", "payload_limit"}
-_SCALARS: dict[str, Any] = {
-    "cluster": str,
-    "master": str,
-    "transient_threshold": float,
-    "payload_limit": int,
-    "timeout": float,
-    "lease": float,
-    "grace": float,
-    "heartbeat": float,
-    "push_timeout": float,
-    "connect_timeout": float,
-    "auto_migrate": bool,
-    "schema": str,
-    "table_prefix": str,
-}
+_TYPES = get_type_hints(Config)
+_KNOWN = ("url", *_TYPES)
 
 
-def _convert_value(key: str, value: Any, source: str) -> Any:
+def _checked(place: str, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of ``Config`` that one place gives, converted."""
+    values = {key: value for key, value in raw.items() if value is not None}
+    for key in values:
+        if key not in _KNOWN:
+            raise ConfigError(f"{place}: unknown key '{key}'{did_you_mean(key, _KNOWN)}")
+    url = values.pop("url", None)
+    if url is not None:
+        if "master" in values or "agents" in values:
+            raise ConfigError(f"{place}: give either one URL, or master and agents")
+        values |= {"master": _check_url(place, "url", url), "agents": {LOCAL_AGENT: url}}
+    return {key: _convert(place, key, value) for key, value in values.items()}
+
+
+def _convert(place: str, key: str, value: Any) -> Any:
     if key == "agents":
-        return _convert_agents(value, source)
+        return _convert_agents(place, value)
     if key == "retry":
-        return _convert_retry(value, source)
-    try:
-        converted = msgspec.convert(value, _SCALARS[key], strict=False)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{source}: {key}={value!r}: {error}") from None
-    if isinstance(converted, int | float) and (
-        converted < 0 or (converted == 0 and key in _POSITIVE)
+        return _convert_retry(place, value)
+    if key == "master":
+        return _check_url(place, key, value)
+    converted = _convert_to(_TYPES[key], place, key, value)
+    if key == "cluster":
+        return check_name(key, converted)
+    if isinstance(converted, int | float) and not (
+        0 < converted < inf or (converted == 0 and key not in _POSITIVE)
     ):
-        raise ConfigError(f"{source}: {key}={value!r} is too small")
+        least = "above 0" if key in _POSITIVE else "0 or more"
+        raise ConfigError(f"{place}: {key}={value!r}: must be a number, {least}")
     return converted
 
 
-def _convert_agents(value: Any, source: str) -> dict[str, AgentConfig]:
+def _convert_to(kind: Any, place: str, key: str, value: Any) -> Any:
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{place}: {key}={value!r}: {error}") from None
+
+
+def _check_url(place: str, key: str, value: Any) -> str:
+    # What is wrong is not shown: there may be a password in it.
+    if not isinstance(value, str) or not _URL.match(value):
+        raise ConfigError(
+            f"{place}: {key} is not a URL, such as postgresql://host/database, "
+            "sqlite:///mesh.db or nats://host:4222"
+        )
+    return value
+
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+def _convert_agents(place: str, value: Any) -> dict[str, AgentConfig]:
     if isinstance(value, str):
-        value = _parse_agents(value, source)
+        value = _parse_agents(place, value)
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{source}: agents must map names to URLs, not {value!r}")
-    agents: dict[str, AgentConfig] = {}
-    for name, given in value.items():
-        check_name("agent", name)
-        if isinstance(given, AgentConfig):
-            agents[name] = given
-            continue
-        entry = {"url": given} if isinstance(given, str) else dict(given)
-        for key in entry:
-            if key not in ("url", "lanes"):
-                raise ConfigError(
-                    f"{source}: agent '{name}': unknown key '{key}'"
-                    f"{did_you_mean(key, ('url', 'lanes'))}"
-                )
-        if not isinstance(entry.get("url"), str) or "://" not in entry["url"]:
-            raise ConfigError(f"{source}: agent '{name}' has no URL such as nats://host:4222")
-        lanes = entry.get("lanes")
-        if lanes is not None:
-            lanes = frozenset(check_name("lane", lane) for lane in lanes)
-        agents[name] = AgentConfig(name, entry["url"], lanes)
-    return agents
+        raise ConfigError(
+            f"{place}: agents must map names to URLs; a {type(value).__name__} does not"
+        )
+    return {name: _convert_agent(place, name, given) for name, given in value.items()}
 
 
-def _parse_agents(value: str, source: str) -> dict[str, str]:
+def _convert_agent(place: str, name: Any, given: Any) -> AgentConfig:
+    what = f"agent '{check_name('agent', name)}'"
+    if isinstance(given, str):
+        given = {"url": given}
+    elif isinstance(given, AgentConfig):
+        if given.name != name:
+            raise ConfigError(f"{place}: {what} is configured as '{given.name}'")
+        given = {"url": given.url, "lanes": given.lanes}
+    elif not isinstance(given, Mapping):
+        raise ConfigError(f"{place}: {what} must be a URL, or a table of url and lanes")
+    for key in given:
+        if key not in ("url", "lanes"):
+            hint = did_you_mean(key, ("url", "lanes"))
+            raise ConfigError(f"{place}: {what}: unknown key '{key}'{hint}")
+    lanes = given.get("lanes")
+    if lanes is not None:
+        if isinstance(lanes, str) or not isinstance(lanes, Collection):
+            raise ConfigError(f"{place}: {what}: lanes={lanes!r}: must be a list of names")
+        lanes = frozenset(check_name("lane", lane) for lane in lanes)
+    return AgentConfig(name, _check_url(place, f"the URL of {what}", given.get("url")), lanes)
+
+
+def _parse_agents(place: str, value: str) -> dict[str, str]:
     """``name=url,name=url`` as environment variables hold it."""
     agents: dict[str, str] = {}
-    for item in re.split(r"[,\s]+(?=[\w-]+=\w+://)", value.strip()):
+    for item in re.split(r"[,\s]+(?=[\w-]+=[\w+.-]+://)", value.strip(", \t\n")):
         name, equals, url = item.partition("=")
-        if not equals or "://" not in url:
-            raise ConfigError(
-                f"{source}: agents '{hide_password(item)}' is not of the form name=url"
-            )
+        if not equals:
+            raise ConfigError(f"{place}: agents must be of the form name=url,name=url")
+        if name in agents:
+            raise ConfigError(f"{place}: agents: '{name}' is there twice")
         agents[name] = url
     return agents
 
 
-def _convert_retry(value: Any, source: str) -> Retry:
+def _convert_retry(place: str, value: Any) -> Retry:
     if isinstance(value, Retry):
         return value
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{source}: retry must be a Retry or a table, not {value!r}")
-    known = Retry.__struct_fields__
+        raise ConfigError(
+            f"{place}: retry={value!r}: must be a Retry, or a table such as "
+            "{max_attempts = 5, delay = 2}"
+        )
+    types = get_type_hints(Retry)
     for key in value:
-        if key not in known:
-            raise ConfigError(f"{source}: retry: unknown key '{key}'{did_you_mean(key, known)}")
-    return Retry(**value)
+        if key not in types:
+            raise ConfigError(f"{place}: retry: unknown key '{key}'{did_you_mean(key, types)}")
+    return Retry(
+        **{
+            key: _convert_to(types[key], f"{place}: retry", key, given)
+            for key, given in value.items()
+        }
+    )
 
 
-def _read_toml(environ: Mapping[str, str]) -> dict[str, Any]:
+def _read_toml(environ: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
     named = environ.get("MESH_CONFIG")
     path = Path(named or "mesh.toml")
     try:
-        return tomllib.loads(path.read_text())
+        return str(path), tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         if named:
             raise ConfigError(f"MESH_CONFIG names {path}, which does not exist") from None
-        return {}
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        return str(path), {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
 def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    known = {*_SCALARS, "agents", "url"}
     values: dict[str, Any] = {}
     for variable, value in environ.items():
         key = variable.removeprefix("MESH_").lower()
         if not variable.startswith("MESH_") or key in ("config", "app") or not value:
             continue
-        if key in known:
+        if key in _KNOWN:
             values[key] = value
-        elif "did you mean" in (hint := did_you_mean(key, known)):
+        elif "did you mean" in (hint := did_you_mean(key, _KNOWN)):
             # Other programs may have MESH_ variables too: only a near miss is a mistake.
-            raise ConfigError(f"environment: unknown variable {variable}{hint}")
+            raise ConfigError(f"unknown environment variable {variable}{hint}")
     return values

@@ -13,7 +13,6 @@ from __future__ import annotations
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
-from urllib.parse import urlsplit, urlunsplit
 
 from mesh.errors import ConfigError, did_you_mean
 from mesh.ports import Agent, AgentSettings, Master, MasterSettings
@@ -51,7 +50,7 @@ def connect_master(url: str, settings: MasterSettings) -> Master:
 
 
 def _by_scheme(group: Group, kind: str, url: str) -> Any:
-    scheme = url.partition("://")[0].partition("+")[0]
+    scheme = url.partition("://")[0].partition("+")[0] if "://" in url else ""
     try:
         return load(group, scheme)
     except KeyError:
@@ -62,11 +61,20 @@ def _by_scheme(group: Group, kind: str, url: str) -> Any:
 
 
 def hide_password(url: str) -> str:
-    """The URL, fit for logs: its password, or a token in the user's place, as ``***``."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
+    """The URL, fit for logs: its password, or a token in the user's place, as ``***``.
+
+    In doubt it hides too much: a password with a ``/``, ``?`` or ``#`` that should have been
+    quoted is no password to a URL parser.
+    """
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        return "***" if "@" in url else url
+    head, question, query = rest.partition("?")
+    if "=" not in query.partition("@")[0]:
+        head, question, query = rest, "", ""
+    userinfo, at, host = head.rpartition("@")
+    if not at or head.startswith("/"):
         return url
-    userinfo, _, host = parts.netloc.rpartition("@")
     user, colon, _ = userinfo.partition(":")
     shown = f"{user}:***" if colon else "***"
-    return urlunsplit(parts._replace(netloc=f"{shown}@{host}"))
+    return f"{scheme}://{shown}@{host}{question}{query}"

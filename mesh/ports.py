@@ -179,9 +179,11 @@ class Consumer(Protocol):
 
         Raises ``AgentError`` if that is not certain; the same call may then be repeated.
         """
+        ...
 
     async def close(self) -> None:
         """Stop pulling; a pending ``pull`` returns ``[]``. Jobs that are held stay leased."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +211,7 @@ class Ledger(Protocol):
 
     async def ack(self, batch: LedgerBatch) -> None:
         """Drop the batch's records. They are in the master now. May be repeated."""
+        ...
 
     async def serve(self, lookup: Lookup) -> None:
         """Answer this agent's consumers who ask what became of redelivered jobs.
@@ -217,6 +220,7 @@ class Ledger(Protocol):
         that was in the ledger when the question came has been acknowledged. Agents that know
         by themselves do nothing here.
         """
+        ...
 
     async def lag(self) -> int:
         """How many ledger entries (batches of records) are not acknowledged."""
@@ -245,6 +249,7 @@ class Agent(Protocol):
         Raises ``AgentUnavailable`` if the server cannot be reached within
         ``connect_timeout``, ``AgentError`` if the account may not do what is needed.
         """
+        ...
 
     async def close(self) -> None: ...
 
@@ -270,6 +275,7 @@ class Agent(Protocol):
 
     async def append(self, records: Sequence[Record]) -> None:
         """Write records to the ledger, in order. Durable on return; else ``AgentError``."""
+        ...
 
     async def ledger(self) -> Ledger:
         """A new reader of the ledger."""
@@ -406,6 +412,7 @@ class Master(Protocol):
         Raises ``MasterUnavailable`` if it cannot be reached, ``SchemaMismatch`` if its schema
         is not this code's, ``ConfigError`` if it belongs to another cluster.
         """
+        ...
 
     async def close(self) -> None: ...
 
@@ -413,6 +420,7 @@ class Master(Protocol):
 
     async def hold(self, jobs: Sequence[Envelope]) -> None:
         """Store jobs as ``scheduled`` in one transaction. Ids already known are left alone."""
+        ...
 
     async def claim_due(self, until: float, limit: int, claim: float) -> list[Envelope]:
         """Take up to ``limit`` held jobs that are due by ``until``, the earliest first.
@@ -425,6 +433,7 @@ class Master(Protocol):
 
     async def unclaim(self, job_ids: Sequence[str]) -> None:
         """Give up claims, so that the jobs can be claimed at once."""
+        ...
 
     async def get_jobs(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:
         """Those of the ids that the master knows."""
@@ -454,6 +463,7 @@ class Master(Protocol):
         another attempt is kept as that attempt. Raises ``LeaseLost`` and writes nothing if
         ``lease`` is no longer the newest of its name.
         """
+        ...
 
     async def known(self, job_ids: Sequence[str]) -> dict[str, Known]:
         """State and attempt of those of the ids that are known."""
@@ -467,6 +477,7 @@ class Master(Protocol):
 
     async def register_agents(self, agents: Mapping[str, str]) -> None:
         """Note the cluster's agents: name → URL with its password hidden."""
+        ...
 
     async def agents(self) -> list[AgentInfo]: ...
 
@@ -484,6 +495,7 @@ class Master(Protocol):
 
     async def release(self, lease: Lease) -> None:
         """Free the lease, if it is still held."""
+        ...
 
     async def check(self) -> list[Check]:
         """Findings for ``mesh doctor``. Never raises for a server's fault: reports it."""

@@ -18,6 +18,7 @@ from mesh.ports import Master, MasterSettings
 from mesh.testing import ManualClock
 from mesh.testing.conformance.master import MasterConformance, Story
 from mesh.testing.servers import PostgresServer
+from mesh.wire import Record
 
 
 class SqliteHarness:
@@ -88,11 +89,12 @@ async def test_a_write_that_saw_nothing_before_moves_no_job_back(tmp_path: Path)
     master = SqlMaster(f"sqlite:///{tmp_path / 'mesh.db'}", MasterSettings())
     await master.open()
     story = Story()
-    for records in (
+    batches: list[list[Record]] = [
         [story.finished(1, "w-1")],
         [story.finished(1, "w-2")],
         [story.accepted(), story.started(3, "w-3")],
-    ):
+    ]
+    for records in batches:
         rows = merge.plan("a-1", records, heads={}).jobs
         async with master.database.write() as connection:
             await master._writes.jobs.run(connection, rows)

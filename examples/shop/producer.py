@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
@@ -113,10 +114,8 @@ async def tell(tally: Tally) -> None:
 
 async def pause(stopping: asyncio.Event, seconds: float) -> None:
     """Wait, or less if ``stopping`` is set."""
-    try:
+    with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(stopping.wait(), seconds)
-    except TimeoutError:
-        pass
 
 
 def main() -> int:
@@ -124,7 +123,8 @@ def main() -> int:
     parser.add_argument("--count", type=int, help="so many jobs; default: until stopped")
     parser.add_argument("--rate", type=float, default=10.0, help="jobs a second (default 10)")
     given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    log.setLevel(logging.INFO)
     try:
         return 0 if asyncio.run(produce(given.count, given.rate)) else 1
     except* MeshError as group:

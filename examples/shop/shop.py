@@ -33,7 +33,7 @@ PRICES = {
 }
 
 
-class MailServerBusy(Exception):
+class MailServerBusyError(Exception):
     """The mail server says: try again later."""
 
 
@@ -58,7 +58,7 @@ async def send_mail(ctx: Context[str], user_id: int, template: Template = "welco
     to = f"user-{user_id}@shop.example"
     await asyncio.sleep(0.02)  # what talking to a mail server takes
     if user_id % 25 == 0 and ctx.attempt == 1:
-        raise MailServerBusy(f"{to}: 451 try again later")
+        raise MailServerBusyError(f"{to}: 451 try again later")
     return Receipt(to, SUBJECTS[template], ctx.attempt)
 
 

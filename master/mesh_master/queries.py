@@ -25,8 +25,9 @@ _meta = msgspec.json.Decoder(dict[str, str])
 def due(tables: Tables, until: float, now: float, limit: int) -> Select[Any]:
     """Held jobs to dispatch that nobody has claimed, the earliest first."""
     jobs = tables.jobs.c
+    wanted = [jobs.id, jobs.envelope]
     return (
-        select(jobs.id, jobs.envelope)
+        select(*wanted)
         .where(
             jobs.envelope.is_not(None),  # held: so the partial index says it too
             jobs.due_at <= until,

@@ -221,10 +221,7 @@ class Database:
         while True:
             try:
                 if self.is_local:
-                    # A file that cannot be opened shows here: aiosqlite would leave a thread
-                    # behind that complains when the event loop is gone.
-                    file = self._parsed.database or ":memory:"
-                    await asyncio.to_thread(lambda: sqlite3.connect(file).close())
+                    await asyncio.to_thread(self._try_file)
                 async with self.engine.connect() as connection:
                     return await self._measure(connection)
             except FAULTS as error:
@@ -232,6 +229,11 @@ class Database:
                 if not (self.is_local and "locked" in first_line(error)):
                     raise self._translate(error) from error
             await asyncio.sleep(0.02)
+
+    def _try_file(self) -> None:
+        # A file that cannot be opened shows here: aiosqlite would leave a thread behind that
+        # complains when the event loop is gone.
+        sqlite3.connect(self._parsed.database or ":memory:").close()
 
     async def missing(self, metadata: MetaData) -> list[str]:
         """The names of those of the tables that are not there."""
@@ -267,7 +269,7 @@ class Database:
 
     def _create_engine(self) -> AsyncEngine:
         if not self.is_local:
-            return create_async_engine(
+            engine = create_async_engine(
                 self._parsed,
                 pool_size=self._pool_size,
                 max_overflow=self._pool_size,
@@ -279,6 +281,14 @@ class Database:
                     "server_settings": {"plan_cache_mode": "force_custom_plan"},
                 },
             )
+
+            @event.listens_for(engine.sync_engine, "checkout")
+            def check(_: Any, record: Any, __: Any) -> None:
+                # The driver noticed that the server went: connect anew, rather than fail.
+                if record.driver_connection.is_closed():
+                    raise exc.DisconnectionError
+
+            return engine
         engine = create_async_engine(self._parsed, connect_args={"timeout": 30.0})
 
         @event.listens_for(engine.sync_engine, "connect")

@@ -33,7 +33,7 @@ app = Mesh.from_env()
 
 @app.job(lane="mail")
 async def send_mail(n: int) -> int:
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.2)
     return n
 
 @app.job(lane="reports")
@@ -125,7 +125,7 @@ async def test_five_thousand_jobs_survive_a_killed_worker(cluster: Path, start: 
     upgrade = start("db", "upgrade")
     assert upgrade.wait(60) == 0
     coordinator = start("master", "shop:app")
-    victim = start("worker", "shop:app", "--lane", "mail")
+    victim = start("worker", "shop:app", "--lane", "mail", "--concurrency", "100")
     reports = start("worker", "shop:app", "--lane", "reports", "--concurrency", "4")
     producer = subprocess.Popen(
         [sys.executable, "producer.py", str(JOBS)], cwd=cluster, stdout=subprocess.PIPE, text=True
@@ -139,7 +139,7 @@ async def test_five_thousand_jobs_survive_a_killed_worker(cluster: Path, start: 
         assert producer.returncode == 0
         ids = json.loads(output)
         assert len(set(ids)) == JOBS
-        successor = start("worker", "shop:app", "--lane", "mail", "--concurrency", "40")
+        successor = start("worker", "shop:app", "--lane", "mail", "--concurrency", "100")
         await until_succeeded(app, JOBS)
 
         jobs = await all_jobs(app)
@@ -147,7 +147,7 @@ async def test_five_thousand_jobs_survive_a_killed_worker(cluster: Path, start: 
         assert {job.state for job in jobs} == {State.SUCCEEDED}
         again = [job for job in jobs if job.attempt > 1]
         # Those in flight when their worker was killed, and no others.
-        assert 1 <= len(again) <= 10
+        assert 1 <= len(again) <= 100
         for job in again:
             assert job.name == "send_mail"
             story = await (await app.master()).attempts(job.id)

@@ -48,5 +48,7 @@ def _parse_lane(text: str, concurrency: int) -> tuple[str, int]:
     if not equals:
         return name, concurrency
     if not number.isdecimal():
-        raise ConfigError(f"--lane {text}: '{number}' is not a number of jobs; write --lane mail=20")
+        raise ConfigError(
+            f"--lane {text}: '{number}' is not a number of jobs; write --lane mail=20"
+        )
     return name, int(number)

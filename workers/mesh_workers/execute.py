@@ -17,7 +17,6 @@ from typing import Any
 from mesh.context import Context
 from mesh.handler import Handler
 from mesh.wire import ErrorInfo
-
 from mesh_workers.outcome import Failure, Success, describe
 
 __all__ = ["Straggler", "execute"]

@@ -93,7 +93,7 @@ class LeaseKeeper:
             if not held:
                 continue
             try:
-                async with asyncio.timeout(third):
+                async with asyncio.timeout(max(third, _RETRY)):
                     await agent.open()
                     lost = await agent.extend(held, self._lease)
             except Exception as error:  # whatever it is, the next try may do better
@@ -113,4 +113,3 @@ class LeaseKeeper:
                 "first outcome will count",
                 len(lost),
             )
-

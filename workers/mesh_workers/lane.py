@@ -34,7 +34,6 @@ from mesh.ports import Agent, Consumer, Delivery, Settlement
 from mesh.retry import Retry
 from mesh.service import Backoff
 from mesh.wire import Envelope, ErrorInfo, Event, Finished, LaneLoad, Retrying, Started
-
 from mesh_workers.execute import execute
 from mesh_workers.keeper import LeaseKeeper
 from mesh_workers.outcome import Failure, Run, decide, miss
@@ -187,14 +186,10 @@ class Lane:
 
     def _fill(self) -> None:
         """Start queued jobs in free slots."""
-        while (
-            self._queue and len(self._running) < self.concurrency and not self._stopping.is_set()
-        ):
+        while self._queue and len(self._running) < self.concurrency and not self._stopping.is_set():
             delivery = self._queue.popleft()
             self._moved_at = self._clock.monotonic()
-            task = asyncio.create_task(
-                self._attempt(delivery), name=f"mesh-job-{delivery.job.id}"
-            )
+            task = asyncio.create_task(self._attempt(delivery), name=f"mesh-job-{delivery.job.id}")
             self._running[task] = delivery
             task.add_done_callback(self._ended)
 

@@ -20,7 +20,7 @@ __all__ = ["Reporter"]
 
 log = logging.getLogger("mesh")
 
-_GATHER = 0.05
+_GATHER = 0.01
 _MOST_EVENTS = 10_000
 
 
@@ -33,7 +33,6 @@ class Reporter:
         self._events: list[Event] = []
         self._heartbeat: Heartbeat | None = None
         self._some = asyncio.Event()
-        self._closing = asyncio.Event()
         self._writing = asyncio.Lock()
         self.dropped = 0
 
@@ -83,15 +82,10 @@ class Reporter:
                 raise
 
     async def run(self) -> None:
-        """Write what comes, until ``close``."""
-        backoff = Backoff(self._closing)
-        while not self._closing.is_set():
+        """Write what comes, until cancelled. What is left then needs a ``flush``."""
+        backoff = Backoff(asyncio.Event())
+        while True:
             await self._some.wait()
             self._some.clear()
-            await backoff.pause(_GATHER)
+            await asyncio.sleep(_GATHER)
             await backoff.retry("reporting to the master", self.flush, AgentError)
-
-    def close(self) -> None:
-        """End ``run``. What is left needs a ``flush``."""
-        self._closing.set()
-        self._some.set()

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+
 from mesh.app import Mesh
 from mesh.errors import ConfigError, did_you_mean
 from mesh.roles import RoleOptions
 from mesh.service import Group, Service
-
 from mesh_workers.worker import Worker
 
 __all__ = ["worker_role"]
 
+log = logging.getLogger("mesh")
+
 
 def worker_role(app: Mesh, options: RoleOptions) -> Service:
     """Workers for the lanes asked for (default: all that the app's handlers name), on the agents
-    asked for (default: all) that serve them. Raises ``ConfigError``."""
+    asked for (default: all) that serve them. Raises ``ConfigError`` if none of the agents serves
+    a lane that was asked for."""
     lanes = dict(options.lanes) or dict.fromkeys(app.lanes, options.concurrency)
     if not lanes:
         raise ConfigError("the app has no handlers, so there is no lane to work on; name --lane")
@@ -31,8 +35,8 @@ def worker_role(app: Mesh, options: RoleOptions) -> Service:
             workers.append(Worker(app, name, here))
     if missing := lanes.keys() - served:
         lane = min(missing)
-        raise ConfigError(
-            f"lane '{lane}' is served by none of the agents {', '.join(names)}"
-            f"{did_you_mean(lane, served)}"
-        )
+        problem = f"lane '{lane}' is served by none of the agents {', '.join(names)}"
+        if options.lanes or not served:
+            raise ConfigError(f"{problem}{did_you_mean(lane, served)}")
+        log.warning("%s, so its jobs wait for other workers", problem)
     return Group("workers", workers)

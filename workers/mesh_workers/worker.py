@@ -21,7 +21,6 @@ from mesh.job import check_name, new_job_id
 from mesh.ports import Agent
 from mesh.service import Backoff, Service
 from mesh.wire import Heartbeat
-
 from mesh_workers.keeper import LeaseKeeper
 from mesh_workers.lane import Lane, Tools
 from mesh_workers.reporter import Reporter
@@ -66,11 +65,15 @@ class Worker(Service):
             # A signature that cannot be used is said now, not when its first job comes.
             _ = handler.shape
         agent = self._app.connect_agent(self._agent_name)
-        opened = await Backoff(self.stopping).retry(
-            f"worker on agent {self._agent_name}", lambda: _open(agent), AgentError
-        )
-        if not opened:
-            return
+        try:
+            if await Backoff(self.stopping).retry(
+                f"worker on agent {self._agent_name}", lambda: _open(agent), AgentError
+            ):
+                await self._work(agent, ready)
+        finally:
+            await agent.close()
+
+    async def _work(self, agent: Agent, ready: Callable[[], None]) -> None:
         keeper = LeaseKeeper(
             lambda: self._app.connect_agent(self._agent_name), self._app.config.lease
         )
@@ -82,17 +85,16 @@ class Worker(Service):
             await self._serve(reporter, ready)
         finally:
             await keeper.stop()
-            await agent.close()
 
     async def _serve(self, reporter: Reporter, ready: Callable[[], None]) -> None:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(reporter.run())
+            reporting = tasks.create_task(reporter.run())
             beat = tasks.create_task(self._beat(reporter))
             lanes = [tasks.create_task(lane.run(), name=f"lane-{lane.name}") for lane in self.lanes]
             log.info(
                 "%s serves %s on agent %s",
                 self.name,
-                ", ".join(f"{lane.name}×{lane.concurrency}" for lane in self.lanes),
+                ", ".join(f"{lane.name} x{lane.concurrency}" for lane in self.lanes),
                 self._agent_name,
             )
             ready()
@@ -100,7 +102,7 @@ class Worker(Service):
             reporter.heartbeat(self._heartbeat("draining"))
             await self._drain(lanes)
             beat.cancel()
-            reporter.close()
+            reporting.cancel()
         reporter.heartbeat(self._heartbeat("stopped"))
         try:
             async with asyncio.timeout(_LAST_WORDS):
@@ -119,18 +121,13 @@ class Worker(Service):
             for lane in self.lanes:
                 lane.interrupt()
             _, late = await asyncio.wait(late, timeout=_LAST_WORDS)
-        if late:
-            for lane in self.lanes:
-                lane.give_up()
-            _, late = await asyncio.wait(late, timeout=1.0)
         for task in late:
-            # Handlers that swallow their cancellation: they end with the process.
+            # Handlers that swallow their cancellation end with the process.
             task.cancel()
 
     async def _beat(self, reporter: Reporter) -> None:
         while True:
-            if not self.stopping.is_set():
-                reporter.heartbeat(self._heartbeat("running"))
+            reporter.heartbeat(self._heartbeat("draining" if self.stopping.is_set() else "running"))
             await self._app.clock.sleep(self._app.config.heartbeat)
 
     def _heartbeat(self, state: str) -> Heartbeat:

@@ -220,12 +220,11 @@ class SqlConsumer:
         if not settlements:
             return
         records = [s.record for s in settlements if s.record is not None]
-        by_receipt = {s.delivery.receipt: s for s in settlements}
-        again = {s.delivery.job.id: s.again for s in by_receipt.values() if s.again is not None}
+        again = {s.delivery.receipt: s.again for s in settlements}
         async with self._database.write(timeout=PATIENCE) as connection:
             await self._store.write_records(connection, records)
-            settled = await self._store.take_out(connection, by_receipt)
-            back = {job_id: job for job_id, job in again.items() if job_id in settled}
+            settled = await self._store.take_out(connection, again)
+            back = {job.id: job for r, job in again.items() if r in settled and job is not None}
             await self._store.put(connection, back, self._database.now())
         lanes = {job.lane for job in back.values()}
         self._store.signals.signal(lanes | {LEDGER} if records else lanes)

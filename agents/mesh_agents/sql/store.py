@@ -102,16 +102,16 @@ class Store:
         return await self._new_jobs.run(connection, rows)
 
     async def take_out(self, connection: AsyncConnection, receipts: Collection[str]) -> set[str]:
-        """Delete the jobs that are still held by these receipts. Returns their ids."""
+        """Delete the jobs that these receipts still hold. Returns those receipts."""
         jobs = self.tables.jobs
         ids = self._locked([receipt_id(r) for r in receipts], self._held(receipts))
-        gone = delete(jobs).where(jobs.c.agent == self.name, ids).returning(jobs.c.id)
+        gone = delete(jobs).where(jobs.c.agent == self.name, ids).returning(jobs.c.receipt)
         return set((await connection.execute(gone)).scalars())
 
     async def extend(
         self, connection: AsyncConnection, receipts: Collection[str], until: float
     ) -> set[str]:
-        """Hold jobs until that moment. Returns those of the receipts that still hold one."""
+        """Make these receipts hold their jobs until that moment. Returns those that still do."""
         jobs = self.tables.jobs
         ids = self._locked([receipt_id(r) for r in receipts], self._held(receipts))
         held = (

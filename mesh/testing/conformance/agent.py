@@ -26,19 +26,24 @@ class AgentHarness(Protocol):
 
     async def connect(self) -> Agent:
         """One more connection to the same agent, opened. The harness closes it at the end."""
+        ...
 
     def now(self) -> float:
         """The time by which the agent judges ``due_at``."""
+        ...
 
     async def pass_time(self, seconds: float) -> None:
         """Let so much of the agent's time go by: move a manual clock, or wait."""
+        ...
 
     async def corrupt(self, lane: str, data: bytes) -> None:
         """Put bytes where the lane's jobs are, as a broken program would."""
+        ...
 
     async def corrupt_ledger(self, data: bytes) -> None:
         """Put bytes into the ledger, as a broken program would. May do nothing where the
         ledger can be written by this project's code alone."""
+        ...
 
 
 def make_job(lane: str = "default", **changes: Any) -> Envelope:
@@ -189,6 +194,19 @@ class AgentConformance:
         await push(agent, *[make_job(payload=payload) for _ in range(20)])
         consumer = await agent.consume("default", lease=harness.lease)
         assert all(d.job.payload == payload for d in await pull_all(consumer, 20))
+
+    async def test_pull_keeps_to_its_limit(self, harness: AgentHarness) -> None:
+        agent = await harness.connect()
+        for _ in range(5):
+            await push(agent, *[make_job() for _ in range(3)])
+        consumer = await agent.consume("default", lease=30)
+        seen: list[str] = []
+        async with asyncio.timeout(PATIENCE):
+            while len(seen) < 15:
+                held = await consumer.pull(2)
+                assert 1 <= len(held) <= 2
+                seen += ids(held)
+        assert len(set(seen)) == 15
 
     # order -----------------------------------------------------------------------------------
 

@@ -1,0 +1,97 @@
+"""A cluster with one agent and no master: what workers do is read from the agent's ledger."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from mesh import Mesh
+from mesh.job import new_job_id
+from mesh.ports import Agent, Ledger
+from mesh.testing import MemoryAgent
+from mesh.wire import Event, Finished, Heartbeat, Record, Retrying, Started
+from mesh_workers import Worker
+
+__all__ = ["Rig"]
+
+PATIENCE = 20.0
+
+
+class Rig:
+    """``app`` on ``agent``, and all ``records`` read so far."""
+
+    def __init__(self, url: str = "", **settings: Any) -> None:
+        self.url = url or f"memory://{new_job_id()}"
+        self.settings = {"lease": 30.0, "grace": 5.0, "heartbeat": 60.0} | settings
+        self.app = self.new_app()
+        self.records: list[Record] = []
+        self._agent: Agent | None = None
+        self._ledger: Ledger | None = None
+
+    def new_app(self) -> Mesh:
+        """One more app on the same cluster, with handlers of its own."""
+        return Mesh(agents={"m": self.url}, **self.settings)
+
+    def worker(self, concurrency: int = 2, app: Mesh | None = None, lane: str = "default") -> Worker:
+        return Worker(app or self.app, "m", {lane: concurrency})
+
+    @property
+    def memory(self) -> MemoryAgent:
+        agent = self.app.connect_agent("m")
+        assert isinstance(agent, MemoryAgent)
+        return agent
+
+    async def agent(self) -> Agent:
+        if self._agent is None:
+            self._agent = self.app.connect_agent("m")
+            await self._agent.open()
+        return self._agent
+
+    async def close(self) -> None:
+        await self.app.close()
+        if self._agent is not None:
+            await self._agent.close()
+
+    # reading the ledger ----------------------------------------------------------------------
+
+    async def until(self, enough: Callable[[], bool]) -> None:
+        """Read the ledger until ``enough()``; fail if that takes too long."""
+        if self._ledger is None:
+            self._ledger = await (await self.agent()).ledger()
+        async with asyncio.timeout(PATIENCE):
+            while not enough():
+                self.records += (await self._ledger.read(10_000, 1.0)).records
+
+    async def ended(self, *job_ids: str) -> list[Finished]:
+        """The jobs' terminal records, in the order of the ids, read until all are there."""
+
+        def last() -> dict[str, Finished]:
+            return {r.id: r for r in reversed(self.records) if isinstance(r, Finished)}
+
+        await self.until(lambda: set(job_ids) <= last().keys())
+        return [last()[job_id] for job_id in job_ids]
+
+    async def outcomes(self, job_id: str, count: int) -> list[Finished | Retrying]:
+        """The first ``count`` outcomes of the job's attempts."""
+        await self.until(lambda: len(self.told(job_id, Finished, Retrying)) >= count)
+        found = self.told(job_id, Finished, Retrying)
+        return [r for r in found if isinstance(r, Finished | Retrying)]
+
+    def told(self, job_id: str, *kinds: type[Record]) -> list[Record]:
+        """What was read so far of a job, its ``Accepted`` left out."""
+        of_job = (r for r in self.records if isinstance(r, Started | Retrying | Finished | Event))
+        return [r for r in of_job if r.id == job_id and (not kinds or isinstance(r, kinds))]
+
+    def beats(self) -> list[Heartbeat]:
+        return [r for r in self.records if isinstance(r, Heartbeat)]
+
+    async def is_empty(self) -> bool:
+        """Whether the agent holds no job at all."""
+        return not any(depth.total for depth in (await (await self.agent()).depth()).values())
+
+    async def holds(self) -> dict[str, int]:
+        """How many jobs the agent has ready, leased and delayed in the default lane."""
+        depth = (await (await self.agent()).depth()).get("default")
+        assert depth is not None
+        return {"ready": depth.ready, "leased": depth.leased, "delayed": depth.delayed}

@@ -12,7 +12,7 @@ COPY workers workers
 RUN python -m venv /opt/mesh && /opt/mesh/bin/pip install --no-cache-dir .
 
 FROM ${PYTHON_IMAGE}
-RUN useradd --system --uid 10001 --no-create-home --home-dir /app mesh
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /app mesh
 COPY --from=build /opt/mesh /opt/mesh
 ENV PATH=/opt/mesh/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /app

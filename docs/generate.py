@@ -1,6 +1,6 @@
 """Writes the parts of the docs that come from code; ``--check`` only says what is stale.
 
-    python docs/generate.py [--check]
+python docs/generate.py [--check]
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import inspect
 import re
 import sys
 from dataclasses import MISSING, fields
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -78,7 +79,7 @@ def _attribute_docs(module: object, class_name: str) -> dict[str, str]:
         if isinstance(node, ast.ClassDef) and node.name == class_name
     )
     found: dict[str, str] = {}
-    for one, two in zip(body, body[1:], strict=False):
+    for one, two in pairwise(body):
         if (
             isinstance(one, ast.AnnAssign)
             and isinstance(one.target, ast.Name)

@@ -15,16 +15,15 @@ from mesh.clock import Clock, SystemClock
 from mesh.codec import ValueCodec
 from mesh.config import AgentConfig, Config
 from mesh.context import Context
-from mesh.errors import ConfigError, UnknownHandler, did_you_mean
+from mesh.errors import ConfigError, InvalidArguments, UnknownHandler, did_you_mean
 from mesh.handler import (
     Handler,
     Job,
     JobOptions,
     Options,
     Submitter,
-    encode_request,
     make_envelope,
-    result_type,
+    request_codecs,
 )
 from mesh.job import PriorityName, State, check_job_id
 from mesh.plugins import connect_agent, connect_master
@@ -37,7 +36,8 @@ __all__ = ["Mesh"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-A = TypeVar("A", bound="Mesh")
+
+_HANDLER_OPTIONS = ("name", "lane", "priority", "retry", "timeout")
 
 
 class Mesh(Submitter):
@@ -96,14 +96,14 @@ class Mesh(Submitter):
     @overload
     def job(self, function: Callable[P, Awaitable[R]], /) -> Handler[P, R, Awaitable[R]]: ...
     @overload
-    def job(
-        self, function: Callable[Concatenate[Context[Any], P], R], /
-    ) -> Handler[P, R, R]: ...
+    def job(self, function: Callable[Concatenate[Context[Any], P], R], /) -> Handler[P, R, R]: ...
     @overload
     def job(self, function: Callable[P, R], /) -> Handler[P, R, R]: ...
     @overload
     def job(
         self,
+        function: None = None,
+        /,
         *,
         name: str | None = None,
         lane: str | None = None,
@@ -113,7 +113,12 @@ class Mesh(Submitter):
     ) -> JobDecorator: ...
 
     def job(
-        self, function: Callable[..., Any] | None = None, /, *, name: str | None = None, **options: Any
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        **options: Any,
     ) -> Any:
         """Register a function as a handler.
 
@@ -125,7 +130,7 @@ class Mesh(Submitter):
 
         Raises ``ConfigError`` for a duplicate name or a wrong option.
         """
-        decorate = JobDecorator(self, name, Options.parse(options))
+        decorate = JobDecorator(self, name, Options.parse(options, _HANDLER_OPTIONS, "app.job()"))
         return decorate if function is None else decorate(function)
 
     def handler(self, function: Callable[..., R]) -> Handler[..., Any, R]:
@@ -162,8 +167,14 @@ class Mesh(Submitter):
 
     async def enqueue(self, request: Job[R], **options: Unpack[JobOptions]) -> JobHandle[R]:
         """Store a typed request's job durably. Raises as ``Bound.enqueue`` does."""
-        result = ValueCodec(result_type(type(request)), f"result of '{request.mesh_name}'")
-        payload = encode_request(request, self.payload_limit)
+        if not isinstance(request, Job):
+            raise InvalidArguments(
+                f"app.enqueue() takes a typed request, a subclass of mesh.Job, not {request!r}; "
+                "functions have an enqueue of their own"
+            )
+        kind: type[Any] = type(request)
+        arguments, result = request_codecs(kind)
+        payload = arguments.encode((request,), {}, self.payload_limit)
         parsed = Options.parse(options)
         job = make_envelope(request.mesh_name, request.mesh_lane, payload, parsed, self.now())
         return await self.submit(job, parsed.agent, result)
@@ -191,9 +202,7 @@ class Mesh(Submitter):
     def payload_limit(self) -> int:
         return self.config.payload_limit
 
-    async def submit(
-        self, job: Envelope, agent: str | None, result: ValueCodec
-    ) -> JobHandle[Any]:
+    async def submit(self, job: Envelope, agent: str | None, result: ValueCodec) -> JobHandle[Any]:
         state = await self._client().submit(job, agent)
         return self._handle(job.id, job.name, result, state)
 

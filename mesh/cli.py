@@ -119,8 +119,10 @@ async def examine(app: Mesh) -> list[Check]:
         checks += agent_checks
     if master is not None and all(check.ok for check in checks):
         checks += await _check_lanes(app, master)
-    for part in (*agents, *([master] if master else [])):
-        await part.close()
+    for agent in agents:
+        await agent.close()
+    if master is not None:
+        await master.close()
     return checks
 
 
@@ -145,9 +147,7 @@ async def _check_part(subject: str, part: Agent | Master) -> list[Check]:
 async def _check_lanes(app: Mesh, master: Master) -> list[Check]:
     """Whether each lane has a living worker."""
     alive = await master.workers(seen_after=app.now() - 3 * app.config.heartbeat)
-    served = {
-        lane.lane for worker in alive if worker.state == "running" for lane in worker.lanes
-    }
+    served = {lane.lane for worker in alive if worker.state == "running" for lane in worker.lanes}
     return [
         Check(f"lane {lane}", True, "has a worker")
         if lane in served

@@ -1,8 +1,8 @@
 """Handing jobs over, and asking what became of them.
 
 A ``Client`` belongs to one event loop. It opens agents and the master when it first needs
-them. One ``Batcher`` per lane turns concurrent ``enqueue`` calls into few writes; one poller answers
-all who wait for results.
+them. One ``Batcher`` per lane turns concurrent ``enqueue`` calls into few writes; one poller
+answers all who wait for results.
 
 Where a new job goes: due within the transient threshold → an agent that serves its lane, the
 next one if that is unavailable, the master if none is; due later → the master.
@@ -15,7 +15,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from mesh.batcher import Batcher
 from mesh.clock import Clock
@@ -208,7 +208,9 @@ class Client:
         if name not in self._agents:
             async with self._lock:
                 if name not in self._agents:
-                    agent = connect_agent(name, config.url, agent_settings(self.config, self._clock))
+                    agent = connect_agent(
+                        name, config.url, agent_settings(self.config, self._clock)
+                    )
                     await agent.open()
                     self._agents[name] = agent
         return self._agents[name]
@@ -398,4 +400,3 @@ class Client:
                     return
                 await self._clock.sleep(pause)
                 pause = min(pause * 1.5, _LONGEST_POLL)
-

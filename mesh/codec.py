@@ -9,31 +9,39 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 import msgspec
 
-from mesh.errors import ConfigError, InvalidArguments, PayloadTooLarge
+from mesh.errors import ConfigError, InvalidArguments, PayloadTooLarge, did_you_mean
 
-__all__ = ["ArgumentsCodec", "ValueCodec", "encode_json"]
+__all__ = ["ArgumentsCodec", "RequestCodec", "ValueCodec", "encode_json"]
 
 _PATH = re.compile(r" - at `\$\.?([^`]*)`$")
-_UNENCODABLE = (
-    TypeError, ValueError, OverflowError, RecursionError, NotImplementedError
-)  # fmt: skip
+
+_UNNAMED = {
+    inspect.Parameter.POSITIONAL_ONLY: "arguments are stored by name, so remove the '/' after '{}'",
+    inspect.Parameter.VAR_POSITIONAL: "*{} cannot be checked; take a list",
+    inspect.Parameter.VAR_KEYWORD: "**{} cannot be checked; name each argument, or take a dict",
+}
+
+
+# Pydantic's models, without importing pydantic. By the fields' own names, whatever aliases they
+# have, and without computed fields: what is written must be readable.
 
 
 def _encode_hook(value: Any) -> Any:
-    # Pydantic models, without importing pydantic (docs.pydantic.dev: "mode='json'").
     if hasattr(type(value), "__pydantic_validator__") and hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    raise NotImplementedError(f"objects of type {type(value).__qualname__} cannot be encoded")
+        return value.model_dump(mode="json", by_alias=False, round_trip=True)
+    raise TypeError(f"objects of type {type(value).__qualname__} cannot be encoded")
 
 
 def _decode_hook(kind: type[Any], value: Any) -> Any:
-    if hasattr(kind, "model_validate"):
-        return kind.model_validate(value)
-    raise NotImplementedError(f"type {kind.__qualname__} cannot be decoded")
+    if hasattr(kind, "model_validate_json"):
+        # Not model_validate: in strict mode it refuses what JSON has no type for, such as dates.
+        return kind.model_validate_json(_encoder.encode(value), by_name=True)
+    raise TypeError(f"type {kind.__qualname__} is not supported")
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_encode_hook)
@@ -43,7 +51,7 @@ def encode_json(value: Any) -> bytes:
     """JSON of whatever msgspec or pydantic can encode. Raises ``TypeError`` or ``ValueError``."""
     try:
         return _encoder.encode(value)
-    except (NotImplementedError, RecursionError, OverflowError) as error:
+    except (RecursionError, OverflowError) as error:
         raise TypeError(str(error)) from error
 
 
@@ -51,13 +59,13 @@ class ValueCodec:
     """JSON of one value of a given type, such as a handler's result."""
 
     def __init__(self, kind: Any, what: str) -> None:
-        self.kind = kind
+        """Raises ``ConfigError``, which begins with ``what``, if the type cannot be handled."""
         try:
             self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
                 kind, dec_hook=_decode_hook
             )
-        except TypeError as error:
-            raise ConfigError(f"{what}: the type {kind!r} is not supported: {error}") from error
+        except (TypeError, NameError) as error:
+            raise ConfigError(f"{what}: {error}") from error
 
     def encode(self, value: Any) -> bytes:
         """Raises ``TypeError`` or ``ValueError``."""
@@ -69,23 +77,26 @@ class ValueCodec:
 
 
 class ArgumentsCodec:
-    """A JSON object of a function's arguments by their names, or of a typed request's fields."""
+    """A JSON object of a function's arguments by their names."""
 
     def __init__(
         self, name: str, parameters: Mapping[str, inspect.Parameter], hints: Mapping[str, Any]
     ) -> None:
+        """``name`` is the handler's. Raises ``ConfigError`` for what cannot be stored."""
         self._name = name
+        self._names = list(parameters)
+        self._positional = [p.name for p in parameters.values() if p.kind is not p.KEYWORD_ONLY]
+        self._exact: dict[str, type] = {}
         fields: list[Any] = []
-        self._positional: list[str] = []
         for parameter in parameters.values():
-            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            if parameter.kind in _UNNAMED:
                 raise ConfigError(
-                    f"handler '{name}': *{parameter.name} cannot be checked; "
-                    "name each argument, or take a list or dict"
+                    f"handler '{name}': {_UNNAMED[parameter.kind].format(parameter.name)}"
                 )
-            if parameter.kind is not parameter.KEYWORD_ONLY:
-                self._positional.append(parameter.name)
             kind = hints.get(parameter.name, Any)
+            for plain in (str, bytes):
+                if kind in (plain, plain | None):
+                    self._exact[parameter.name] = plain
             if parameter.default is parameter.empty:
                 fields.append((parameter.name, kind))
             else:
@@ -99,8 +110,14 @@ class ArgumentsCodec:
         try:
             value = self._struct(**fields)
         except TypeError as error:
-            raise InvalidArguments(f"{self._name}(): {_plain(error)}") from None
-        return encode_checked(self._name, self._values, value, fields, limit)
+            text = str(error).replace("Missing required", "missing")
+            raise InvalidArguments(f"{self._name}(): {text}") from None
+        self._check(fields)
+        return _encode_checked(self._name, self._values, value, limit)
+
+    def decode(self, payload: bytes) -> dict[str, Any]:
+        """The arguments by name. Raises ``msgspec.ValidationError``."""
+        return _parts(self._values.decode(payload))
 
     def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         if len(args) > len(self._positional):
@@ -109,35 +126,65 @@ class ArgumentsCodec:
                 f"{len(args)} were given"
             )
         fields = dict(zip(self._positional, args, strict=False))
+        for key in kwargs:
+            if key not in self._names:
+                hint = did_you_mean(str(key), self._names)
+                raise InvalidArguments(f"{self._name}(): unknown argument '{key}'{hint}")
         if twice := fields.keys() & kwargs.keys():
             raise InvalidArguments(f"{self._name}(): argument '{min(twice)}' is given twice")
-        return fields | kwargs
+        return {**fields, **kwargs}
+
+    def _check(self, fields: Mapping[str, Any]) -> None:
+        """Refuse what JSON would turn into something else of the right type."""
+        for name, value in fields.items():
+            wanted = self._exact.get(name)
+            if wanted is not None and value is not None and not _is_plain(value, wanted):
+                raise InvalidArguments(
+                    f"{self._name}(): argument '{name}': Expected `{wanted.__name__}`, "
+                    f"got `{type(value).__name__}`"
+                )
+            if isinstance(value, float) and not isfinite(value):
+                raise InvalidArguments(
+                    f"{self._name}(): argument '{name}': {value} cannot be stored as JSON"
+                )
+
+
+class RequestCodec:
+    """A JSON object of a typed request's fields: the one argument of its handler."""
+
+    def __init__(self, name: str, kind: type, parameter: str = "request") -> None:
+        """``name`` is the handler's. Raises ``ConfigError`` for fields that cannot be stored."""
+        self._name = name
+        self._kind = kind
+        self._parameter = parameter
+        self._values = ValueCodec(kind, f"request '{name}'")
+
+    def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> bytes:
+        """The payload. Raises ``InvalidArguments`` or ``PayloadTooLarge``."""
+        given = [*args, *kwargs.values()]
+        if len(given) != 1 or type(given[0]) is not self._kind or kwargs.keys() - {self._parameter}:
+            raise InvalidArguments(f"{self._name}() takes one argument, a {self._kind.__name__}")
+        return _encode_checked(self._name, self._values, given[0], limit)
 
     def decode(self, payload: bytes) -> dict[str, Any]:
-        """The arguments by name. Raises ``msgspec.ValidationError``."""
-        value = self._values.decode(payload)
-        return {name: getattr(value, name) for name in self._struct.__struct_fields__}
+        """The request by its parameter's name. Raises ``msgspec.ValidationError``."""
+        return {self._parameter: self._values.decode(payload)}
 
 
-def encode_checked(
-    name: str, codec: ValueCodec, value: Any, fields: Mapping[str, Any], limit: int
-) -> bytes:
-    """JSON of ``value`` that ``codec`` can read again, of at most ``limit`` bytes.
-
-    ``fields`` are its parts by name, to say which one is wrong.
-    """
+def _encode_checked(name: str, codec: ValueCodec, value: Any, limit: int) -> bytes:
+    """JSON of ``value`` that ``codec`` can read again, of at most ``limit`` bytes."""
     try:
         payload = codec.encode(value)
-    except _UNENCODABLE as error:
-        raise InvalidArguments(f"{name}(): {_blame(fields, error)}") from error
+    except (TypeError, ValueError) as error:
+        raise InvalidArguments(f"{name}(): {_blame(value, error)}") from error
     if len(payload) > limit:
         raise PayloadTooLarge(
             f"{name}(): the arguments take {len(payload)} bytes, the limit is {limit}; "
-            f"{_largest(fields)}: store it elsewhere and pass a reference, or raise payload_limit"
+            f"{_largest(value)}: store it elsewhere and pass a reference, or raise payload_limit"
         )
     try:
         codec.decode(payload)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, RecursionError) as error:
         text = str(error)
         path = _PATH.search(text)
         where = f"argument '{path[1]}': " if path and path[1] else ""
@@ -146,30 +193,30 @@ def encode_checked(
 
 
 def _default(value: Any) -> Any:
-    try:
-        hash(value)
-    except TypeError:
-        return msgspec.field(default_factory=lambda: value)
-    return value
+    # A factory, since msgspec refuses some mutable defaults. All calls share the one value, as
+    # they do in Python.
+    return msgspec.field(default_factory=lambda: value)
 
 
-def _plain(error: TypeError) -> str:
-    """msgspec's words on binding, in those of a function call."""
-    text = str(error)
-    text = re.sub(r"^Missing required argument '(.*)'", r"missing argument '\1'", text)
-    return re.sub(r"^Unexpected keyword argument '(.*)'", r"unknown argument '\1'", text)
+def _is_plain(value: Any, wanted: type) -> bool:
+    return isinstance(value, str if wanted is str else bytes | bytearray | memoryview)
 
 
-def _blame(fields: Mapping[str, Any], error: BaseException) -> str:
-    for key, value in fields.items():
+def _parts(value: Any) -> dict[str, Any]:
+    """Arguments by their names, or a request's fields."""
+    return msgspec.structs.asdict(value) if isinstance(value, msgspec.Struct) else vars(value)
+
+
+def _blame(value: Any, error: Exception) -> str:
+    for key, part in _parts(value).items():
         try:
-            encode_json(value)
-        except _UNENCODABLE as reason:
+            encode_json(part)
+        except (TypeError, ValueError) as reason:
             return f"argument '{key}' cannot be encoded: {reason}"
     return str(error)
 
 
-def _largest(fields: Mapping[str, Any]) -> str:
-    sizes = {key: len(encode_json(value)) for key, value in fields.items()}
+def _largest(value: Any) -> str:
+    sizes = {key: len(encode_json(part)) for key, part in _parts(value).items()}
     key = max(sizes, key=sizes.__getitem__)
     return f"argument '{key}' takes {sizes[key]}"

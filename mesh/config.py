@@ -123,7 +123,7 @@ class Config:
         return [agent for agent in self.agents.values() if agent.serves(lane)]
 
 
-_POSITIVE = {"lease", "heartbeat", "push_timeout", "connect_timeout", "payload_limit"}
+_POSITIVE = {"timeout", "lease", "heartbeat", "push_timeout", "connect_timeout", "payload_limit"}
 _TYPES = get_type_hints(Config)
 _KNOWN = ("url", *_TYPES)
 

@@ -197,7 +197,9 @@ def demo(agent: str = "local", files: int | None = None) -> None:
         except KeyboardInterrupt:
             console.print("interrupted", style="yellow")
             raise SystemExit(130) from None
-    console.print(f"\nThe history is kept. Look at it:  mesh jobs ls --master {master}", soft_wrap=True)
+    console.print(
+        f"\nThe history is kept. Look at it:  mesh jobs ls --master {master}", soft_wrap=True
+    )
     if failed:
         raise SystemExit(1)
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cache, cached_property
+from math import inf
+from types import NoneType, UnionType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -21,6 +23,7 @@ from typing import (
     ParamSpec,
     TypedDict,
     TypeVar,
+    Union,
     dataclass_transform,
     get_args,
     get_origin,
@@ -30,9 +33,9 @@ from typing import (
 from typing_extensions import Unpack
 
 from mesh.clock import from_datetime
-from mesh.codec import ArgumentsCodec, ValueCodec, encode_checked
+from mesh.codec import ArgumentsCodec, RequestCodec, ValueCodec
 from mesh.context import Context
-from mesh.errors import ConfigError, did_you_mean
+from mesh.errors import ConfigError, InvalidArguments, InvalidJob, did_you_mean
 from mesh.job import Priority, PriorityName, check_job_id, check_name, new_job_id
 from mesh.retry import Retry
 from mesh.wire import Envelope
@@ -91,16 +94,20 @@ class Options:
     agent: str | None = None
 
     @classmethod
-    def parse(cls, given: Mapping[str, Any]) -> Options:
-        """Raises ``ConfigError``, naming the option."""
-        known = JobOptions.__annotations__
+    def parse(
+        cls,
+        given: Mapping[str, Any],
+        known: Collection[str] = JobOptions.__annotations__,
+        where: str = "options()",
+    ) -> Options:
+        """``None`` means not given. Raises ``ConfigError``, naming the option."""
         for key in given:
             if key not in known:
-                raise ConfigError(f"options(): unknown option '{key}'{did_you_mean(key, known)}")
+                raise ConfigError(f"{where}: unknown option '{key}'{did_you_mean(key, known)}")
+        given = {key: value for key, value in given.items() if value is not None}
         if "delay" in given and "at" in given:
             raise ConfigError("options(): give either delay or at, not both")
-        checked = {key: _CHECKS[key](value) for key, value in given.items() if value is not None}
-        return cls(**checked)
+        return cls(**{key: _CHECKS[key](value) for key, value in given.items()})
 
     def merge(self, other: Options) -> Options:
         """These, overridden by what ``other`` gives."""
@@ -112,7 +119,7 @@ class Options:
 
 
 def _check_delay(value: Any) -> float:
-    if not isinstance(value, int | float) or not value >= 0:
+    if not isinstance(value, int | float) or not 0 <= value < inf:
         raise ConfigError(f"options(delay={value!r}): must be a number of seconds, 0 or more")
     return float(value)
 
@@ -127,7 +134,7 @@ def _check_at(value: Any) -> float:
 
 
 def _check_timeout(value: Any) -> float:
-    if not isinstance(value, int | float) or not value > 0:
+    if not isinstance(value, int | float) or not 0 < value < inf:
         raise ConfigError(f"timeout={value!r}: must be a number of seconds above 0")
     return float(value)
 
@@ -193,19 +200,17 @@ def check_handler_name(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Shape:
+class Shape:
     """What a handler's signature says."""
 
-    arguments: ArgumentsCodec | None
-    request: type[Job[Any]] | None
-    request_name: str | None
-    request_codec: ValueCodec | None
-    context_name: str | None
+    arguments: ArgumentsCodec | RequestCodec
+    context: str | None
+    """The name of the parameter that takes it."""
     result: ValueCodec
 
 
 class Submitter:
-    """What a handler needs of its app. Implemented by ``mesh.app.Mesh``."""
+    """What a handler needs of its app, ``mesh.app.Mesh``."""
 
     def now(self) -> float:
         raise NotImplementedError
@@ -236,18 +241,29 @@ class Handler(Generic[P, R, C]):
         options: Options | None = None,
         request: bool = False,
     ) -> None:
-        self._app = app
-        self._is_request = request
-        self.function = function
-        self.is_async = inspect.iscoroutinefunction(function)
-        self.defaults = options or Options()
+        """Raises ``ConfigError`` if it is no function, or its name cannot be a handler's."""
+        own_name = getattr(function, "__name__", None)
+        if not callable(function) or own_name is None:
+            raise ConfigError(
+                f"a handler must be a function, not {function!r}; "
+                "options are given by name, as in @app.job(lane='mail')"
+            )
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise ConfigError(
                 f"{function.__qualname__} is a generator; a handler returns one result"
             )
+        self._app = app
+        self.function = function
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.defaults = options or Options()
+        self._request: tuple[str, type[Job[Any]]] | None = None
+        if request:
+            self._request = self._find_request()
+            name = self._request[1].mesh_name
+            self.defaults = Options(lane=self._request[1].mesh_lane)
+        self.name = check_handler_name(name or own_name)
         self.__wrapped__ = function
         self.__doc__ = function.__doc__
-        self.name = check_handler_name(name or self._request_name() or function.__name__)
 
     @property
     def lane(self) -> str:
@@ -269,108 +285,101 @@ class Handler(Generic[P, R, C]):
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Store a job durably; see ``Bound.enqueue``."""
-        return await Bound[P, R](self._app, self, Options()).enqueue(*args, **kwargs)
+        return await self._bound.enqueue(*args, **kwargs)
 
     async def enqueue_many(self, calls: Iterable[Call]) -> list[JobHandle[R]]:
         """Store a job for each call; see ``Bound.enqueue_many``."""
-        return await Bound[P, R](self._app, self, Options()).enqueue_many(calls)
+        return await self._bound.enqueue_many(calls)
+
+    @cached_property
+    def _bound(self) -> Bound[P, R]:
+        return Bound(self._app, self, Options())
 
     # the worker's side -----------------------------------------------------------------------
 
     def decode(self, payload: bytes) -> dict[str, Any]:
         """The function's arguments by name, without a context. Raises
         ``msgspec.ValidationError``."""
-        shape = self.shape
-        if shape.request_codec is not None and shape.request_name is not None:
-            return {shape.request_name: shape.request_codec.decode(payload)}
-        assert shape.arguments is not None
-        return shape.arguments.decode(payload)
+        return self.shape.arguments.decode(payload)
 
     def bind(self, arguments: dict[str, Any], context: Context[Any]) -> dict[str, Any]:
         """The arguments with the context, if the function wants it."""
-        name = self.shape.context_name
+        name = self.shape.context
         return arguments if name is None else arguments | {name: context}
 
     # types -----------------------------------------------------------------------------------
 
     @cached_property
-    def shape(self) -> _Shape:
+    def shape(self) -> Shape:
         """Raises ``ConfigError`` if the signature cannot be used."""
-        hints = self._hints()
-        parameters = dict(inspect.signature(self.function).parameters)
-        context = [name for name in parameters if _is_context(hints.get(name))]
-        if len(context) > 1:
-            raise ConfigError(f"handler '{self.name}' has two Context parameters: {context}")
-        for name in context:
-            del parameters[name]
-        result = hints.get("return", Any)
-        if self._is_request:
-            ((name, request),) = self._requests(parameters, hints)
-            return _Shape(
-                None,
-                request,
-                name,
-                ValueCodec(request, f"handler '{self.name}'"),
-                context[0] if context else None,
-                ValueCodec(result_type(request), f"result of '{self.name}'"),
-            )
-        return _Shape(
-            ArgumentsCodec(self.name, parameters, hints),
-            None,
-            None,
-            None,
-            context[0] if context else None,
-            ValueCodec(result, f"result of '{self.name}'"),
-        )
+        parameters, context, hints = self._signature()
+        arguments: ArgumentsCodec | RequestCodec
+        if self._request is not None:
+            name, request = self._request
+            arguments, result = RequestCodec(self.name, request, name), result_type(request)
+        else:
+            arguments = ArgumentsCodec(self.name, parameters, hints)
+            result = hints.get("return", Any)
+        return Shape(arguments, context, ValueCodec(result, f"result of '{self.name}'"))
 
-    def _hints(self) -> dict[str, Any]:
+    def _signature(self) -> tuple[dict[str, inspect.Parameter], str | None, dict[str, Any]]:
+        """The parameters without the context's, the name of that one, and all types."""
+        what = f"handler '{self.function.__qualname__}'"
         try:
-            return get_type_hints(self.function, include_extras=True)
-        except NameError as error:
+            hints = get_type_hints(self.function, include_extras=True)
+        except Exception as error:  # whatever evaluating an annotation raises
             raise ConfigError(
-                f"handler '{self.function.__qualname__}': an annotation cannot be resolved: "
-                f"{error}; its types must be importable from the module"
+                f"{what}: an annotation cannot be resolved: {error}; "
+                "its types must be importable from the module"
             ) from error
+        parameters = dict(inspect.signature(self.function).parameters)
+        contexts = [name for name in parameters if _is_context(hints.get(name))]
+        if len(contexts) > 1:
+            raise ConfigError(f"{what} has two Context parameters: {', '.join(contexts)}")
+        for name in contexts:
+            if parameters.pop(name).kind is inspect.Parameter.POSITIONAL_ONLY:
+                raise ConfigError(f"{what}: arguments are given by name, so remove the '/'")
+        return parameters, contexts[0] if contexts else None, hints
 
-    def _requests(
-        self, parameters: Mapping[str, Any], hints: Mapping[str, Any]
-    ) -> list[tuple[str, type[Job[Any]]]]:
-        found = [
-            (name, kind)
-            for name in parameters
-            if isinstance(kind := hints.get(name), type) and issubclass(kind, Job)
-        ]
-        if len(found) != 1 or len(parameters) != 1:
-            raise ConfigError(
-                f"handler '{self.function.__qualname__}' must take exactly one request, "
-                "a subclass of mesh.Job, and may take a Context"
-            )
-        return found
-
-    def _request_name(self) -> str | None:
-        if not self._is_request:
-            return None
-        hints = self._hints()
-        parameters = {
-            name: p
-            for name, p in inspect.signature(self.function).parameters.items()
-            if not _is_context(hints.get(name))
-        }
-        ((_, request),) = self._requests(parameters, hints)
-        self.defaults = Options(lane=request.mesh_lane).merge(self.defaults)
-        return request.mesh_name
+    def _find_request(self) -> tuple[str, type[Job[Any]]]:
+        parameters, _, hints = self._signature()
+        if len(parameters) == 1:
+            (name,) = parameters
+            kind = hints.get(name)
+            if isinstance(kind, type) and issubclass(kind, Job) and kind is not Job:
+                return name, kind
+        raise ConfigError(
+            f"handler '{self.function.__qualname__}' must take exactly one request, "
+            "a subclass of mesh.Job, and may take a Context"
+        )
 
 
 def _is_context(hint: Any) -> bool:
+    if get_origin(hint) in (Union, UnionType):
+        return any(_is_context(choice) for choice in get_args(hint) if choice is not NoneType)
     return hint is Context or get_origin(hint) is Context
 
 
 def result_type(request: type[Job[Any]]) -> Any:
     """The ``R`` of a request class's ``Job[R]``."""
-    for base in getattr(request, "__orig_bases__", ()):
-        if get_origin(base) is Job:
-            return get_args(base)[0]
+    for kind in request.__mro__:
+        for base in vars(kind).get("__orig_bases__", ()):
+            if get_origin(base) is Job:
+                return _resolve(get_args(base)[0], kind.__module__)
     return Any
+
+
+def _resolve(hint: Any, module: str) -> Any:
+    """``hint``, where it is the name of a class that its module defines further down."""
+    holder = type("holder", (), {"__annotations__": {"hint": hint}, "__module__": module})
+    return get_type_hints(holder, include_extras=True)["hint"]
+
+
+@cache
+def request_codecs(kind: type[Job[Any]]) -> tuple[RequestCodec, ValueCodec]:
+    """For a request and its result, without its handler. Raises ``ConfigError``."""
+    name = kind.mesh_name
+    return RequestCodec(name, kind), ValueCodec(result_type(kind), f"result of '{name}'")
 
 
 class Bound(Generic[P, R]):
@@ -397,24 +406,27 @@ class Bound(Generic[P, R]):
         All calls are checked before any is stored. Raises as ``enqueue`` does; a
         ``PublishOutcomeUnknown`` then carries the ids that are not known to be stored.
         """
-        payloads = [
-            self._encode((), call) if isinstance(call, Mapping) else self._encode(call, {})
-            for call in calls
-        ]
+        payloads = [self._encode_call(index, call) for index, call in enumerate(calls)]
         if self._options.id is not None and len(payloads) > 1:
             raise ConfigError("options(id=...) names one job; enqueue_many was given several")
         jobs = [self._envelope(payload) for payload in payloads]
         return await self._app.submit_many(jobs, self._options.agent, self._handler.shape.result)
 
     def _encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
-        shape, limit = self._handler.shape, self._app.payload_limit
-        if shape.arguments is not None:
-            return shape.arguments.encode(args, kwargs, limit)
-        assert shape.request is not None
-        values = (*args, *kwargs.values())
-        if len(values) != 1 or not isinstance(values[0], shape.request):
-            raise ConfigError(f"{self._handler.name}: enqueue one {shape.request.__name__}")
-        return encode_request(values[0], limit)
+        return self._handler.shape.arguments.encode(args, kwargs, self._app.payload_limit)
+
+    def _encode_call(self, index: int, call: Call) -> bytes:
+        try:
+            if isinstance(call, tuple):
+                return self._encode(call, {})
+            if isinstance(call, Mapping):
+                return self._encode((), call)
+        except InvalidJob as error:
+            raise type(error)(f"call {index}: {error}") from error
+        raise InvalidArguments(
+            f"call {index} is a {type(call).__name__}: give a tuple of positional arguments, "
+            "such as (1,), or a mapping by name"
+        )
 
     def _envelope(self, payload: bytes) -> Envelope:
         return make_envelope(
@@ -422,15 +434,7 @@ class Bound(Generic[P, R]):
         )
 
 
-def encode_request(request: Job[Any], limit: int) -> bytes:
-    """The payload of a typed request. Raises ``InvalidArguments`` or ``PayloadTooLarge``."""
-    codec = ValueCodec(type(request), f"request '{request.mesh_name}'")
-    return encode_checked(request.mesh_name, codec, request, vars(request), limit)
-
-
-def make_envelope(
-    name: str, lane: str, payload: bytes, options: Options, now: float
-) -> Envelope:
+def make_envelope(name: str, lane: str, payload: bytes, options: Options, now: float) -> Envelope:
     """A job for ``payload``, as the options say."""
     due_at = options.at or 0.0
     if options.delay:

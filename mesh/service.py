@@ -202,4 +202,3 @@ class Backoff:
                 self.reset()
                 return result
         return None
-

@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
-from mesh_master.dispatcher import Dispatcher
-from mesh_master.store import SqlMaster
 
 from mesh.errors import AgentError, PublishOutcomeUnknown
 from mesh.job import State, new_job_id
@@ -18,6 +16,8 @@ from mesh.testing import ManualClock, MemoryAgent
 from mesh.testing.conformance.agent import make_job
 from mesh.testing.servers import PostgresServer
 from mesh.wire import Envelope
+from mesh_master.dispatcher import Dispatcher
+from mesh_master.store import SqlMaster
 
 PATIENCE = 30.0
 

@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from mesh_master import merge
-from mesh_master.store import SqlMaster
 
 from mesh.clock import Clock, SystemClock
 from mesh.errors import ConfigError, MasterUnavailable
@@ -19,6 +17,8 @@ from mesh.testing import ManualClock
 from mesh.testing.conformance.master import MasterConformance, Story
 from mesh.testing.servers import PostgresServer
 from mesh.wire import Record
+from mesh_master import merge
+from mesh_master.store import SqlMaster
 
 
 class SqliteHarness:

@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 import typer
-from mesh_master.commands import register
-from mesh_master.store import SqlMaster
 from typer.testing import CliRunner
 
 from mesh.errors import ConfigError, InvalidArguments, JobNotFound, SchemaMismatch, UnknownHandler
@@ -21,6 +19,8 @@ from mesh.job import State, new_job_id
 from mesh.ports import MasterSettings
 from mesh.testing.conformance.master import Story
 from mesh.wire import Heartbeat, LaneLoad, Record
+from mesh_master.commands import register
+from mesh_master.store import SqlMaster
 
 SHOP = """
 from mesh import Mesh

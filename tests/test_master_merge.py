@@ -9,14 +9,14 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mesh_master import merge
-from mesh_master.store import SqlMaster
 
 from mesh.job import TERMINAL, TRANSITIONS, State, state_version
 from mesh.ports import AttemptInfo, JobInfo, MasterSettings
 from mesh.testing.conformance.master import Story
 from mesh.testing.servers import PostgresServer
 from mesh.wire import Finished, Record, Retrying, Started
+from mesh_master import merge
+from mesh_master.store import SqlMaster
 
 JOB = "01890000-0000-7000-8000-000000000000"
 WORKERS = ["w-1", "w-2", "w-3"]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from mesh.job import new_job_id
-from mesh.ports import Agent, AgentSettings
+from mesh.ports import AgentSettings
 from mesh.testing import ManualClock, MemoryAgent
 from mesh.testing.conformance import AgentConformance
 
@@ -39,5 +37,5 @@ class MemoryHarness:
 
 class TestMemoryAgent(AgentConformance):
     @pytest.fixture
-    async def harness(self) -> AsyncIterator[MemoryHarness]:
-        yield MemoryHarness()
+    def harness(self) -> MemoryHarness:
+        return MemoryHarness()

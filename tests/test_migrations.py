@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from mesh_master import queries, schema
-from mesh_master.store import SqlMaster
 from sqlalchemy import Connection, text
 
 from mesh.errors import SchemaMismatch
 from mesh.ports import MasterSettings
 from mesh.testing.servers import PostgresServer
+from mesh_master import queries, schema
+from mesh_master.store import SqlMaster
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -11,8 +11,6 @@ from uuid import uuid4
 
 import msgspec
 import pytest
-from mesh_agents.nats import NatsAgent
-from mesh_agents.nats.frames import Message
 
 from mesh.errors import (
     AgentError,
@@ -27,6 +25,8 @@ from mesh.testing.conformance import AgentConformance, make_job
 from mesh.testing.conformance.agent import finish, ids, is_empty, make_retrying, pull_all, read_all
 from mesh.testing.servers import NatsServer, free_port
 from mesh.wire import Accepted, Finished
+from mesh_agents.nats import NatsAgent
+from mesh_agents.nats.frames import Message
 
 
 class NatsHarness:

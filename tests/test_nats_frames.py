@@ -7,6 +7,11 @@ from datetime import datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from mesh.errors import ConfigError
+from mesh.ports import AgentSettings
+from mesh.testing.conformance import make_job
+from mesh.wire import Accepted, Envelope, decode_frame, decode_records, encode_frame
 from mesh_agents.nats import NatsAgent
 from mesh_agents.nats.frames import (
     FAN_OUT,
@@ -20,11 +25,6 @@ from mesh_agents.nats.frames import (
     schedule_header,
 )
 from mesh_agents.nats.options import Options
-
-from mesh.errors import ConfigError
-from mesh.ports import AgentSettings
-from mesh.testing.conformance import make_job
-from mesh.wire import Accepted, Envelope, decode_frame, decode_records, encode_frame
 
 NAMES = Names("shop", "n-1")
 

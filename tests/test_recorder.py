@@ -7,9 +7,6 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
-from mesh_master.coordinator import Coordinator
-from mesh_master.recorder import Recorder
-from mesh_master.store import SqlMaster
 
 from mesh.clock import Clock
 from mesh.errors import LeaseLost
@@ -19,6 +16,9 @@ from mesh.testing import MemoryAgent
 from mesh.testing.conformance.agent import finish, make_job, pull_all, push
 from mesh.testing.servers import PostgresServer
 from mesh.wire import Envelope, Record
+from mesh_master.coordinator import Coordinator
+from mesh_master.recorder import Recorder
+from mesh_master.store import SqlMaster
 
 TTL = 0.6
 PATIENCE = 30.0

@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from mesh_agents.sql import SqlAgent
 from sqlalchemy import event, func, insert, select, text
 
 from mesh.clock import Clock, SystemClock
@@ -39,6 +38,7 @@ from mesh.testing.conformance.agent import (
 )
 from mesh.testing.servers import PostgresServer
 from mesh.wire import Accepted, Envelope, encode_frame, encode_records
+from mesh_agents.sql import SqlAgent
 
 PATIENCE = 30.0
 

@@ -293,9 +293,7 @@ class MemoryLedger:
                             self._position = order
                 if records or self._agent._clock.time() >= deadline:
                     return LedgerBatch(records, self._position)
-                await self._agent._clock.wait(
-                    self._wake, deadline - self._agent._clock.time()
-                )
+                await self._agent._clock.wait(self._wake, deadline - self._agent._clock.time())
         finally:
             store.waiters.discard(waiter)
 
@@ -312,4 +310,3 @@ class MemoryLedger:
 
     async def close(self) -> None:
         pass
-

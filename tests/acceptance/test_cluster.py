@@ -66,7 +66,10 @@ Start = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture
 def cluster(
-    tmp_path: Path, nats_server: NatsServer, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    nats_server: NatsServer,
+    postgres: PostgresServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     """A folder with the application; the environment says where the cluster is."""
     (tmp_path / "shop.py").write_text(SHOP)

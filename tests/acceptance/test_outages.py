@@ -63,9 +63,7 @@ async def results(jobs: list[JobHandle[int]]) -> list[int]:
         return await asyncio.gather(*(job.result() for job in jobs))
 
 
-async def test_work_goes_on_without_the_master(
-    nats: NatsServer, database: PostgresServer
-) -> None:
+async def test_work_goes_on_without_the_master(nats: NatsServer, database: PostgresServer) -> None:
     app = make_app(nats, database.create_database())
     double = app.handlers["double"]
     async with running(app, "coordinator", "worker"):

@@ -47,8 +47,10 @@ def test_all_names_all() -> None:
 
 
 def test_every_error_says_what_it_means() -> None:
-    assert all(kind.__doc__ and kind.__doc__ != MeshError.__doc__ or kind is MeshError
-               for kind in CLASSES.values())
+    assert all(
+        (kind.__doc__ and kind.__doc__ != MeshError.__doc__) or kind is MeshError
+        for kind in CLASSES.values()
+    )
 
 
 @pytest.mark.parametrize(

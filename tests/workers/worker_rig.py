@@ -8,7 +8,7 @@ from typing import Any
 
 from mesh import Mesh
 from mesh.job import new_job_id
-from mesh.ports import Agent, Ledger
+from mesh.ports import Agent, LaneDepth, Ledger
 from mesh.testing import MemoryAgent
 from mesh.wire import Event, Finished, Heartbeat, Record, Retrying, Started
 from mesh_workers import Worker
@@ -33,7 +33,9 @@ class Rig:
         """One more app on the same cluster, with handlers of its own."""
         return Mesh(agents={"m": self.url}, **self.settings)
 
-    def worker(self, concurrency: int = 2, app: Mesh | None = None, lane: str = "default") -> Worker:
+    def worker(
+        self, concurrency: int = 2, app: Mesh | None = None, lane: str = "default"
+    ) -> Worker:
         return Worker(app or self.app, "m", {lane: concurrency})
 
     @property
@@ -90,8 +92,12 @@ class Rig:
         """Whether the agent holds no job at all."""
         return not any(depth.total for depth in (await (await self.agent()).depth()).values())
 
-    async def holds(self) -> dict[str, int]:
-        """How many jobs the agent has ready, leased and delayed in the default lane."""
-        depth = (await (await self.agent()).depth()).get("default")
-        assert depth is not None
-        return {"ready": depth.ready, "leased": depth.leased, "delayed": depth.delayed}
+    async def holds(self) -> LaneDepth:
+        """What the agent has in the default lane."""
+        return (await (await self.agent()).depth()).get("default", LaneDepth())
+
+    async def until_holds(self, enough: Callable[[LaneDepth], bool]) -> None:
+        """Look until the agent has in the default lane what it should; agents don't tell."""
+        async with asyncio.timeout(PATIENCE):
+            while not enough(await self.holds()):
+                await asyncio.sleep(0.005)

@@ -263,9 +263,11 @@ class Lane:
         except asyncio.CancelledError:
             outcome = self._cancelled()
         self._measure(self._clock.monotonic() - begun)
+        self.finished += 1
         record, again = decide(run, outcome, policy, self._clock.time(), self._random)
         if isinstance(outcome, Failure):
             _log_failure(record, outcome)
+        reporter.ended(job.id, run.attempt)
         self._post(Settlement(delivery, record, again))
         if straggler is not None:
             log.warning(
@@ -349,16 +351,10 @@ class Lane:
     # settling --------------------------------------------------------------------------------
 
     def _post(self, settlement: Settlement) -> None:
-        if settlement.record is not None:
-            self.finished += 1
         self._unsettled += 1
         self._settle.post(settlement)
 
     async def _write(self, settlements: Sequence[Settlement]) -> list[None]:
-        for settlement in settlements:
-            record = settlement.record
-            if isinstance(record, Finished | Retrying):
-                self._tools.reporter.ended(record.id, record.attempt)
         try:
             await self._store(settlements)
         finally:

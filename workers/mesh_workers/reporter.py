@@ -41,7 +41,7 @@ class Reporter:
         self._some.set()
 
     def ended(self, job_id: str, attempt: int) -> None:
-        """The outcome is about to be written: the start need not be, if it was not yet."""
+        """The outcome will be written: the start need not be, if it was not yet."""
         self._starts.pop((job_id, attempt), None)
 
     def event(self, record: Event) -> None:

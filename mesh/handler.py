@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, cached_property
 from math import inf
-from types import NoneType, UnionType
+from types import UnionType
 from typing import (
     TYPE_CHECKING,
+    Annotated,
     Any,
     ClassVar,
     Generic,
@@ -355,8 +356,8 @@ class Handler(Generic[P, R, C]):
 
 
 def _is_context(hint: Any) -> bool:
-    if get_origin(hint) in (Union, UnionType):
-        return any(_is_context(choice) for choice in get_args(hint) if choice is not NoneType)
+    if get_origin(hint) in (Union, UnionType, Annotated):
+        return any(_is_context(part) for part in get_args(hint))
     return hint is Context or get_origin(hint) is Context
 
 

@@ -343,12 +343,14 @@ class TestChosenIds:
         async def lookup(job_ids: Sequence[str]) -> dict[str, Known]:
             return {i: known[i] for i in job_ids if i in known}
 
-        await (await agent.ledger()).serve(lookup)
+        ledger = await agent.ledger()
+        await ledger.serve(lookup)
         fresh, running, done = (make_job(given_id=True) for _ in range(3))
         known[fresh.id] = Known(1, State.QUEUED)
         known[running.id] = Known(1, State.RUNNING)
         known[done.id] = Known(1, State.SUCCEEDED)
         await agent.push([fresh, running, done])
+        await read_all(ledger, 3)
         (only,) = await pull_all(consumer, 1)
         assert only.job.id == fresh.id
         known[fresh.id] = Known(1, State.RUNNING)

@@ -62,12 +62,16 @@ async def produce(count: int | None, rate: float) -> bool:
             following.add(follower)
             follower.add_done_callback(following.discard)
             await pause(stopping, 1 / rate)
-        stop = tasks.create_task(stopping.wait())
-        while following and not stopping.is_set():
-            await asyncio.wait([stop, *following], return_when=asyncio.FIRST_COMPLETED)
-        # Jobs that have not ended go on without us.
-        for task in (teller, stop, *following):
-            task.cancel()
+        if following:
+            ends: list[asyncio.Task[Any]] = [
+                tasks.create_task(asyncio.wait(following)),
+                tasks.create_task(stopping.wait()),
+            ]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            # Jobs that have not ended go on without us.
+            for task in (*ends, *following):
+                task.cancel()
+        teller.cancel()
     log.info("%s", tally)
     return tally.failed == 0 and (count is None or tally.succeeded == count)
 

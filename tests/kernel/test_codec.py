@@ -250,9 +250,7 @@ BAD: list[tuple[Any, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("kind", "value", "says"), BAD, ids=[f"{i}" for i in range(len(BAD))]
-)
+@pytest.mark.parametrize(("kind", "value", "says"), BAD, ids=[f"{i}" for i in range(len(BAD))])
 def test_what_cannot_be_stored_is_refused_by_name(kind: Any, value: Any, says: str) -> None:
     with pytest.raises(InvalidArguments) as error:
         one(kind).encode((value,), {}, LIMIT)
@@ -349,7 +347,10 @@ def keywords(**options: int) -> None: ...
 @pytest.mark.parametrize(
     ("function", "says"),
     [
-        (positional_only, "handler 'positional_only': arguments are stored by name, so remove the '/'"),
+        (
+            positional_only,
+            "handler 'positional_only': arguments are stored by name, so remove the '/'",
+        ),
         (variadic, "handler 'variadic': *numbers cannot be checked; take a list"),
         (keywords, "handler 'keywords': **options cannot be checked; name each argument"),
     ],

@@ -143,7 +143,16 @@ def test_ids_are_taken_in_any_case_and_as_uuids() -> None:
     assert check_job_id(uuid.UUID(job_id)) == job_id
 
 
-@pytest.mark.parametrize("wrong", ["", "42", "x" * 36, "01a207fd-01b5-7707-9c23-d71dd172ee51\n", "{01a207fd-01b5-7707-9c23-d71dd172ee51}"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "",
+        "42",
+        "x" * 36,
+        "01a207fd-01b5-7707-9c23-d71dd172ee51\n",
+        "{01a207fd-01b5-7707-9c23-d71dd172ee51}",
+    ],
+)
 def test_an_id_that_is_no_uuid_is_refused(wrong: str) -> None:
     with pytest.raises(ConfigError, match="is not a UUID, such as"):
         check_job_id(wrong)

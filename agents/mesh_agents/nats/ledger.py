@@ -70,7 +70,6 @@ class NatsLedger:
         self._wake = asyncio.Event()
         self._acked = asyncio.Condition()
         self._acked_up_to = 0
-        self._reads = False
         self.closed = False
         self._connection.lost.add(self._detach)
 
@@ -87,7 +86,6 @@ class NatsLedger:
     async def _read(self, limit: int, wait: float) -> LedgerBatch:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
-        self._reads = True
         while True:
             self._wake.clear()
             if self._entries and (batch := await self._decode(limit)) is not None:
@@ -258,12 +256,7 @@ class NatsLedger:
             log.warning("agent %s: cannot answer: %s", self._connection.agent, error)
 
     async def _caught_up(self) -> None:
-        """Wait until all that is in the ledger now has been acknowledged.
-
-        A reader that was never read from has its records elsewhere, and does not wait.
-        """
-        if not self._reads:
-            return
+        """Wait until all that is in the ledger now has been acknowledged."""
         state = (await self._streams.info("LEDGER"))["state"]
         if not state["messages"]:
             return

@@ -320,7 +320,7 @@ class AgentConformance:
         other = await (await harness.connect()).consume("default", lease=harness.lease)
         assert await is_empty(other, 0.1)
         ledger = await agent.ledger()
-        await self._serve(ledger, {job.id: Known(1, State.RUNNING)})
+        await self._record(ledger, {job.id: Known(1, State.RUNNING)})
         for expected in (1, 1):
             await harness.pass_time(harness.lease * 1.2)
             (again,) = await pull_all(other, 1)
@@ -336,7 +336,7 @@ class AgentConformance:
         consumer = await agent.consume("default", lease=harness.lease)
         assert len(await pull_all(consumer, 8)) == 8
         ledger = await agent.ledger()
-        await self._serve(ledger, {j.id: Known(1, State.QUEUED) for j in jobs})
+        await self._record(ledger, {j.id: Known(1, State.QUEUED) for j in jobs})
         await harness.pass_time(harness.lease * 1.2)
         other = await (await harness.connect()).consume("default", lease=harness.lease)
         again = await pull_all(other, 8)
@@ -353,7 +353,7 @@ class AgentConformance:
         await agent.append([make_started(running)])
         await consumer.settle([finish(d) for d in done])
         ledger = await agent.ledger()
-        await self._serve(
+        await self._record(
             ledger,
             {d.job.id: Known(1, State.SUCCEEDED) for d in done}
             | {running.job.id: Known(1, State.RUNNING)}
@@ -475,14 +475,14 @@ class AgentConformance:
         (first,) = await pull_all(consumer, 1)
         await agent.append([make_started(first)])
         ledger = await agent.ledger()
-        await self._serve(ledger, {job.id: Known(1, State.RUNNING)})
+        records = await self._record(ledger, {job.id: Known(1, State.RUNNING)})
         await harness.pass_time(harness.lease * 1.2)
         (second,) = await pull_all(consumer, 1)
         await consumer.settle([finish(second)])
         await consumer.settle([Settlement(first, make_finished(first))])
         await harness.pass_time(harness.lease * 1.2)
         assert await is_empty(consumer)
-        records = await read_all(ledger, 4)
+        records += await read_all(ledger, 4 - len(records))
         finished = [r.attempt for r in records if isinstance(r, Finished)]
         assert finished == [2, 1]
 
@@ -618,14 +618,21 @@ class AgentConformance:
 
     # -----------------------------------------------------------------------------------------
 
-    async def _serve(self, ledger: Ledger, answers: dict[str, Known]) -> None:
-        """Play the recorder: all that is in the ledger now has been recorded, with ``answers``
-        as the result."""
+    async def _record(self, ledger: Ledger, answers: dict[str, Known]) -> list[Record]:
+        """Play the recorder: all that is in the ledger now is recorded, with ``answers`` as the
+        result. Returns the records."""
+        records: list[Record] = []
+        async with asyncio.timeout(PATIENCE):
+            while await ledger.lag():
+                batch = await ledger.read(10_000, 1.0)
+                records += batch.records
+                await ledger.ack(batch)
 
         async def lookup(job_ids: Sequence[str]) -> dict[str, Known]:
             return {i: answers[i] for i in job_ids if i in answers}
 
         await ledger.serve(lookup)
+        return records
 
 
 def _changed(job: Envelope, **changes: Any) -> Envelope:

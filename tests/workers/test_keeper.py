@@ -1,0 +1,184 @@
+"""Leases are kept whatever handlers do to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+
+import pytest
+from worker_rig import PATIENCE, Rig
+
+from mesh.job import State
+from mesh.testing.conformance.agent import make_job
+from mesh.testing.memory import MemoryAgent
+from mesh_workers import keeper as keeper_module
+from mesh_workers.keeper import LeaseKeeper
+
+
+class Elsewhere:
+    """A worker in another thread, with an event loop of its own, as in another process."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.app = rig.new_app()
+        self._worker = rig.worker(app=self.app)
+        self._running, self._ending = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+
+    async def _run(self) -> None:
+        async with self._worker:
+            self._running.set()
+            await asyncio.to_thread(self._ending.wait)
+
+    async def __aenter__(self) -> Elsewhere:
+        self._thread.start()
+        await asyncio.to_thread(self._running.wait, PATIENCE)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._ending.set()
+        await asyncio.to_thread(self._thread.join)
+
+
+@pytest.mark.parametrize("scheme", ["memory", "sqlite"])
+async def test_a_handler_that_blocks_the_event_loop_is_not_run_twice(
+    scheme: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("agent") / "agent.db"
+    rig = Rig(f"sqlite:///{path}" if scheme == "sqlite" else "", lease=0.6)
+    other_ran = []
+
+    @rig.app.job
+    async def block() -> str:
+        time.sleep(1.8)  # noqa: ASYNC251
+        return "here"
+
+    async with rig.worker():
+        async with Elsewhere(rig) as elsewhere:
+            job = await block.enqueue()
+            await asyncio.sleep(0)
+
+            @elsewhere.app.job(name="block")
+            def run_again() -> None:
+                other_ran.append(1)
+
+            (end,) = await rig.ended(job.id)
+    assert (end.attempt, end.lost, end.result) == (1, 0, b'"here"')
+    assert not other_ran
+    await rig.close()
+
+
+async def test_a_long_job_outlives_many_leases_and_is_let_go_at_its_end() -> None:
+    rig = Rig(lease=0.3)
+
+    @rig.app.job
+    async def handler() -> None:
+        await asyncio.sleep(1)
+
+    job = await handler.enqueue()
+    async with rig.worker() as worker, rig.worker():
+        (end,) = await rig.ended(job.id)
+        assert worker.name
+    assert (end.state, end.attempt, end.lost) == (State.SUCCEEDED, 1, 0)
+    await rig.close()
+
+
+class TestKeeper:
+    async def test_keeps_what_is_held_and_lets_go_of_what_is_released(self) -> None:
+        rig = Rig(lease=0.3)
+        agent, keeper = rig.memory, LeaseKeeper(lambda: rig.memory, 0.3)
+        await agent.push([make_job(), make_job()])
+        consumer = await agent.consume("default", lease=0.3)
+        kept, dropped = await consumer.pull(2)
+        keeper.hold([kept.receipt, dropped.receipt])
+        keeper.start()
+        keeper.release([dropped.receipt])
+        async with asyncio.timeout(PATIENCE):
+            (again,) = await consumer.pull(2)
+        assert again.job.id == dropped.job.id
+        assert keeper.held == 1
+        await keeper.stop()
+        async with asyncio.timeout(PATIENCE):
+            while kept.job.id not in {d.job.id for d in await consumer.pull(2)}:
+                pass
+
+    async def test_forgets_a_lease_that_was_lost(self, caplog: pytest.LogCaptureFixture) -> None:
+        rig = Rig()
+        keeper = LeaseKeeper(lambda: rig.memory, 0.1)
+        keeper.hold(["unknown/1"])
+        keeper.start()
+        async with asyncio.timeout(PATIENCE):
+            while keeper.held:
+                await asyncio.sleep(0.01)
+        await keeper.stop()
+        assert "leases of 1 running jobs were lost" in caplog.text
+
+    @pytest.mark.parametrize("error", [ValueError("a bug"), TimeoutError(), None])
+    async def test_goes_on_after_any_failure(
+        self, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+    ) -> None:
+        monkeypatch.setattr(keeper_module, "_RETRY", 0.05)
+        calls, enough = list[int](), threading.Event()
+
+        class Failing(MemoryAgent):
+            async def extend(self, receipts: Sequence[str], lease: float) -> set[str]:
+                calls.append(len(receipts))
+                if len(calls) == 3:
+                    enough.set()
+                if error is None:
+                    await asyncio.Event().wait()  # no answer
+                else:
+                    raise error
+                return set()
+
+        monkeypatch.setattr("mesh.testing.memory.MemoryAgent", Failing)
+        rig = Rig()
+        agent = rig.memory
+        keeper = LeaseKeeper(lambda: Failing("m", agent.url, agent_settings()), 0.1)
+        keeper.hold(["a/1"])
+        keeper.start()
+        assert await asyncio.to_thread(enough.wait, PATIENCE)
+        await asyncio.wait_for(keeper.stop(), PATIENCE)
+        assert keeper.held == 1
+
+    async def test_stop_without_start_and_twice(self) -> None:
+        rig = Rig()
+        keeper = LeaseKeeper(lambda: rig.memory, 0.1)
+        await keeper.stop()
+        keeper.start()
+        await keeper.stop()
+        await keeper.stop()
+
+
+def agent_settings() -> object:
+    from mesh.ports import AgentSettings
+
+    return AgentSettings()
+
+
+async def test_nothing_is_held_when_all_is_settled(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keepers = list[LeaseKeeper]()
+    start = LeaseKeeper.start
+
+    def noted(self: LeaseKeeper) -> None:
+        keepers.append(self)
+        start(self)
+
+    monkeypatch.setattr(LeaseKeeper, "start", noted)
+
+    @rig.app.job
+    async def handler(n: int) -> None:
+        if n % 3 == 0:
+            raise ValueError
+
+    jobs = await handler.enqueue_many([(n,) for n in range(30)])
+    await (await rig.agent()).push([make_job(name="nobody")])
+    async with rig.worker():
+        for job in jobs:
+            await rig.outcomes(job.id, 1)
+        await rig.until_holds(lambda depth: depth.leased == 0)
+        await asyncio.sleep(0)
+        assert keepers[0].held == 0

@@ -172,7 +172,7 @@ class Mesh(Submitter):
                 f"app.enqueue() takes a typed request, a subclass of mesh.Job, not {request!r}; "
                 "functions have an enqueue of their own"
             )
-        kind: type[Any] = type(request)
+        kind: Any = type(request)
         arguments, result = request_codecs(kind)
         payload = arguments.encode((request,), {}, self.payload_limit)
         parsed = Options.parse(options)

@@ -44,6 +44,7 @@ from mesh.ports import (
     Master,
     MasterSettings,
 )
+from mesh.service import Backoff
 from mesh.wire import Envelope
 
 if TYPE_CHECKING:
@@ -167,6 +168,8 @@ class Client:
         self._waiting: dict[str, list[asyncio.Future[JobInfo]]] = {}
         self._new_waiter = asyncio.Event()
         self._poller: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
+        self._held_for = ""
 
     async def close(self) -> None:
         """Finish what is being written, then disconnect."""
@@ -279,6 +282,8 @@ class Client:
             left = still
         if left:
             outcomes |= await self._keep(left, refused)
+        elif self._held_for:
+            self._say_held("")
         return [outcomes[job.id] for job in jobs]
 
     def _candidates(self, lane: str, pinned: str | None) -> list[AgentConfig]:
@@ -312,21 +317,37 @@ class Client:
         self, jobs: Sequence[Envelope], refused: AgentUnavailable | None
     ) -> dict[str, Outcome]:
         """Hold jobs on the master: they are due later, or no agent took them."""
-        why = str(refused or f"no agent serves lane '{jobs[0].lane}'")
-        outcome: Outcome = State.SCHEDULED
+        why = str(refused) if refused else f"{jobs[0].name} must be held on the master"
         try:
-            if self.config.master is None:
-                raise MasterUnavailable("there is no master configured to hold it")
-            await (await self.master()).hold(jobs)
+            master = await self._holder()
+        except MasterError as error:
+            outcome: Outcome = AgentUnavailable(f"not stored: {why}; {error}")
+            return {job.id: outcome for job in jobs}
+        try:
+            await master.hold(jobs)
         except MasterUnavailable as error:
             outcome = AgentUnavailable(f"not stored: {why}; {error}")
         except MasterError as error:
             ids = [job.id for job in jobs]
             outcome = PublishOutcomeUnknown(f"jobs {', '.join(ids[:3])}: {why}; {error}", ids)
         else:
+            outcome = State.SCHEDULED
             if refused is not None:
-                log.warning("%d jobs are held on the master: %s", len(jobs), why)
+                self._say_held(str(refused))
         return {job.id: outcome for job in jobs}
+
+    async def _holder(self) -> Master:
+        if self.config.master is None:
+            raise MasterUnavailable("there is no master configured to hold it")
+        return await self.master()
+
+    def _say_held(self, why: str) -> None:
+        """Log once when jobs begin to be held for want of an agent, and once when that ends."""
+        if why and not self._held_for:
+            log.warning("jobs are held on the master: %s", why)
+        elif self._held_for and not why:
+            log.warning("agents take jobs again")
+        self._held_for = why
 
     # asking ----------------------------------------------------------------------------------
 
@@ -360,22 +381,21 @@ class Client:
     async def _poll(self) -> None:
         """Ask for all jobs that anyone waits for, in one query; less often the longer it takes."""
         pause = _FIRST_POLL
+        backoff = Backoff(self._closing, clock=self._clock)
         while self._waiting:
             if self._new_waiter.is_set():
                 self._new_waiter.clear()
                 pause = _FIRST_POLL
             try:
-                found = await (await self.master()).get_jobs(list(self._waiting))
-            except MasterUnavailable as error:
-                log.warning("waiting for results: %s", error)
-                found = {}
+                found = await backoff.retry("waiting for results", self._ask, MasterUnavailable)
             except MasterError as error:
                 for waiters in self._waiting.values():
                     for future in waiters:
-                        future.set_exception(error)
+                        if not future.done():
+                            future.set_exception(error)
                 self._waiting.clear()
                 return
-            for job_id, job in found.items():
+            for job_id, job in (found or {}).items():
                 if job.state in TERMINAL:
                     for future in self._waiting.pop(job_id, []):
                         if not future.done():
@@ -383,6 +403,9 @@ class Client:
                     pause = _FIRST_POLL
             await self._clock.wait(self._new_waiter, pause)
             pause = min(pause * 1.5, _LONGEST_POLL)
+
+    async def _ask(self) -> dict[str, JobInfo]:
+        return await (await self.master()).get_jobs(list(self._waiting))
 
     async def events(self, job_id: str, after: int) -> AsyncIterator[EventInfo]:
         master = await self.master()

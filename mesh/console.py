@@ -125,7 +125,6 @@ def run_service(service: Service, app: Mesh) -> None:
         level=os.environ.get("MESH_LOG", "INFO").upper(),
         format="%(asctime)s %(levelname)-7s %(message)s",
     )
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     status = 0
     try:
         with _new_runner() as runner:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
@@ -48,6 +49,7 @@ class Service:
             self.stopping.clear()
             self._ready = asyncio.get_running_loop().create_future()
             self._task = asyncio.create_task(self._supervise(self._ready), name=self.name)
+            self._task.add_done_callback(partial(self._never_ran, self._ready))
         assert self._ready is not None
         await asyncio.shield(self._ready)
 
@@ -80,6 +82,11 @@ class Service:
         trace: TracebackType | None,
     ) -> None:
         await self.stop()
+
+    def _never_ran(self, ready: asyncio.Future[None], _: asyncio.Task[None]) -> None:
+        # Cancelled before its first step: whoever waits in start() must hear of it all the same.
+        if not ready.done():
+            ready.set_exception(MeshError(f"{self.name} was stopped before it was ready"))
 
     async def _supervise(self, ready: asyncio.Future[None]) -> None:
         def is_ready() -> None:

@@ -33,7 +33,7 @@ PRICES = {
 }
 
 
-class MailServerBusyError(Exception):
+class MailServerBusy(Exception):
     """The mail server says: try again later."""
 
 
@@ -58,7 +58,7 @@ async def send_mail(ctx: Context[str], user_id: int, template: Template = "welco
     to = f"user-{user_id}@shop.example"
     await asyncio.sleep(0.02)  # what talking to a mail server takes
     if user_id % 25 == 0 and ctx.attempt == 1:
-        raise MailServerBusyError(f"{to}: 451 try again later")
+        raise MailServerBusy(f"{to}: 451 try again later")
     return Receipt(to, SUBJECTS[template], ctx.attempt)
 
 
@@ -80,4 +80,4 @@ def build_report(ctx: Context[int], year: int, month: int) -> Report:
 def read_orders(year: int, month: int, day: int) -> list[str]:
     """The products sold on a day. A real shop would ask its database."""
     random = Random(f"{year}-{month}-{day}")
-    return random.choices(list(PRICES), weights=[2, 1, 5, 8], k=random.randint(1000, 3000))
+    return random.choices(list(PRICES), weights=[2, 1, 5, 8], k=random.randint(10_000, 30_000))

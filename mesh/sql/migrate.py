@@ -7,6 +7,7 @@ globals, and two databases may be migrated in one process at once. Instead each 
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Mapping
 from io import StringIO
@@ -22,6 +23,11 @@ from sqlalchemy.schema import CreateSchema
 from mesh.sql.database import Database
 
 __all__ = ["Migrations", "Standing"]
+
+# Alembic tells at INFO how it works, which is nobody's business in an application's log.
+_alembic_log = logging.getLogger("alembic")
+if _alembic_log.level == logging.NOTSET:
+    _alembic_log.setLevel(logging.WARNING)
 
 Standing = Literal["absent", "older", "current", "newer"]
 

@@ -29,7 +29,7 @@ def codec_for(function: Callable[..., Any]) -> ArgumentsCodec:
     return ArgumentsCodec(
         function.__name__,
         inspect.signature(function).parameters,
-        {k: v for k, v in inspect.get_annotations(function, eval_str=True).items()},
+        inspect.get_annotations(function, eval_str=True),
     )
 
 
@@ -365,7 +365,7 @@ def test_parameters_without_a_name_of_their_own_are_refused(
 
 @pytest.mark.parametrize("kind", [Cat | Point | Address, set[dict[str, int]] | list[int]])
 def test_types_that_cannot_be_told_apart_are_refused(kind: Any) -> None:
-    with pytest.raises(ConfigError, match="^handler 'f': .*is not supported"):
+    with pytest.raises(ConfigError, match=r"^handler 'f': .*is not supported"):
         one(kind)
 
 

@@ -236,7 +236,7 @@ def test_a_wrong_file(toml: Callable[[str], None], text: str, says: str) -> None
 def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
     path = tmp_path / "latin.toml"
     path.write_bytes('cluster = "ä"'.encode("latin-1"))
-    with pytest.raises(ConfigError, match="latin.toml: "):
+    with pytest.raises(ConfigError, match=r"latin.toml: "):
         Config.from_env({"MESH_CONFIG": str(path)})
 
 
@@ -250,7 +250,7 @@ def test_a_config_and_settings_together_are_refused() -> None:
 
 
 def test_an_unknown_agent_is_named() -> None:
-    with pytest.raises(ConfigError, match="no agent is named 'nast'; did you mean 'nats'?"):
+    with pytest.raises(ConfigError, match="no agent is named 'nast'; did you mean 'nats'"):
         Config.build(agents={"nats": "nats://h"}).agent("nast")
 
 
@@ -309,5 +309,5 @@ def test_no_part_for_a_scheme(url: str) -> None:
     assert SECRET not in str(error.value)
     with pytest.raises(ConfigError, match="known: memory, nats"):
         connect_agent("a", "x://h", AgentSettings())
-    with pytest.raises(ConfigError, match="did you mean 'sqlite'?"):
+    with pytest.raises(ConfigError, match="did you mean 'sqlite'"):
         connect_master("sqlit:///x", MasterSettings())

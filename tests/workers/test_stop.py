@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from worker_rig import PATIENCE, Rig
 from mesh import Context, Retry
 from mesh.errors import MeshError
 from mesh.job import State
+from mesh.testing.memory import MemoryConsumer
 from mesh.wire import Finished, Retrying
 from mesh_workers import Worker
 from mesh_workers import lane as lane_module
@@ -28,6 +30,13 @@ def _short_last_moments(monkeypatch: pytest.MonkeyPatch) -> None:
 async def in_time(stopping: Any) -> None:
     async with asyncio.timeout(PATIENCE):
         await stopping
+
+
+async def swallow_cancellations(started: asyncio.Event, go_on: asyncio.Event) -> None:
+    started.set()
+    while not go_on.is_set():
+        with suppress(asyncio.CancelledError):
+            await go_on.wait()
 
 
 class TestStop:
@@ -79,7 +88,7 @@ class TestStop:
             stopped, end = await rig.outcomes(job.id, 2)
         assert isinstance(stopped, Retrying)
         assert stopped.error.type == "WorkerStopped"
-        assert "grace time of 0.05 s" in stopped.error.message
+        assert "grace time is 0.05 s" in stopped.error.message
         assert stopped.due_at == stopped.at
         assert isinstance(end, Finished)
         assert (end.attempt, end.result) == (2, b"2")
@@ -127,31 +136,20 @@ class TestStop:
 
     async def test_leaves_behind_a_handler_that_swallows_every_cancellation(self) -> None:
         rig, started, go_on = Rig(grace=0.05), asyncio.Event(), asyncio.Event()
-        swallowed = 0
 
         @rig.app.job
-        async def stubborn() -> None:
-            nonlocal swallowed
-            started.set()
-            while not go_on.is_set():
-                try:
-                    await go_on.wait()
-                except asyncio.CancelledError:
-                    swallowed += 1
+        async def handler() -> None:
+            await swallow_cancellations(started, go_on)
 
-        @rig.app.job
-        async def other() -> None: ...
-
-        await stubborn.enqueue()
+        await handler.enqueue()
         worker = rig.worker()
         await worker.start()
         await started.wait()
-        job = await other.enqueue()
-        await in_time(worker.stop())
-        await rig.ended(job.id)
-        assert swallowed >= 1
-        assert (await rig.holds()).leased == 1  # until its lease ends
-        go_on.set()
+        try:
+            await in_time(worker.stop())
+            assert (await rig.holds()).leased == 1  # until its lease ends
+        finally:
+            go_on.set()
         await rig.close()
 
     async def test_leaves_behind_a_thread_that_does_not_end(self) -> None:
@@ -263,23 +261,20 @@ class TestLifecycle:
         started, go_on = asyncio.Event(), asyncio.Event()
 
         @rig.app.job
-        async def stubborn() -> None:
-            started.set()
-            while not go_on.is_set():
-                try:
-                    await go_on.wait()
-                except asyncio.CancelledError:
-                    pass
+        async def handler() -> None:
+            await swallow_cancellations(started, go_on)
 
-        await stubborn.enqueue()
+        await handler.enqueue()
         worker = rig.worker()
         await worker.start()
         await started.wait()
         stopping = asyncio.create_task(worker.stop())
         await asyncio.sleep(0)
-        await in_time(worker.abort())
-        await in_time(stopping)
-        go_on.set()
+        try:
+            await in_time(worker.abort())
+            await in_time(stopping)
+        finally:
+            go_on.set()
 
     async def test_abort_while_it_starts(self, rig: Rig) -> None:
         rig.memory.go_down()
@@ -294,14 +289,14 @@ class TestLifecycle:
     async def test_a_lane_that_breaks_ends_the_worker_and_what_it_ran(
         self, rig: Rig, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from mesh.testing.memory import MemoryConsumer
-
-        pull, started = MemoryConsumer.pull, asyncio.Event()
+        pull, started, pulls = MemoryConsumer.pull, asyncio.Event(), list[int]()
 
         async def breaks(self: MemoryConsumer, limit: int) -> Any:
-            if started.is_set():
-                raise ValueError("a bug")
-            return await pull(self, limit)
+            pulls.append(limit)
+            if len(pulls) == 1:
+                return await pull(self, limit)
+            await started.wait()
+            raise ValueError("a bug")
 
         monkeypatch.setattr(MemoryConsumer, "pull", breaks)
 
@@ -310,11 +305,14 @@ class TestLifecycle:
             started.set()
             await asyncio.Event().wait()
 
-        await handler.enqueue()
+        job = await handler.enqueue()
         worker = rig.worker()
         await worker.start()
-        with pytest.raises(BaseExceptionGroup, match="unhandled errors"):
+        with pytest.raises(ExceptionGroup, match="unhandled errors"):
             await asyncio.wait_for(worker.wait(), PATIENCE)
+        (stopped,) = await rig.outcomes(job.id, 1)
+        assert isinstance(stopped, Retrying)
+        assert stopped.error.type == "WorkerStopped"
 
     async def test_workers_that_come_and_go_lose_and_repeat_nothing(self, any_rig: Rig) -> None:
         rig, runs, enough = any_rig, Counter[int](), asyncio.Event()

@@ -78,6 +78,7 @@ class Lane:
         self._app = tools.app
         self._clock = tools.app.clock
         self._stopping = stopping
+        self._interrupted = False
         self._giving_up = asyncio.Event()
         self._random = Random()
         self._queue: deque[Delivery] = deque()
@@ -129,8 +130,7 @@ class Lane:
     async def _abandon(self) -> None:
         """Leave behind what has not ended, after a last moment: handlers that swallow their
         cancellation, outcomes that the agent does not take. Their leases will end."""
-        for task in self._running:
-            task.cancel()
+        self.interrupt()
         if self._running:
             await asyncio.wait(self._running, timeout=_LAST_MOMENT)
         with suppress(TimeoutError):
@@ -237,7 +237,8 @@ class Lane:
         return msgspec.structs.replace(delivery.job, attempt=self._attempt_of(delivery))
 
     def interrupt(self) -> None:
-        """The grace time is over: cancel what runs. Async handlers get ``CancelledError``."""
+        """Cancel what runs. Async handlers get ``CancelledError``."""
+        self._interrupted = True
         for task in self._running:
             task.cancel()
 
@@ -288,14 +289,12 @@ class Lane:
         )
 
     def _cancelled(self) -> Failure:
-        if not self._stopping.is_set():
+        if not self._interrupted:
             return Failure(
                 ErrorInfo("CancelledError", "the job's task was cancelled, not by the worker")
             )
-        message = (
-            "the worker stopped, and the job had not ended within the grace time of "
-            f"{self._app.config.grace:g} s"
-        )
+        grace = self._app.config.grace
+        message = f"the worker stopped before the job had ended; its grace time is {grace:g} s"
         return Failure(ErrorInfo("WorkerStopped", message), at_once=True)
 
     def _emitter(self, run: Run) -> Emit:

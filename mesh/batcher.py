@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 __all__ = ["Batcher"]
 
@@ -25,8 +25,9 @@ Result = TypeVar("Result")
 class Batcher(Generic[Item, Result]):
     """Gathers items of concurrent ``submit`` calls into calls of ``write``.
 
-    ``write`` gets the items in the order of submission and returns one result for each. If it
-    raises, every caller of that batch gets the exception.
+    ``write`` gets at most ``max_items`` items, in the order of submission, and returns one
+    result for each. If it raises, every caller of that batch gets the exception. With
+    ``max_in_flight`` above 1 writes overlap.
     """
 
     def __init__(
@@ -86,15 +87,26 @@ class Batcher(Generic[Item, Result]):
             batch = [self._pending.popleft() for _ in range(count)]
             try:
                 results = await self._write([item for item, _ in batch])
+                if len(results) != len(batch):
+                    raise RuntimeError(
+                        f"the write of {len(batch)} items returned {len(results)} results"
+                    )
+            except Exception as error:
+                _fail(batch, error)
             except BaseException as error:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-                        # A caller that was cancelled, or posted and left, never looks.
-                        future.exception()
-                if not isinstance(error, Exception):
-                    raise
+                # Nobody goes on here: those who wait for the next write must not hang.
+                _fail([*batch, *self._pending], error)
+                self._pending.clear()
+                raise
             else:
                 for (_, future), result in zip(batch, results, strict=True):
                     if not future.done():
                         future.set_result(result)
+
+
+def _fail(batch: Sequence[tuple[Any, asyncio.Future[Any]]], error: BaseException) -> None:
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(error)
+            # A caller that was cancelled, or posted and left, never looks.
+            future.exception()

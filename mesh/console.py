@@ -39,6 +39,8 @@ T = TypeVar("T")
 
 log = logging.getLogger("mesh")
 
+_LAST_MOMENT = 2.0
+
 AppArgument = Annotated[
     str,
     typer.Argument(envvar="MESH_APP", help="Your app, as module:attribute, such as shop.jobs:app."),
@@ -118,27 +120,41 @@ def _new_runner() -> asyncio.Runner:
 def run_service(service: Service, app: Mesh) -> None:
     """Run a service until it ends or SIGINT or SIGTERM comes; a second one ends it at once.
 
-    Does not return if handlers' threads are still running then: the process exits, since
-    Python would wait for them for ever.
+    Does not return if handlers are still running then: the process exits, since Python would
+    wait for them for ever.
     """
     logging.basicConfig(
         level=os.environ.get("MESH_LOG", "INFO").upper(),
         format="%(asctime)s %(levelname)-7s %(message)s",
     )
     status = 0
+    # Closing the event loop waits for whatever handlers have left in it, perhaps for ever.
+    overdue = threading.Timer(_LAST_MOMENT, lambda: _leave(status, "handlers"))
+    overdue.daemon = True
     try:
         with _new_runner() as runner:
-            runner.run(_serve(service, app))
+            try:
+                runner.run(_serve(service, app))
+            except BaseException:
+                status = 1
+                raise
+            finally:
+                overdue.start()
     except BaseException as error:
         if _only_stragglers() is None:
             raise
         log.error("%s", error)
-        status = 1
+    finally:
+        overdue.cancel()
     if (stragglers := _only_stragglers()) is not None:
-        log.warning("exiting while %d threads of handlers still run", stragglers)
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(status)
+        _leave(status, f"{stragglers} threads of handlers")
+
+
+def _leave(status: int, what: str) -> NoReturn:
+    log.warning("exiting while %s still run", what)
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(status)
 
 
 def _only_stragglers() -> int | None:

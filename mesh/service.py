@@ -2,8 +2,9 @@
 
 States: *new* → *starting* → *running* → *stopping* → *stopped*, and from *stopped* again to
 *starting*. ``start`` and ``stop`` may be called any number of times, in any order and
-concurrently; each returns when the service is where it was asked to be. A subclass writes
-``run`` alone, with structured concurrency inside.
+concurrently; each returns when the service is where it was asked to be. A ``start`` while it
+is *stopping* waits for the end and starts it anew. A subclass writes ``run`` alone, with
+structured concurrency inside.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mesh.clock import Clock, SystemClock
 from mesh.errors import MeshError
@@ -45,11 +46,18 @@ class Service:
 
     async def start(self) -> None:
         """Return when the service is ready. Raises what ``run`` raised before it was."""
+        while self._task is not None and self.stopping.is_set() and not self._task.done():
+            await asyncio.wait([self._task])
         if self._task is None or self._task.done():
             self.stopping.clear()
-            self._ready = asyncio.get_running_loop().create_future()
-            self._task = asyncio.create_task(self._supervise(self._ready), name=self.name)
-            self._task.add_done_callback(partial(self._never_ran, self._ready))
+            self._ready = ready = asyncio.get_running_loop().create_future()
+
+            def is_ready() -> None:
+                if not ready.done():
+                    ready.set_result(None)
+
+            self._task = asyncio.create_task(self.run(is_ready), name=self.name)
+            self._task.add_done_callback(partial(self._ended, ready))
         assert self._ready is not None
         await asyncio.shield(self._ready)
 
@@ -67,9 +75,11 @@ class Service:
             await asyncio.wait([self._task])
 
     async def wait(self) -> None:
-        """Return when the service ended by itself or by ``stop``; raise what ``run`` raised."""
+        """Return when the service ended, by itself or not; raise what ``run`` raised."""
         if self._task is not None:
-            await asyncio.shield(self._task)
+            await asyncio.wait([self._task])
+            if not self._task.cancelled():
+                self._task.result()
 
     async def __aenter__(self) -> Service:
         await self.start()
@@ -83,30 +93,20 @@ class Service:
     ) -> None:
         await self.stop()
 
-    def _never_ran(self, ready: asyncio.Future[None], _: asyncio.Task[None]) -> None:
-        # Cancelled before its first step: whoever waits in start() must hear of it all the same.
-        if not ready.done():
+    def _ended(self, ready: asyncio.Future[None], task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if ready.done():
+            if error is not None:
+                log.error("%s ended: %s", self.name, error, exc_info=error)
+        elif task.cancelled():
             ready.set_exception(MeshError(f"{self.name} was stopped before it was ready"))
-
-    async def _supervise(self, ready: asyncio.Future[None]) -> None:
-        def is_ready() -> None:
-            if not ready.done():
-                ready.set_result(None)
-
-        try:
-            await self.run(is_ready)
-        except BaseException as error:
-            if ready.done():
-                if not isinstance(error, asyncio.CancelledError):
-                    log.error("%s ended: %s", self.name, error, exc_info=error)
-                raise
-            if isinstance(error, asyncio.CancelledError):
-                ready.set_exception(MeshError(f"{self.name} was stopped before it was ready"))
-            else:
-                ready.set_exception(error)
+            ready.exception()  # asked for here, so that nobody else must
+        elif error is not None:
+            ready.set_exception(error)
+            ready.exception()
         else:
             # Stopped before it was ready: whoever waits in start() is let go.
-            is_ready()
+            ready.set_result(None)
 
 
 class Group(Service):
@@ -147,16 +147,17 @@ class Group(Service):
             await member.stop()
 
     async def _first_end(self) -> None:
-        stop = asyncio.create_task(self.stopping.wait())
-        ends = [asyncio.create_task(member.wait()) for member in self.members]
+        stop: asyncio.Task[Any] = asyncio.create_task(self.stopping.wait())
+        tasks = [stop, *(asyncio.create_task(member.wait()) for member in self.members)]
         try:
-            done, _ = await asyncio.wait([stop, *ends], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (stop, *ends):
+            for task in tasks:
                 task.cancel()
-        for task in done:
-            if task is not stop:
-                await task
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
 
 
 class Backoff:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from mesh.app import Mesh
 from mesh.clock import to_datetime
+from mesh.codec import encode_json
 from mesh.console import (
     AgentsOption,
     AppArgument,
@@ -274,7 +275,7 @@ def _parse_state(text: str) -> State:
 
 
 def _encoded(result: Any) -> bytes:
-    return msgspec.json.encode(result)
+    return encode_json(result)
 
 
 def _table(*columns: str) -> Table:

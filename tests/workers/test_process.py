@@ -181,7 +181,7 @@ async def test_a_handler_that_never_ends_does_not_hold_up_the_exit(
         rig = command.rig
         await rig.until(lambda: "draining" in [beat.state for beat in rig.beats()])
         process.terminate()
-    assert await command.end(process) == (0 if signals == 1 else 1)
+    assert await command.end(process) == 0
     if handler == "endless_thread":
         (stopped,) = await command.rig.outcomes(job_id, 1)
         assert isinstance(stopped, Retrying)
@@ -192,7 +192,7 @@ async def test_a_handler_that_never_ends_does_not_hold_up_the_exit(
 async def test_wrong_options_are_told_in_one_line(command: Command) -> None:
     for options, message in [
         (("--lane", "mail=x"), "'x' is not a number of jobs"),
-        (("--agent", "n"), "no agent is named 'n'; did you mean 'm'?"),
+        (("--agent", "n"), "no agent is named 'n' (known: m)"),
     ]:
         assert await command.end(await command.start(*options)) == 1
         assert command.log.startswith("error: ")

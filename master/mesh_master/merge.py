@@ -75,6 +75,8 @@ STATE_COLUMNS = (
 )
 IDENTITY_COLUMNS = ("id", "name", "lane", "priority", "enqueued_at", "payload", "meta")
 JOB_COLUMNS = IDENTITY_COLUMNS + STATE_COLUMNS
+_EMPTY: Row = dict.fromkeys(JOB_COLUMNS)
+_STATELESS: Row = dict.fromkeys(STATE_COLUMNS)
 
 
 @dataclass(slots=True)
@@ -147,7 +149,7 @@ class _Merger:
             if known is None or known.at < record.at:
                 self._workers[record.worker] = record
             return
-        if not is_id(_job_id(record)):
+        if not self._knows(_job_id(record)):
             log.error(
                 "agent %s: the ledger has a %s of the job id %r, which is no UUID: left out",
                 self._agent,
@@ -160,6 +162,10 @@ class _Merger:
             self._accepted(record)
         else:
             self._run(record)
+
+    def _knows(self, job_id: str) -> bool:
+        # The check of an id is dear; one that has a row or a head has passed it.
+        return job_id in self._jobs or job_id in self._heads or is_id(job_id)
 
     def _head(self, job_id: str) -> Head | None:
         return self._new_heads.get(job_id) or self._heads.get(job_id)
@@ -240,24 +246,24 @@ class _Merger:
         """The row to write for a job; a new one stands for the record that asks for it."""
         row = self._jobs.get(job.id)
         if row is None:
-            row = self._jobs[job.id] = {
-                **dict.fromkeys(JOB_COLUMNS),
-                **_identity(job),
-                "state": state,
-                "attempt": job.attempt,
-                "version": version,
-                "agent": self._agent,
-            }
+            row = self._jobs[job.id] = _EMPTY | _identity(job)
+            row["state"] = state
+            row["attempt"] = job.attempt
+            row["version"] = version
+            row["agent"] = self._agent
         return row
 
     def _move(
         self, row: Row, state: State, attempt: int, version: int, due_at: float | None, **more: Any
     ) -> None:
         due_at = due_at or row["due_at"]
-        row.update(dict.fromkeys(STATE_COLUMNS))
-        row.update(
-            more, state=state, attempt=attempt, version=version, agent=self._agent, due_at=due_at
-        )
+        row |= _STATELESS
+        row |= more
+        row["state"] = state
+        row["attempt"] = attempt
+        row["version"] = version
+        row["agent"] = self._agent
+        row["due_at"] = due_at
 
     def result(self) -> Plan:
         return Plan(

@@ -49,6 +49,8 @@ __all__ = ["SqlMaster"]
 
 log = logging.getLogger("mesh")
 
+_STATES = {state.value: state for state in State}
+
 _SKEW_LIMIT = 1.0
 """Seconds between two machines' clocks from which ``check`` speaks of it."""
 
@@ -224,18 +226,14 @@ class SqlMaster:
             jobs.started_at,
             jobs.payload.is_not(None).label("described"),
         )
-        heads = heads.where(one_of(self.database, jobs.id, job_ids)).order_by(jobs.id)
-        rows = await connection.execute(self.database.locking(heads))
+        heads = heads.where(one_of(self.database, jobs.id, job_ids))
+        # Not locked: the upsert's own comparison of versions decides who wins a job. Should two
+        # recorders see the same job at the same moment (it went from one agent to another), all
+        # that can go amiss is which of its attempts gets a row of its own.
+        rows = await connection.execute(heads)
         return {
-            row.id: merge.Head(
-                State(row.state),
-                row.attempt,
-                row.version,
-                row.worker,
-                row.started_at,
-                row.described,
-            )
-            for row in rows
+            job_id: merge.Head(_STATES[state], attempt, version, worker, started_at, described)
+            for job_id, state, attempt, version, worker, started_at, described in rows
         }
 
     async def known(self, job_ids: Sequence[str]) -> dict[str, Known]:

@@ -45,7 +45,7 @@ class BulkUpsert:
         insert = database.insert(table)
         targets = [table.c[name] for name in self._columns]
         if self._as_arrays:
-            arrays = [bindparam(c.name, type_=ARRAY(c.type)) for c in targets]
+            arrays = [bindparam(c.name, type_=ARRAY(c.type, dimensions=1)) for c in targets]
             rows = (
                 func.unnest(*arrays)
                 .table_valued(*[column(c.name, c.type) for c in targets])
@@ -91,4 +91,4 @@ def one_of(
     if database.is_local:
         each = func.json_each(literal(json.dumps(list(values)))).table_valued("value")
         return subject.in_(select(each.c.value))
-    return subject == func.any(literal(list(values), ARRAY(subject.type)))
+    return subject == func.any(literal(list(values), ARRAY(subject.type, dimensions=1)))

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from mesh.app import Mesh
 from mesh.clock import to_datetime
@@ -30,8 +28,13 @@ from mesh.job import Priority, State, check_job_id
 from mesh.ports import AttemptInfo, EventInfo, JobFilter, JobInfo, Master
 from mesh.roles import RoleOptions, make_role
 from mesh.wire import Heartbeat
-from mesh_master import schema
-from mesh_master.store import SqlMaster
+
+# What takes long to import (SQLAlchemy, Alembic, rich) is imported by the commands that need it:
+# this module is imported for every ``mesh`` command there is.
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mesh_master.store import SqlMaster
 
 __all__ = ["register"]
 
@@ -218,11 +221,15 @@ def current(
 @db.command()
 def sql(app: AppOption = None, master: MasterOption = None) -> None:
     """Print the statements that make the schema in an empty database, and run nothing."""
+    from mesh_master import schema
+
     store = _sql_master(find_app(app, master))
     typer.echo(schema.migrations(store.database, store.settings).sql())
 
 
 def _show_schema(mesh: Mesh, as_json: bool, *, upgrade: bool) -> None:
+    from mesh_master import schema
+
     store = _sql_master(mesh)
     migrations = schema.migrations(store.database, store.settings)
 
@@ -250,6 +257,8 @@ def _show_schema(mesh: Mesh, as_json: bool, *, upgrade: bool) -> None:
 
 
 def _sql_master(mesh: Mesh) -> SqlMaster:
+    from mesh_master.store import SqlMaster
+
     store = mesh.connect_master()
     if not isinstance(store, SqlMaster):
         raise ConfigError(f"the master at {store.url} is no SQL database: it has no schema")
@@ -279,6 +288,8 @@ def _encoded(result: Any) -> bytes:
 
 
 def _table(*columns: str) -> Table:
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -286,6 +297,8 @@ def _table(*columns: str) -> Table:
 
 
 def _print(table: Table) -> None:
+    from rich.console import Console
+
     # Lines are cut for people; what is piped on stays whole.
     console = Console(soft_wrap=False)
     console.print(table) if console.is_terminal else Console(width=1000).print(table)

@@ -13,6 +13,7 @@ from mesh.errors import AgentUnavailable as AgentUnavailable
 from mesh.errors import ConfigError as ConfigError
 from mesh.errors import InvalidArguments as InvalidArguments
 from mesh.errors import InvalidJob as InvalidJob
+from mesh.errors import InvalidResult as InvalidResult
 from mesh.errors import JobCancelled as JobCancelled
 from mesh.errors import JobFailed as JobFailed
 from mesh.errors import JobNotFound as JobNotFound
@@ -43,6 +44,7 @@ __all__ = [
     "Handler",
     "InvalidArguments",
     "InvalidJob",
+    "InvalidResult",
     "Job",
     "JobCancelled",
     "JobFailed",

@@ -17,6 +17,8 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+import msgspec
+
 from mesh.batcher import Batcher
 from mesh.clock import Clock
 from mesh.codec import ValueCodec
@@ -25,6 +27,7 @@ from mesh.errors import (
     AgentError,
     AgentUnavailable,
     ConfigError,
+    InvalidResult,
     JobCancelled,
     JobFailed,
     JobNotFound,
@@ -128,14 +131,23 @@ class JobHandle(Generic[R]):
     async def result(self, timeout: float | None = None) -> R:
         """Wait for the job to end and return what its handler returned.
 
-        Raises ``JobFailed`` or ``JobCancelled`` if it did not succeed, ``ResultTimeout`` after
-        ``timeout`` seconds (the job goes on), ``ConfigError`` if this process has no master.
+        Raises ``JobFailed`` or ``JobCancelled`` if it did not succeed, ``InvalidResult`` if it
+        returned something that is not of the handler's result type, ``ResultTimeout`` after
+        ``timeout`` seconds (the job goes on), ``ConfigError`` if this process has no master,
+        ``MasterError`` if that cannot be opened.
         """
         job = await self._client().wait(self.id, timeout)
-        if job.state is State.SUCCEEDED:
-            value: R = self._result.decode(job.result or b"null")
-            return value
         what = f"job {self.id} ({self.name}) {job.state}"
+        if job.state is State.SUCCEEDED:
+            data = job.result or b"null"
+            try:
+                value: R = self._result.decode(data)
+            except msgspec.ValidationError as error:
+                raise InvalidResult(
+                    f"{what} with {data[:200].decode(errors='replace')}, which is not what the "
+                    f"handler's annotation says: {error}"
+                ) from error
+            return value
         if job.state is State.FAILED:
             raise JobFailed(
                 f"{what} at attempt {job.attempt}: {job.error_type}: {job.error_message}",
@@ -172,19 +184,21 @@ class Client:
         self._held_for = ""
 
     async def close(self) -> None:
-        """Finish what is being written, then disconnect."""
+        """Finish what is being written, then disconnect. Who waits for a result, is told."""
+        for batcher in self._batchers.values():
+            await batcher.drain()
+        self._closing.set()
+        self._fail_waiting(_closed())
         if self._poller is not None:
             self._poller.cancel()
             await asyncio.wait([self._poller])
-        for batcher in self._batchers.values():
-            await batcher.drain()
-        for agent in self._agents.values():
-            await agent.close()
-        self._agents.clear()
-        self._batchers.clear()
-        if self._master is not None:
-            await self._master.close()
-            self._master = None
+        async with self._lock:
+            for agent in self._agents.values():
+                await agent.close()
+            self._agents.clear()
+            if self._master is not None:
+                await self._master.close()
+                self._master = None
 
     # connections -----------------------------------------------------------------------------
 
@@ -201,7 +215,7 @@ class Client:
                     master = connect_master(
                         self.config.master, master_settings(self.config, self._clock)
                     )
-                    await master.open()
+                    await self._open(master)
                     self._master = master
         return self._master
 
@@ -214,9 +228,19 @@ class Client:
                     agent = connect_agent(
                         name, config.url, agent_settings(self.config, self._clock)
                     )
-                    await agent.open()
+                    await self._open(agent)
                     self._agents[name] = agent
         return self._agents[name]
+
+    async def _open(self, connection: Agent | Master) -> None:
+        """Open it, or leave nothing behind."""
+        if self._closing.is_set():
+            raise _closed()
+        try:
+            await connection.open()
+        except BaseException:
+            await connection.close()
+            raise
 
     # enqueuing -------------------------------------------------------------------------------
 
@@ -317,7 +341,12 @@ class Client:
         self, jobs: Sequence[Envelope], refused: AgentUnavailable | None
     ) -> dict[str, Outcome]:
         """Hold jobs on the master: they are due later, or no agent took them."""
-        why = str(refused) if refused else f"{jobs[0].name} must be held on the master"
+        if refused is not None:
+            why = str(refused)
+        elif self.config.agents_for(jobs[0].lane):
+            why = f"due in more than {self.config.transient_threshold:g} s, so the master's to hold"
+        else:
+            why = f"no agent serves lane '{jobs[0].lane}'"
         try:
             master = await self._holder()
         except MasterError as error:
@@ -328,8 +357,10 @@ class Client:
         except MasterUnavailable as error:
             outcome = AgentUnavailable(f"not stored: {why}; {error}")
         except MasterError as error:
-            ids = [job.id for job in jobs]
-            outcome = PublishOutcomeUnknown(f"jobs {', '.join(ids[:3])}: {why}; {error}", ids)
+            text = f"{why}; {error}"
+            return {
+                job.id: PublishOutcomeUnknown(f"job {job.id}: {text}", [job.id]) for job in jobs
+            }
         else:
             outcome = State.SCHEDULED
             if refused is not None:
@@ -361,6 +392,8 @@ class Client:
     async def wait(self, job_id: str, timeout: float | None) -> JobInfo:
         """The job, once it is in a terminal state. Raises ``ResultTimeout``."""
         await self.master()
+        if self._closing.is_set():
+            raise _closed()
         future: asyncio.Future[JobInfo] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(job_id, []).append(future)
         self._new_waiter.set()
@@ -388,12 +421,8 @@ class Client:
                 pause = _FIRST_POLL
             try:
                 found = await backoff.retry("waiting for results", self._ask, MasterUnavailable)
-            except MasterError as error:
-                for waiters in self._waiting.values():
-                    for future in waiters:
-                        if not future.done():
-                            future.set_exception(error)
-                self._waiting.clear()
+            except Exception as error:
+                self._fail_waiting(error)
                 return
             for job_id, job in (found or {}).items():
                 if job.state in TERMINAL:
@@ -403,6 +432,13 @@ class Client:
                     pause = _FIRST_POLL
             await self._clock.wait(self._new_waiter, pause)
             pause = min(pause * 1.5, _LONGEST_POLL)
+
+    def _fail_waiting(self, error: Exception) -> None:
+        for waiters in self._waiting.values():
+            for future in waiters:
+                if not future.done():
+                    future.set_exception(error)
+        self._waiting.clear()
 
     async def _ask(self) -> dict[str, JobInfo]:
         return await (await self.master()).get_jobs(list(self._waiting))
@@ -423,3 +459,7 @@ class Client:
                     return
                 await self._clock.sleep(pause)
                 pause = min(pause * 1.5, _LONGEST_POLL)
+
+
+def _closed() -> MeshError:
+    return MeshError("the app was closed meanwhile")

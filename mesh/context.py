@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
+
+from typing_extensions import TypeVar
 
 from mesh.codec import encode_json
 from mesh.wire import Envelope
 
 __all__ = ["Context", "Emit"]
 
-ProgressT = TypeVar("ProgressT")
+# With a default, a plain ``Context`` holds no Any, over which mypy could not tell overloads apart.
+ProgressT = TypeVar("ProgressT", default=object)
 
 Emit = Callable[[str, bytes], None]
 """``(kind, JSON)``: hand an event to the worker, from any thread, without waiting."""

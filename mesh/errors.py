@@ -22,6 +22,7 @@
     ├── JobNotSucceeded             raised by ``job.result()``
     │   ├── JobFailed
     │   └── JobCancelled            cancelled, skipped or expired
+    ├── InvalidResult               the result is not of the type that the handler's annotation says
     └── ResultTimeout               also a ``TimeoutError``
 """
 
@@ -38,6 +39,7 @@ __all__ = [
     "CorruptMessage",
     "InvalidArguments",
     "InvalidJob",
+    "InvalidResult",
     "JobCancelled",
     "JobFailed",
     "JobNotFound",
@@ -167,6 +169,10 @@ class JobFailed(JobNotSucceeded):
 
 class JobCancelled(JobNotSucceeded):
     """The job was cancelled, skipped or expired."""
+
+
+class InvalidResult(MeshError, TypeError):
+    """The job succeeded, but its result is not of the type that the handler's annotation says."""
 
 
 class ResultTimeout(MeshError, TimeoutError):

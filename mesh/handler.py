@@ -25,13 +25,12 @@ from typing import (
     TypedDict,
     TypeVar,
     Union,
+    Unpack,
     dataclass_transform,
     get_args,
     get_origin,
     get_type_hints,
 )
-
-from typing_extensions import Unpack
 
 from mesh.clock import from_datetime
 from mesh.codec import ArgumentsCodec, RequestCodec, ValueCodec

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -133,13 +134,17 @@ class _Server:
 
 
 class NatsServer(_Server):
-    """nats-server with JetStream. ``config`` is appended to its configuration file."""
+    """nats-server with JetStream. ``config`` is appended to its configuration file;
+    ``sync_interval`` is how often it calls fsync, such as ``always`` (default: its own)."""
 
     ready_text = "Server is ready"
 
-    def __init__(self, folder: Path | None = None, config: str = "") -> None:
+    def __init__(
+        self, folder: Path | None = None, config: str = "", sync_interval: str | None = None
+    ) -> None:
         super().__init__(folder)
         self._config = config
+        self._sync = f", sync_interval: {sync_interval}" if sync_interval else ""
 
     @property
     def url(self) -> str:
@@ -153,20 +158,27 @@ class NatsServer(_Server):
         config = self.folder / "nats.conf"
         config.write_text(
             f'host: "127.0.0.1"\nport: {self.port}\n'
-            f'jetstream {{ store_dir: "{self.folder / "jetstream"}" }}\n{self._config}\n'
+            f'jetstream {{ store_dir: "{self.folder / "jetstream"}"{self._sync} }}\n'
+            f"{self._config}\n"
         )
         return [binary, "--config", str(config)]
 
 
 class PostgresServer(_Server):
-    """PostgreSQL, with the account ``mesh`` trusted. As root it runs under ``nobody``."""
+    """PostgreSQL, with the account ``mesh`` trusted. As root it runs under ``nobody``.
+
+    ``settings`` go to the server's command line. Without them it does not call fsync, which is
+    for tests alone."""
 
     ready_text = "ready to accept connections"
     # Immediate-mode shutdown would be SIGQUIT; SIGINT ends sessions and stops in good order.
     stop_signal = signal.SIGINT
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(folder)
+        self._settings = {"fsync": "off"} if settings is None else settings
         self._bin = self._find_binaries()
         self._databases = 0
 
@@ -223,7 +235,7 @@ class PostgresServer(_Server):
             "port": str(self.port),
             "unix_socket_directories": "",
             "max_connections": "300",
-            "fsync": "off",
+            **self._settings,
         }
         options = [part for item in settings.items() for part in ("-c", "=".join(item))]
         return [str(self._bin / "postgres"), "-D", str(self.folder / "data"), *options]

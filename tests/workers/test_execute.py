@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -247,10 +248,8 @@ class TestTimeout:
 
     async def test_a_handler_that_swallows_it_and_returns(self, call: Call) -> None:
         async def handler() -> int:
-            try:
+            with suppress(asyncio.CancelledError):
                 await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                pass
             await asyncio.sleep(0)
             return 1
 

@@ -11,6 +11,7 @@ import pytest
 from worker_rig import PATIENCE, Rig
 
 from mesh.job import State
+from mesh.ports import AgentSettings
 from mesh.testing.conformance.agent import make_job
 from mesh.testing.memory import MemoryAgent
 from mesh_workers import keeper as keeper_module
@@ -47,22 +48,26 @@ async def test_a_handler_that_blocks_the_event_loop_is_not_run_twice(
 ) -> None:
     path = tmp_path_factory.mktemp("agent") / "agent.db"
     rig = Rig(f"sqlite:///{path}" if scheme == "sqlite" else "", lease=0.6)
-    other_ran = []
+    other_ran, started, other_is_idle = list[int](), asyncio.Event(), asyncio.Event()
 
     @rig.app.job
     async def block() -> str:
+        started.set()
+        await other_is_idle.wait()
         time.sleep(1.8)  # noqa: ASYNC251
         return "here"
 
+    elsewhere = Elsewhere(rig)
+
+    @elsewhere.app.job(name="block")
+    def run_again() -> None:
+        other_ran.append(1)
+
+    job = await block.enqueue()
     async with rig.worker():
-        async with Elsewhere(rig) as elsewhere:
-            job = await block.enqueue()
-            await asyncio.sleep(0)
-
-            @elsewhere.app.job(name="block")
-            def run_again() -> None:
-                other_ran.append(1)
-
+        await started.wait()
+        async with elsewhere:
+            other_is_idle.set()
             (end,) = await rig.ended(job.id)
     assert (end.attempt, end.lost, end.result) == (1, 0, b'"here"')
     assert not other_ran
@@ -77,9 +82,8 @@ async def test_a_long_job_outlives_many_leases_and_is_let_go_at_its_end() -> Non
         await asyncio.sleep(1)
 
     job = await handler.enqueue()
-    async with rig.worker() as worker, rig.worker():
+    async with rig.worker(), rig.worker():
         (end,) = await rig.ended(job.id)
-        assert worker.name
     assert (end.state, end.attempt, end.lost) == (State.SUCCEEDED, 1, 0)
     await rig.close()
 
@@ -109,7 +113,7 @@ class TestKeeper:
         keeper.hold(["unknown/1"])
         keeper.start()
         async with asyncio.timeout(PATIENCE):
-            while keeper.held:
+            while keeper.held:  # noqa: ASYNC110 - its thread tells nobody
                 await asyncio.sleep(0.01)
         await keeper.stop()
         assert "leases of 1 running jobs were lost" in caplog.text
@@ -132,10 +136,8 @@ class TestKeeper:
                     raise error
                 return set()
 
-        monkeypatch.setattr("mesh.testing.memory.MemoryAgent", Failing)
-        rig = Rig()
-        agent = rig.memory
-        keeper = LeaseKeeper(lambda: Failing("m", agent.url, agent_settings()), 0.1)
+        url = Rig().url
+        keeper = LeaseKeeper(lambda: Failing("m", url, AgentSettings()), 0.1)
         keeper.hold(["a/1"])
         keeper.start()
         assert await asyncio.to_thread(enough.wait, PATIENCE)
@@ -149,12 +151,6 @@ class TestKeeper:
         keeper.start()
         await keeper.stop()
         await keeper.stop()
-
-
-def agent_settings() -> object:
-    from mesh.ports import AgentSettings
-
-    return AgentSettings()
 
 
 async def test_nothing_is_held_when_all_is_settled(

@@ -321,7 +321,7 @@ class TestLifecycle:
         async def handler(n: int) -> None:
             runs[n] += 1
             await asyncio.sleep(0.001)
-            if len(runs) % 60 == 0:
+            if len(runs) % 60 == 0 or len(runs) == 400:
                 enough.set()
 
         jobs = await handler.enqueue_many([(n,) for n in range(400)])
@@ -330,19 +330,12 @@ class TestLifecycle:
             workers = [rig.worker(3), rig.worker(3)]
             for worker in workers:
                 await worker.start()
-            waiting = [asyncio.create_task(enough.wait()), asyncio.create_task(self.all_ran(runs))]
-            await asyncio.wait(waiting, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
-            for task in waiting:
-                task.cancel()
+            await asyncio.wait_for(enough.wait(), PATIENCE)
             await in_time(asyncio.gather(*(worker.stop() for worker in workers)))
         ends = await rig.ended(*(job.id for job in jobs))
         assert {(end.state, end.attempt) for end in ends} == {(State.SUCCEEDED, 1)}
         assert set(runs.values()) == {1}
         assert await rig.is_empty()
-
-    async def all_ran(self, runs: Counter[int]) -> None:
-        while len(runs) < 400:
-            await asyncio.sleep(0.01)
 
 
 async def test_each_worker_has_its_own_id(rig: Rig) -> None:

@@ -13,7 +13,7 @@ from mesh.testing import MemoryAgent
 from mesh.wire import Event, Finished, Heartbeat, Record, Retrying, Started
 from mesh_workers import Worker
 
-__all__ = ["Rig"]
+__all__ = ["PATIENCE", "Gate", "Rig"]
 
 PATIENCE = 20.0
 
@@ -99,5 +99,31 @@ class Rig:
     async def until_holds(self, enough: Callable[[LaneDepth], bool]) -> None:
         """Look until the agent has in the default lane what it should; agents don't tell."""
         async with asyncio.timeout(PATIENCE):
-            while not enough(await self.holds()):
+            while not enough(await self.holds()):  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
+
+
+class Gate:
+    """A handler's body that counts who is inside, and lets nobody out before ``open``."""
+
+    def __init__(self) -> None:
+        self.inside = 0
+        self.most = 0
+        self.entered = 0
+        self.opened = asyncio.Event()
+        self._changed = asyncio.Condition()
+
+    async def pass_through(self) -> None:
+        self.inside += 1
+        self.entered += 1
+        self.most = max(self.most, self.inside)
+        async with self._changed:
+            self._changed.notify_all()
+        try:
+            await self.opened.wait()
+        finally:
+            self.inside -= 1
+
+    async def until_entered(self, count: int) -> None:
+        async with asyncio.timeout(PATIENCE), self._changed:
+            await self._changed.wait_for(lambda: self.entered >= count)

@@ -58,8 +58,9 @@ async def _run_async(
 ) -> tuple[Any] | Failure:
     task = asyncio.current_task()
     assert task is not None
+    limit = asyncio.timeout(timeout)
     try:
-        async with asyncio.timeout(timeout) as limit:
+        async with limit:
             return (await call(),)
     except asyncio.CancelledError as error:
         if task.cancelling():
@@ -77,17 +78,17 @@ async def _run_thread(
 ) -> tuple[tuple[Any] | Failure, Straggler]:
     loop = asyncio.get_running_loop()
     context = contextvars.copy_context()
-    future = loop.run_in_executor(threads, context.run, _guarded, call)
+    future = loop.run_in_executor(threads, _guarded, context, call)
     done, _ = await asyncio.wait([future], timeout=timeout)
     if done:
         return future.result(), None
     return _timed_out(timeout), future
 
 
-def _guarded(call: Callable[[], Any]) -> tuple[Any] | Failure:
+def _guarded(context: contextvars.Context, call: Callable[[], Any]) -> tuple[Any] | Failure:
     # SystemExit and the like must not travel through the future into the event loop.
     try:
-        return (call(),)
+        return (context.run(call),)
     except BaseException as error:
         return Failure(describe(error, skip=1))
 

@@ -33,10 +33,10 @@ from mesh.errors import AgentError
 from mesh.ports import Agent, Consumer, Delivery, Settlement
 from mesh.retry import Retry
 from mesh.service import Backoff
-from mesh.wire import Envelope, ErrorInfo, Event, Finished, LaneLoad, Retrying, Started
+from mesh.wire import Envelope, ErrorInfo, Event, Finished, LaneLoad, Retrying
 from mesh_workers.execute import execute
 from mesh_workers.keeper import LeaseKeeper
-from mesh_workers.outcome import Failure, Run, decide, miss
+from mesh_workers.outcome import Failure, Run, decide, miss, start
 from mesh_workers.reporter import Reporter
 
 __all__ = ["Lane", "Tools"]
@@ -248,7 +248,7 @@ class Lane:
         reporter, job = self._tools.reporter, delivery.job
         handler, policy = self._app.handlers[job.name], self._policy(delivery)
         run = self._new_run(delivery)
-        reporter.started(_started(run))
+        reporter.started(start(run))
         context: Context[Any] = Context(job, run.attempt, policy.max_attempts, self._emitter(run))
         timeout = job.timeout or handler.defaults.timeout or self._app.config.timeout
         straggler = None
@@ -397,22 +397,6 @@ class Lane:
                 self.name,
                 len(settlements),
             )
-
-
-def _started(run: Run) -> Started:
-    job = run.job
-    return Started(
-        job.id,
-        run.attempt,
-        run.started_at,
-        job.name,
-        job.lane,
-        job.priority,
-        job.enqueued_at,
-        run.worker,
-        run.started_at,
-        run.lost,
-    )
 
 
 def _log_failure(record: Finished | Retrying, outcome: Failure) -> None:

@@ -12,9 +12,9 @@ import msgspec
 
 from mesh.job import State
 from mesh.retry import Retry
-from mesh.wire import Envelope, ErrorInfo, Finished, Retrying
+from mesh.wire import Envelope, ErrorInfo, Finished, Retrying, Started
 
-__all__ = ["MISS_LIMIT", "Failure", "Run", "Success", "decide", "describe", "miss"]
+__all__ = ["MISS_LIMIT", "Failure", "Run", "Success", "decide", "describe", "miss", "start"]
 
 MAX_TRACEBACK = 16 * 1024
 MAX_MESSAGE = 2 * 1024
@@ -23,7 +23,7 @@ MAX_TYPE = 256
 MISS_LIMIT = 10
 """After so many workers that do not know a job's handler, the job fails."""
 
-_LONGEST_MISS_DELAY = 30.0
+_FIRST_MISS_DELAY, _LONGEST_MISS_DELAY = 1.0, 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,11 @@ class Failure:
     """Run again without the policy's delay: the job was not to blame."""
 
 
+def start(run: Run) -> Started:
+    """The record that the attempt has begun."""
+    return Started(**_fields(run, run.started_at))
+
+
 def decide(
     run: Run, outcome: Success | Failure, policy: Retry, now: float, random: Random
 ) -> tuple[Finished | Retrying, Envelope | None]:
@@ -78,7 +83,7 @@ def miss(run: Run, now: float) -> tuple[Finished | None, Envelope | None]:
             f"'{run.job.name}'; deploy a worker that has it, then enqueue the job again",
         )
         return _finished(run, now, State.FAILED, None, error), None
-    delay = min(2.0 ** (misses - 1), _LONGEST_MISS_DELAY)
+    delay = min(_FIRST_MISS_DELAY * 2 ** (misses - 1), _LONGEST_MISS_DELAY)
     return None, msgspec.structs.replace(run.job, misses=misses, due_at=now + delay)
 
 

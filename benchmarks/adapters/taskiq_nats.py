@@ -1,0 +1,43 @@
+# mypy: disable-error-code="import-not-found, untyped-decorator"
+"""taskiq with NATS JetStream.
+
+Settings: ``PullBasedJetStreamBroker`` (its README's choice for durable queues shared by workers)
+with ``pull_consume_batch`` 100 (its default is 1), uvloop (taskiq's worker uses it when it is
+installed), no result backend, ``--max-async-tasks 100`` (the default), ``--no-parse`` (arguments
+are not checked by pydantic) and quiet logs. taskiq has no call for many jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvloop
+from nats.js.api import RetentionPolicy, StreamConfig
+from taskiq_nats import PullBasedJetStreamBroker
+
+from benchmarks.adapters.producer import BOARD, TEXT, URL, serve
+
+broker = PullBasedJetStreamBroker(
+    [URL],
+    pull_consume_batch=100,
+    pull_consume_timeout=1,
+    stream_config=StreamConfig(retention=RetentionPolicy.WORK_QUEUE),
+)
+
+
+@broker.task(task_name="quick")
+async def quick(n: int, text: str) -> None:
+    BOARD.mark(n)
+
+
+@asynccontextmanager
+async def connect() -> AsyncIterator[Any]:
+    await broker.startup()
+    yield lambda n: quick.kiq(n, TEXT), None
+    await broker.shutdown()
+
+
+if __name__ == "__main__":
+    serve(connect, run=uvloop.run)

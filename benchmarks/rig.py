@@ -16,17 +16,17 @@ from types import TracebackType
 from typing import Self
 
 from benchmarks.board import Board
+from benchmarks.history import History
 from benchmarks.process import BenchFailed, Child, Producer, cpu_seconds
 from benchmarks.servers import Kind, Server, make_server
 from benchmarks.systems import System
-from mesh import Mesh, State
 
 __all__ = ["WARM", "Rig", "bench_folder"]
 
 ROOT = Path(__file__).parent.parent
 WARM = 200
 """Jobs to warm up with."""
-PATIENCE = 300.0
+PATIENCE = 60.0
 """Seconds without any progress after which a run has failed."""
 
 
@@ -53,11 +53,11 @@ class Rig:
         self.board = Board.create(self.folder / "board", jobs + 2 * WARM)
         self.workers: list[Child] = []
         self.master: Child | None = None
-        self.server: Server | None = None
         self.servers: list[Server] = []
+        """The system's own first."""
         self._concurrency = concurrency
         self._stack = ExitStack()
-        self._env = {
+        self.env = {
             key: value for key, value in os.environ.items() if not key.startswith("MESH_")
         } | {
             "PYTHONPATH": str(ROOT),
@@ -68,7 +68,9 @@ class Rig:
             "NODE_PATH": str(bench_folder() / system.adapter / "node_modules"),
             **(env or {}),
         }
-        self._mesh: Mesh | None = None
+        self._master_url: str | None = None
+        self.history: History | None = None
+        """What the master knows, for our systems."""
 
     def __enter__(self) -> Self:
         self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
@@ -76,6 +78,8 @@ class Rig:
             self._start_servers()
             if self.system.setup:
                 self._child(self.system.setup, "setup").wait(60)
+            if self._master_url:
+                self.history = self._stack.enter_context(History(self._master_url))
         except BaseException:
             self._stack.close()
             raise
@@ -90,25 +94,24 @@ class Rig:
         self._stack.close()
 
     def _start_servers(self) -> None:
-        self.server, url = self._server(self.system.server, "server")
-        self._env["BENCH_URL"] = url
+        url = self._server(self.system.server, "server")
+        self.env["BENCH_URL"] = url
         if self.system.ours:
             if self.system.server in ("postgres", "none"):
-                master = self._env["MESH_URL"] = url
+                master = self.env["MESH_URL"] = url
             else:
-                _, master = self._server("postgres", "master")
-                self._env |= {"MESH_MASTER": master, "MESH_AGENTS": f"agent={url}"}
-            self._mesh = Mesh(master=master)
-            self._stack.callback(self._mesh.sync.close)
+                master = self._server("postgres", "master")
+                self.env |= {"MESH_MASTER": master, "MESH_AGENTS": f"agent={url}"}
+            self._master_url = master
         elif self.system.server == "postgres":
-            self._env["PGDSN"] = url
+            self.env["PGDSN"] = url
 
-    def _server(self, kind: Kind, name: str) -> tuple[Server | None, str]:
+    def _server(self, kind: Kind, name: str) -> str:
         server, url = make_server(kind, self.folder / name)
         if server is not None:
             self.servers.append(server)
             self._stack.callback(server.close)
-        return server, url
+        return url
 
     # processes -------------------------------------------------------------------------------
 
@@ -116,14 +119,14 @@ class Rig:
         words = [
             word.format(
                 app=self.system.module,
-                url=self._env["BENCH_URL"],
+                url=self.env["BENCH_URL"],
                 concurrency=self._concurrency,
                 n=number,
                 root=ROOT,
             )
             for word in template
         ]
-        local = self._environment() / words[0]
+        local = self.environment() / words[0]
         return [str(local) if local.exists() else words[0], *words[1:]]
 
     def _environment(self) -> Path:
@@ -136,7 +139,7 @@ class Rig:
 
     def _child(self, template: tuple[str, ...], name: str, number: int = 0) -> Child:
         child = Child(
-            self._command(template, number), env=self._env, log=self.folder / f"{name}.log"
+            self._command(template, number), env=self.env, log=self.folder / f"{name}.log"
         )
         self._stack.callback(child.stop)
         return child
@@ -152,7 +155,7 @@ class Rig:
 
     def producer(self, handler: str | None = None) -> Producer:
         """A connected producer; ``handler`` if not the run's own."""
-        env = self._env | ({"BENCH_HANDLER": handler} if handler else {})
+        env = self.env | ({"BENCH_HANDLER": handler} if handler else {})
         template = self.system.producer or ("python", "-m", self.system.module)
         producer = Producer(self._command(template), env=env, log=self.folder / "producer.log")
         self._stack.callback(producer.stop)
@@ -174,34 +177,27 @@ class Rig:
                 return
             if reached > job:
                 job, since = reached, time.monotonic()
-            for child in (*self.workers, *([self.master] if self.master else [])):
-                child.check()
+            self._check()
             if time.monotonic() > since + PATIENCE:
                 worker = self.workers[0] if self.workers else None
                 what = f"job {reached} has not started in {PATIENCE:.0f} s"
                 raise worker.failure(what) if worker else BenchFailed(what)
             time.sleep(0.002)
 
-    def await_recorded(self, count: int, *states: State) -> int:
-        """Return when the master has that many jobs (in ``states``, if given), and the moment.
-        For systems without a recorder: at once."""
+    def await_recorded(self, jobs: int, *, ended: bool = True) -> int:
+        """Return when the master knows that many jobs of this run (as ``ended``, or at all), and
+        the moment. For systems without a recorder: at once."""
         deadline = time.monotonic() + PATIENCE
-        while self._mesh is not None and self.recorded(*states) < count:
+        while self.history is not None and (known := self.history.count(ended=ended)) < jobs:
             if time.monotonic() > deadline:
-                raise BenchFailed(f"the master has {self.recorded(*states)} of {count} jobs")
+                raise BenchFailed(f"the master knows {known} of {jobs} jobs")
+            self._check()
             time.sleep(0.01)
         return time.monotonic_ns()
 
-    def recorded(self, *states: State) -> int:
-        """How many jobs the master has in these states (none given: in any)."""
-        mesh = self._mesh
-        assert mesh is not None
-
-        async def ask() -> int:
-            counts = await (await mesh.master()).count_jobs()
-            return sum(n for state, n in counts.items() if not states or state in states)
-
-        return mesh.sync(ask())
+    def _check(self) -> None:
+        for child in (*self.workers, *([self.master] if self.master else [])):
+            child.check()
 
     def verify(self, first: int, end: int) -> None:
         """Raises ``BenchFailed`` unless each of the jobs ran exactly once."""

@@ -14,7 +14,6 @@ from typing import Any
 from benchmarks.process import Producer, resident
 from benchmarks.rig import WARM, Rig
 from benchmarks.systems import System
-from mesh import State
 
 __all__ = ["MEASURES", "Figures"]
 
@@ -81,12 +80,12 @@ def _drain(
         if master:
             rig.start_master()
         preload(rig, jobs)
-        if master and system.master:
-            rig.await_recorded(jobs)
+        if rig.master:
+            rig.await_recorded(jobs, ended=False)
         before = rig.cpu()
         rig.start_workers(workers)
         rig.await_started(0, jobs)
-        recorded = rig.await_recorded(jobs, State.SUCCEEDED) if master else None
+        recorded = rig.await_recorded(jobs) if master else None
         cpu = rig.cpu() - before
         rig.verify(0, jobs)
         times = sorted(rig.board.started(job) for job in range(jobs))
@@ -130,14 +129,13 @@ def flow_bulk(system: System, jobs: int) -> Figures:
 def flow_through(rig: Rig, jobs: int, how: str) -> Figures:
     """The flow of jobs ``0 … jobs - 1`` on a rig that may hold others already."""
     producer = start_all(rig)
-    known = rig.recorded(State.SUCCEEDED) if rig.system.ours else 0
     before = rig.cpu(producer)
     answer = producer.do(how, 0, jobs)
     rig.await_started(0, jobs)
     end = max(rig.board.started(job) for job in range(jobs))
     ran = jobs / (end - answer["begin"]) * _S
     if rig.system.ours:
-        end = rig.await_recorded(known + jobs, State.SUCCEEDED)
+        end = rig.await_recorded(jobs + WARM)
     cpu = rig.cpu(producer) - before
     rig.verify(0, jobs + WARM)
     return {
@@ -157,7 +155,7 @@ def start_all(rig: Rig) -> Producer:
     producer = rig.producer()
     producer.do("single", rig.jobs, WARM)
     rig.await_started(rig.jobs, rig.jobs + WARM)
-    rig.await_recorded(WARM, State.SUCCEEDED)
+    rig.await_recorded(WARM)
     return producer
 
 

@@ -325,13 +325,7 @@ class Handler(Generic[P, R, C]):
     def _signature(self) -> tuple[dict[str, inspect.Parameter], str | None, dict[str, Any]]:
         """The parameters without the context's, the name of that one, and all types."""
         what = f"handler '{self.function.__qualname__}'"
-        try:
-            hints = get_type_hints(self.function, include_extras=True)
-        except Exception as error:  # whatever evaluating an annotation raises
-            raise ConfigError(
-                f"{what}: an annotation cannot be resolved: {error}; "
-                "its types must be importable from the module"
-            ) from error
+        hints = _hints(self.function, what)
         parameters = dict(inspect.signature(self.function).parameters)
         contexts = [name for name in parameters if _is_context(hints.get(name))]
         if len(contexts) > 1:
@@ -361,18 +355,25 @@ def _is_context(hint: Any) -> bool:
 
 
 def result_type(request: type[Job[Any]]) -> Any:
-    """The ``R`` of a request class's ``Job[R]``."""
+    """The ``R`` of a request class's ``Job[R]``. Raises ``ConfigError``."""
     for kind in request.__mro__:
         for base in vars(kind).get("__orig_bases__", ()):
             if get_origin(base) is Job:
-                return _resolve(get_args(base)[0], kind.__module__)
+                # It may be the name of a class that the module defines further down.
+                found = {"__annotations__": {"R": get_args(base)[0]}, "__module__": kind.__module__}
+                return _hints(type("found", (), found), f"request '{request.mesh_name}'")["R"]
     return Any
 
 
-def _resolve(hint: Any, module: str) -> Any:
-    """``hint``, where it is the name of a class that its module defines further down."""
-    holder = type("holder", (), {"__annotations__": {"hint": hint}, "__module__": module})
-    return get_type_hints(holder, include_extras=True)["hint"]
+def _hints(annotated: Any, what: str) -> dict[str, Any]:
+    """The types of its annotations. Raises ``ConfigError``, which begins with ``what``."""
+    try:
+        return get_type_hints(annotated, include_extras=True)
+    except Exception as error:  # whatever evaluating an annotation raises
+        raise ConfigError(
+            f"{what}: an annotation cannot be resolved: {error}; "
+            "its types must be importable from the module"
+        ) from error
 
 
 @cache

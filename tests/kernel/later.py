@@ -23,6 +23,10 @@ def broken(value: Nowhere) -> None:  # type: ignore[name-defined]  # noqa: F821
     pass
 
 
+class BrokenRequest(Job["Nowhere"]):  # type: ignore[name-defined]
+    pass
+
+
 @dataclass
 class Later:
     inner: Later | None = None

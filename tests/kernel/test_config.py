@@ -88,7 +88,7 @@ def test_everything_in_a_file(toml: Callable[[str], None]) -> None:
     assert config.timeout == 30.0
     assert config.auto_migrate is True
     assert config.retry == Retry(3, delay=1, backoff="fixed")
-    assert config.agents["nats-2"].lanes == {"mail", "reports"}
+    assert config.agents["nats-2"].lanes == frozenset({"mail", "reports"})
     assert [agent.name for agent in config.agents_for("mail")] == ["nats-1", "nats-2"]
     assert [agent.name for agent in config.agents_for("other")] == ["nats-1"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable
 from random import Random
@@ -70,8 +71,6 @@ class Probe(Service):
 def _no_unhandled(caplog: pytest.LogCaptureFixture) -> object:
     """asyncio logs exceptions that nobody retrieved: there are none."""
     yield
-    import gc
-
     gc.collect()
     assert [r.getMessage() for r in caplog.records if r.name == "asyncio"] == []
 

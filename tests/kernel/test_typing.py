@@ -1,4 +1,7 @@
-"""Two type checkers agree on what the SDK's types promise."""
+"""Two type checkers agree on what the SDK's types promise.
+
+What must be an error is marked for each checker, and both report marks that are not needed.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent / "typing"
 
 
-@pytest.mark.parametrize("checker", ["mypy", "pyright"])
-def test_the_checkers_agree(checker: str, tmp_path: Path) -> None:
-    if checker == "mypy":
-        command = ["mypy", "--strict", "--warn-unused-ignores", str(FOLDER)]
-    else:
-        # mypy's ignores must not silence pyright.
-        project = tmp_path / "pyrightconfig.json"
-        settings = {"include": [str(FOLDER)], "enableTypeIgnoreComments": False}
-        project.write_text(json.dumps(settings))
-        command = ["pyright", "--pythonpath", sys.executable, "--project", str(project)]
-    done = subprocess.run(
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-m", *command],
         cwd=ROOT,
         capture_output=True,
@@ -31,5 +23,16 @@ def test_the_checkers_agree(checker: str, tmp_path: Path) -> None:
         timeout=110,
         check=False,
     )
+
+
+def test_mypy_agrees() -> None:
+    done = run("mypy", "--strict", "--warn-unused-ignores", str(FOLDER))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "No source files found" not in done.stdout
+    assert f"{len(list(FOLDER.glob('*.py')))} source file" in done.stdout
+
+
+def test_pyright_agrees() -> None:
+    done = run("pyright", "--outputjson", "--pythonpath", sys.executable, "--project", str(FOLDER))
+    report = json.loads(done.stdout)
+    assert report["generalDiagnostics"] == [], done.stdout
+    assert report["summary"]["filesAnalyzed"] == len(list(FOLDER.glob("*.py")))

@@ -1,7 +1,5 @@
 """What both type checkers say of handlers. Never run: checked by ``test_typing.py``."""
 
-# pyright: strict, reportUnnecessaryTypeIgnoreComment=true
-
 from __future__ import annotations
 
 from collections.abc import Awaitable
@@ -111,4 +109,4 @@ async def wrong_options() -> None:
     await app.enqueue(Export(1), dely=5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     app.job(delay=5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     app.job("mail")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
-    await send_mail.options(delay=5).options()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    send_mail.options(delay=5).options()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]

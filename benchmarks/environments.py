@@ -32,6 +32,8 @@ def set_up(systems: list[System]) -> None:
     for program in sorted(needed):
         if shutil.which(program) is None:
             raise BenchFailed(f"no {program} on the PATH: {_SERVERS[program]}")
+    bench_folder().mkdir(exist_ok=True)
+    (bench_folder() / ".gitignore").write_text("*\n")
     for system in systems:
         folder = bench_folder() / system.adapter
         if system.packages and not (folder / "versions.json").exists():

@@ -126,10 +126,10 @@ class Rig:
             )
             for word in template
         ]
-        local = self.environment() / words[0]
+        local = self._programs() / words[0]
         return [str(local) if local.exists() else words[0], *words[1:]]
 
-    def _environment(self) -> Path:
+    def _programs(self) -> Path:
         """The folder of the system's programs."""
         return (
             Path(sys.executable).parent
@@ -205,5 +205,5 @@ class Rig:
         if wrong:
             job, runs = next(iter(wrong.items()))
             raise BenchFailed(
-                f"{self.system.name}: {len(wrong)} jobs did not run once: job {job} ran {runs}×"
+                f"{self.system.name}: {len(wrong)} jobs did not run once: job {job}, {runs} times"
             )

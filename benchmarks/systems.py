@@ -165,7 +165,7 @@ PEERS = (
         "arq",
         "redis",
         Sizes(enqueue=10_000, bulk=0, drain=4_000, flow=3_500),
-        worker=("arq", "{app}.WorkerSettings"),
+        worker=("arq", "{app}.WorkerSettings", "--custom-log-dict", "{app}.LOGGING"),
         packages=("arq", "hiredis", "uvloop"),
     ),
     System(

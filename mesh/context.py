@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Generator, Mapping
+from functools import cached_property
 from typing import Any, Generic
 
 from typing_extensions import TypeVar
@@ -44,7 +45,10 @@ class Context(Generic[ProgressT]):
         self.attempt = attempt
         """The number of this execution, from 1."""
         self.max_attempts = max_attempts
-        self.log = JobLog(self)
+
+    @cached_property
+    def log(self) -> JobLog:
+        return JobLog(self)
 
     @property
     def job_id(self) -> str:

@@ -302,7 +302,11 @@ class Handler(Generic[P, R, C]):
         ``msgspec.ValidationError``."""
         return self.shape.arguments.decode(payload)
 
-    def bind(self, arguments: dict[str, Any], context: Context[Any]) -> dict[str, Any]:
+    @property
+    def wants_context(self) -> bool:
+        return self.shape.context is not None
+
+    def bind(self, arguments: dict[str, Any], context: Context[Any] | None) -> dict[str, Any]:
         """The arguments with the context, if the function wants it."""
         name = self.shape.context
         return arguments if name is None else arguments | {name: context}

@@ -20,6 +20,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import msgspec
+
 from mesh.clock import Clock, SystemClock
 from mesh.errors import AgentError
 from mesh.job import State
@@ -92,8 +94,7 @@ class AgentCapabilities:
     """``extend`` names the receipts whose lease was lost."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True):
     """One job, leased to one consumer."""
 
     job: Envelope
@@ -106,8 +107,7 @@ class Delivery:
     """The job was leased before and that lease ended without settlement."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(msgspec.Struct, frozen=True):
     """What becomes of a delivery.
 
     ``record`` goes to the ledger, if given. ``again`` goes back to the lane, if given, to be

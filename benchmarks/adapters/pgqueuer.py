@@ -3,9 +3,9 @@
 
 Settings: uvloop, the asyncpg driver, and ``PgQueuer.run`` in a program, as in its own benchmark
 (tools/benchmark.py in its repository); a pool for the producer, so that 64 callers do not queue
-behind one connection; ``pgq install`` with the default durability (``durable``); a batch size of 100
-for the worker (default 10: a third of the speed; 500 and 1,000 were no faster, and slower to start
-a lone job). Bulk: ``enqueue`` with lists.
+behind one connection; ``pgq install`` with the default durability (``durable``); a worker with
+batch size 100 (default 10: a third of the speed; 500 and 1,000 were no faster). Bulk: ``enqueue``
+with lists.
 """
 
 from __future__ import annotations

@@ -28,12 +28,13 @@ Straggler = asyncio.Future[Any] | None
 async def execute(
     handler: Handler[..., Any, Any],
     payload: bytes,
-    context: Context[Any],
+    context: Context[Any] | None,
     timeout: float | None,
     result_limit: int,
     threads: ThreadPoolExecutor,
 ) -> tuple[Success | Failure, Straggler]:
-    """The outcome of one call of the handler. ``timeout`` in seconds, ``result_limit`` in bytes."""
+    """The outcome of one call of the handler. ``timeout`` in seconds, ``result_limit`` in bytes.
+    ``context`` is for a handler that wants one."""
     try:
         arguments = handler.bind(handler.decode(payload), context)
     except BaseException as error:  # types may bring code of their own
@@ -58,8 +59,11 @@ async def _run_async(
 ) -> tuple[Any] | Failure:
     task = asyncio.current_task()
     assert task is not None
-    limit = asyncio.timeout(timeout)
+    limit: asyncio.Timeout | None = None
     try:
+        if timeout is None:
+            return (await call(),)
+        limit = asyncio.timeout(timeout)
         async with limit:
             return (await call(),)
     except asyncio.CancelledError as error:
@@ -68,7 +72,7 @@ async def _run_async(
         # The handler raised it, or something it awaited was cancelled.
         return Failure(describe(error, skip=1))
     except BaseException as error:
-        if isinstance(error, TimeoutError) and limit.expired():
+        if isinstance(error, TimeoutError) and limit is not None and limit.expired():
             return _timed_out(timeout)
         return Failure(describe(error, skip=1))
 

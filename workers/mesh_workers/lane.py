@@ -36,7 +36,7 @@ from mesh.service import Backoff
 from mesh.wire import Envelope, ErrorInfo, Event, Finished, LaneLoad, Retrying
 from mesh_workers.execute import execute
 from mesh_workers.keeper import LeaseKeeper
-from mesh_workers.outcome import Failure, Run, decide, miss, start
+from mesh_workers.outcome import Failure, Run, decide, miss
 from mesh_workers.reporter import Reporter
 
 __all__ = ["Lane", "Tools"]
@@ -189,7 +189,7 @@ class Lane:
         while self._queue and len(self._running) < self.concurrency and not self._stopping.is_set():
             delivery = self._queue.popleft()
             self._moved_at = self._clock.monotonic()
-            task = asyncio.create_task(self._attempt(delivery), name=f"mesh-job-{delivery.job.id}")
+            task = asyncio.create_task(self._attempt(delivery), name=delivery.job.id)
             self._running[task] = delivery
             task.add_done_callback(self._ended)
 
@@ -248,8 +248,10 @@ class Lane:
         reporter, job = self._tools.reporter, delivery.job
         handler, policy = self._app.handlers[job.name], self._policy(delivery)
         run = self._new_run(delivery)
-        reporter.started(start(run))
-        context: Context[Any] = Context(job, run.attempt, policy.max_attempts, self._emitter(run))
+        reporter.started(run)
+        context: Context[Any] | None = None
+        if handler.wants_context:
+            context = Context(job, run.attempt, policy.max_attempts, self._emitter(run))
         timeout = job.timeout or handler.defaults.timeout or self._app.config.timeout
         straggler = None
         begun = self._clock.monotonic()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
 from random import Random
 from types import TracebackType
-from typing import Any
 
 import msgspec
 
@@ -26,8 +24,7 @@ MISS_LIMIT = 10
 _FIRST_MISS_DELAY, _LONGEST_MISS_DELAY = 1.0, 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(msgspec.Struct, frozen=True, gc=False):
     """One attempt at a job, by one worker."""
 
     job: Envelope
@@ -38,14 +35,12 @@ class Run:
     started_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Success:
+class Success(msgspec.Struct, frozen=True, gc=False):
     result: bytes
     """JSON."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(msgspec.Struct, frozen=True, gc=False):
     error: ErrorInfo
     retryable: bool = True
     at_once: bool = False
@@ -54,7 +49,7 @@ class Failure:
 
 def start(run: Run) -> Started:
     """The record that the attempt has begun."""
-    return Started(**_fields(run, run.started_at))
+    return Started(*_fields(run, run.started_at))
 
 
 def decide(
@@ -67,7 +62,7 @@ def decide(
     if delay is None:
         return _finished(run, now, State.FAILED, None, outcome.error), None
     due_at = now if outcome.at_once else now + delay
-    record = Retrying(**_fields(run, now), error=outcome.error, due_at=due_at)
+    record = Retrying(*_fields(run, now), error=outcome.error, due_at=due_at)
     again = msgspec.structs.replace(run.job, attempt=run.attempt + 1, due_at=due_at, misses=0)
     return record, again
 
@@ -87,25 +82,30 @@ def miss(run: Run, now: float) -> tuple[Finished | None, Envelope | None]:
     return None, msgspec.structs.replace(run.job, misses=misses, due_at=now + delay)
 
 
-def _fields(run: Run, now: float) -> dict[str, Any]:
-    return {
-        "id": run.job.id,
-        "attempt": run.attempt,
-        "at": now,
-        "name": run.job.name,
-        "lane": run.job.lane,
-        "priority": run.job.priority,
-        "enqueued_at": run.job.enqueued_at,
-        "worker": run.worker,
-        "started_at": run.started_at,
-        "lost": run.lost,
-    }
+_Fields = tuple[str, int, float, str, str, int, float, str, float, int]
+
+
+def _fields(run: Run, now: float) -> _Fields:
+    """What all records of an execution begin with, in the order of their fields."""
+    job = run.job
+    return (
+        job.id,
+        run.attempt,
+        now,
+        job.name,
+        job.lane,
+        job.priority,
+        job.enqueued_at,
+        run.worker,
+        run.started_at,
+        run.lost,
+    )
 
 
 def _finished(
     run: Run, now: float, state: State, result: bytes | None, error: ErrorInfo | None
 ) -> Finished:
-    return Finished(**_fields(run, now), state=state, result=result, error=error)
+    return Finished(*_fields(run, now), state=state, result=result, error=error)
 
 
 def describe(error: BaseException, *, skip: int = 0) -> ErrorInfo:

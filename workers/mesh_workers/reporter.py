@@ -14,7 +14,8 @@ import logging
 from mesh.errors import AgentError
 from mesh.ports import Agent
 from mesh.service import Backoff
-from mesh.wire import Event, Heartbeat, Record, Started
+from mesh.wire import Event, Heartbeat, Record
+from mesh_workers.outcome import Run, start
 
 __all__ = ["Reporter"]
 
@@ -29,15 +30,15 @@ class Reporter:
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
-        self._starts: dict[tuple[str, int], Started] = {}
+        self._starts: dict[tuple[str, int], Run] = {}
         self._events: list[Event] = []
         self._heartbeat: Heartbeat | None = None
         self._some = asyncio.Event()
         self._writing = asyncio.Lock()
         self.dropped = 0
 
-    def started(self, record: Started) -> None:
-        self._starts[record.id, record.attempt] = record
+    def started(self, run: Run) -> None:
+        self._starts[run.job.id, run.attempt] = run
         self._some.set()
 
     def ended(self, job_id: str, attempt: int) -> None:
@@ -70,7 +71,11 @@ class Reporter:
             starts, self._starts = self._starts, {}
             events, self._events = self._events, []
             heartbeat, self._heartbeat = self._heartbeat, None
-            records: list[Record] = [*starts.values(), *events, *([heartbeat] if heartbeat else [])]
+            records: list[Record] = [
+                *(start(run) for run in starts.values()),
+                *events,
+                *([heartbeat] if heartbeat else []),
+            ]
             if not records:
                 return
             try:

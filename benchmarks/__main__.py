@@ -12,6 +12,7 @@ Results are written after each measurement. ``run`` exits 1 if any run failed.
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ from benchmarks.rows import MEASURES
 from benchmarks.single import SINGLE
 from benchmarks.systems import System, select
 from benchmarks.workload import CURVE, ROWS, SCALES, Row
+from mesh.testing.servers import ServerFailed
 
 _MEASURES = {**MEASURES, **SINGLE, **dict.fromkeys(CURVE, SINGLE["curve"])}
 
@@ -76,8 +78,8 @@ def _measure(system: System, row: Row, turn: int, results: Results) -> None:
     begin = time.monotonic()
     try:
         figures = _MEASURES[row.name](system, jobs)
-    except BenchFailed as error:
-        figures = {"error": str(error)}
+    except (BenchFailed, ServerFailed, OSError, subprocess.SubprocessError) as error:
+        figures = {"error": f"{type(error).__name__}: {error}"}
         shown = f"FAILED: {error}"
     else:
         shown = f"{figures['value']:>11,.2f} {row.unit:<7}" + " ".join(

@@ -134,8 +134,8 @@ def memory(system: System, jobs: int) -> Figures:
 
 
 def idle(system: System, jobs: int) -> Figures:
-    """CPU of worker and master with nothing to do, in % of a core, and messages a second."""
-    seconds = 5.0 if jobs < 1000 else 30.0
+    """CPU of worker and master with nothing to do, in % of a core, and messages a second, over
+    as many seconds as there are ``jobs``."""
     with Rig(system, 1) as rig:
         producer = start_all(rig)
         producer.stop()
@@ -143,7 +143,7 @@ def idle(system: System, jobs: int) -> Figures:
         own = [rig.workers[0].pid, *([rig.master.pid] if rig.master else [])]
         messages = nats_messages(rig.servers[0])
         cpu, begin = cpu_seconds(own), time.monotonic()
-        time.sleep(seconds)
+        time.sleep(jobs)
         took = time.monotonic() - begin
         used = (cpu_seconds(own) - cpu) / took
         messages = nats_messages(rig.servers[0]) - messages

@@ -151,6 +151,8 @@ def test_ctrl_c_cancels_what_is_waited_for(app: Mesh) -> None:
     async def for_ever() -> None:
         main = threading.main_thread().ident
         assert main is not None
+        # Once the caller waits, as it does when a person presses Ctrl-C.
+        await asyncio.sleep(0.2)
         signal.pthread_kill(main, signal.SIGINT)
         try:
             await asyncio.Event().wait()

@@ -55,7 +55,7 @@ __all__ = ["NatsConsumer"]
 
 log = logging.getLogger("mesh")
 
-EXPIRES, HEARTBEAT = 60.0, 15.0
+EXPIRES, HEARTBEAT = 60.0, 6.0
 MAX_BATCH = 32
 HOLD = 0.5
 NAK_DELAY = 30
@@ -159,10 +159,15 @@ class NatsConsumer:
         if self._trouble:
             trouble, self._trouble = self._trouble, ""
             raise AgentUnavailable(f"agent {self._connection.agent}: {trouble}")
-        if self._missing:
-            await self._streams.ensure()
-            await self.open()
+        while self._missing:
+            # Cleared first: should they go missing again meanwhile, that must not be forgotten.
             self._missing = False
+            try:
+                await self._streams.ensure()
+                await self.open()
+            except BaseException:
+                self._missing = True
+                raise
 
     async def _take(self, limit: int) -> list[Delivery]:
         """Hand out from the highest priority that has something; ask the next level if none is

@@ -66,6 +66,7 @@ class Rig:
             "BENCH_HANDLER": handler,
             "BENCH_CONCURRENCY": str(concurrency),
             "NODE_PATH": str(bench_folder() / system.adapter / "node_modules"),
+            **dict(system.env),
             **(env or {}),
         }
         self._master_url: str | None = None

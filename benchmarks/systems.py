@@ -41,6 +41,8 @@ class System:
     """The command of its producer, if that is not its adapter run by Python."""
     master: tuple[str, ...] = ()
     """The command of the process that records history. Ours alone have one."""
+    env: tuple[tuple[str, str], ...] = ()
+    """Environment variables for its processes."""
     threads: bool = False
     """Its handlers are ``def`` functions that run in threads."""
     history: bool = False
@@ -146,6 +148,7 @@ PEERS = (
         Sizes(enqueue=10_000, bulk=0, drain=8_000, flow=7_000),
         worker=("dramatiq", "{app}", "--processes", "1", "--threads", "8"),
         packages=("dramatiq[redis]", "hiredis"),
+        env=(("dramatiq_queue_prefetch", "1000"),),
         threads=True,
     ),
     System(
@@ -154,7 +157,7 @@ PEERS = (
         "redis",
         Sizes(enqueue=3_500, bulk=0, drain=2_500, flow=1_500),
         worker=(
-            *("celery", "-A", "{app}", "worker", "--pool", "prefork", "--concurrency", "1"),
+            *("celery", "-A", "{app}", "worker", "--pool", "solo"),
             *("--hostname", "bench{n}", "--loglevel", "WARNING"),
             *("--without-gossip", "--without-mingle", "--without-heartbeat"),
         ),

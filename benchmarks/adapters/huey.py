@@ -3,7 +3,8 @@
 
 Settings: ``SqliteHuey`` in WAL mode (its default) with no results, 4 worker threads, polling each
 1 to 10 ms (defaults: 100 ms to 10 s; its consumer finds new tasks by polling alone), no periodic
-tasks. Its default for fsync: none (SQLite's ``synchronous`` off). huey has no call for many tasks.
+tasks. It leaves SQLite's ``synchronous`` at its default, FULL, as we do. huey has no call for many
+tasks and no asyncio interface: its producer calls from 64 threads.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # mypy: disable-error-code="import-not-found, untyped-decorator"
 """procrastinate on PostgreSQL.
 
-Settings: psycopg's compiled driver with a pool of 20 connections, concurrency 20 ("Launch a worker
-with concurrency" in its how-to: as many as the pool serves), LISTEN/NOTIFY as is its default,
-uvloop, finished jobs kept (its default). Bulk: ``batch_defer_async``.
+Settings: psycopg's compiled driver, concurrency 10 with a pool of as many connections (default 1;
+20 and 50 were slower here), LISTEN/NOTIFY and finished jobs kept, as are its defaults, uvloop.
+Bulk: ``batch_defer_async``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from procrastinate import App, PsycopgConnector
 
 from benchmarks.adapters.producer import BOARD, TEXT, URL, serve
 
-POOL = 20
+POOL = 10
 app = App(connector=PsycopgConnector(conninfo=URL, min_size=POOL, max_size=POOL))
 
 

@@ -95,6 +95,8 @@ def master_settings(config: Config, clock: Clock) -> MasterSettings:
 class JobHandle(Generic[R]):
     """A job that was enqueued, or looked up."""
 
+    __slots__ = ("_client", "_result", "_state", "id", "name")
+
     def __init__(
         self,
         job_id: str,

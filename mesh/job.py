@@ -151,10 +151,7 @@ def check_job_id(value: str | UUID) -> str:
 
 def new_job_id() -> str:
     """A new UUIDv7 (RFC 9562): ordered by time, so that indexes grow at one end."""
-    random = int.from_bytes(os.urandom(10), "big")
-    digits = (
-        f"{time.time_ns() // 1_000_000:012x}"
-        f"7{random >> 68:03x}"
-        f"{0x8000000000000000 | (random & 0x3FFFFFFFFFFFFFFF):016x}"
-    )
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    moment = f"{time.time_ns() // 1_000_000:012x}"
+    random = os.urandom(10).hex()
+    variant = "89ab"[int(random[3], 16) & 3]
+    return f"{moment[:8]}-{moment[8:]}-7{random[:3]}-{variant}{random[4:7]}-{random[7:19]}"

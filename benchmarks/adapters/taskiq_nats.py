@@ -2,9 +2,9 @@
 """taskiq with NATS JetStream.
 
 Settings: ``PullBasedJetStreamBroker`` with ``pull_consume_batch`` 100 (default 1; 500 was no faster
-here) on a work-queue stream, uvloop (taskiq's worker uses it when it is
-installed), no result backend, ``--max-async-tasks 100`` (the default), ``--no-parse`` (arguments
-are not checked by pydantic) and quiet logs. taskiq has no call for many jobs.
+here) on a work-queue stream; ``--max-async-tasks 100``, the default (1,000 was no faster); uvloop,
+which taskiq's worker uses when it is installed; ``--no-parse`` (pydantic does not check arguments);
+no result backend; quiet logs. taskiq has no call for many jobs.
 """
 
 from __future__ import annotations

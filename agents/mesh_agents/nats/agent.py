@@ -100,7 +100,7 @@ class NatsAgent:
             for entry in accepted[index]:
                 outcome = _worse(outcome, outcomes[entry])
             result |= self._note(frame, outcome, now)
-        return [result[part] for part in parts]
+        return [result.get(part) for part in parts] if result else [None] * len(jobs)
 
     def _frames(self, jobs: Mapping[str, Envelope], now: float) -> list[Frame]:
         """The frames to send: those in doubt that hold some of the jobs, and new ones."""
@@ -109,6 +109,8 @@ class NatsAgent:
             if since > now - DUPLICATE_WINDOW / 2 and len(self._unsure) <= MAX_UNSURE:
                 break
             del self._unsure[part]
+        if not self._unsure:
+            return pack(zip(jobs.values(), jobs, strict=True))
         doubtful = {part: self._unsure[part][1] for part in jobs if part in self._unsure}
         frames = {frame.message_id: frame for frame in doubtful.values()}
         new = [(job, part) for part, job in jobs.items() if part not in doubtful]
@@ -118,6 +120,8 @@ class NatsAgent:
         self, frame: Frame, outcome: AgentError | None, now: float
     ) -> dict[str, AgentError | None]:
         """The outcome of each job of a frame; remembers it if that is unknown."""
+        if outcome is None and not self._unsure:
+            return {}
         unknown = isinstance(outcome, PublishOutcomeUnknown)
         if unknown:
             outcome = PublishOutcomeUnknown(

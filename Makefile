@@ -37,7 +37,7 @@ test: $(VENV)/.dev
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy mesh agents/mesh_agents master/mesh_master workers/mesh_workers tests examples
+	$(BIN)/mypy mesh agents/mesh_agents master/mesh_master workers/mesh_workers tests examples benchmarks
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 

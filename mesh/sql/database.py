@@ -47,6 +47,8 @@ __all__ = ["Database", "DatabaseErrors", "Insert"]
 Insert = postgresql.Insert | sqlite.Insert
 Query: TypeAlias = "Select[*tuple[Any, ...]]"
 
+_NOT_DURABLE = text("SET LOCAL synchronous_commit TO off")
+
 _RESYNC = 60.0
 
 # The advisory lock under which tables are made; any number that others are unlikely to use.
@@ -299,14 +301,19 @@ class Database:
             cursor.execute("PRAGMA journal_mode=WAL")
             # FULL: a commit is on disk when it returns. NORMAL could lose the last ones when
             # the machine loses power (sqlite.org/pragma.html#pragma_synchronous).
-            cursor.execute("PRAGMA synchronous=FULL")
+            cursor.execute("PRAGMA synchronous=FULL")  # see begin(), and write(durable=...)
             cursor.execute("PRAGMA foreign_keys=ON")
             cursor.close()
 
         @event.listens_for(engine.sync_engine, "begin")
         def begin(connection: Any) -> None:
-            mode = connection.get_execution_options().get("mesh_begin", "DEFERRED")
-            connection.exec_driver_sql(f"BEGIN {mode}")
+            options = connection.get_execution_options()
+            sync = options.get("mesh_sync", connection.info.get("mesh_sync", "FULL"))
+            if sync != connection.info.get("mesh_sync", "FULL"):
+                # It cannot be changed within a transaction.
+                connection.exec_driver_sql(f"PRAGMA synchronous={sync}")
+                connection.info["mesh_sync"] = sync
+            connection.exec_driver_sql(f"BEGIN {options.get('mesh_begin', 'DEFERRED')}")
 
         return engine
 
@@ -327,9 +334,13 @@ class Database:
             raise self._translate(error) from error
 
     @asynccontextmanager
-    async def write(self, *, timeout: float | None = None) -> AsyncIterator[AsyncConnection]:
+    async def write(
+        self, *, timeout: float | None = None, durable: bool = True
+    ) -> AsyncIterator[AsyncConnection]:
         """A transaction, committed at the end of the block, rolled back if the block raises.
 
+        ``durable=False`` does not wait for the disk: a crash of the server, or of the machine,
+        may undo the transaction as a whole. For what is then done again, such as a claim.
         After ``timeout`` seconds raises ``errors.unavailable`` if nothing was committed, or
         ``errors.in_doubt`` if the commit had begun.
         """
@@ -341,7 +352,10 @@ class Database:
                 self.engine.connect() as connection,
             ):
                 if self.is_local:
-                    await connection.execution_options(mesh_begin="IMMEDIATE")
+                    sync = "FULL" if durable else "NORMAL"
+                    await connection.execution_options(mesh_begin="IMMEDIATE", mesh_sync=sync)
+                elif not durable:
+                    await connection.execute(_NOT_DURABLE)
                 if self._clock.monotonic() - self._measured_at > _RESYNC:
                     await self._measure(connection)
                 yield connection

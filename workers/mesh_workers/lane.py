@@ -3,10 +3,10 @@
 States of a job here: *queued* (pulled, not started), *running*, *unsettled* (ended, its outcome
 on the way to the ledger). All three hold a lease, which the keeper extends.
 
-How much is pulled: free slots, plus what the slots will finish within ``SLICE`` seconds by the
-measured duration of this lane's jobs. When all slots have been busy for longer than that,
-nothing is pulled ahead and what was queued is given back, so that no job waits here for a long
-one while another worker idles.
+How much is pulled: free slots, plus what the slots will finish within ``AHEAD`` seconds by the
+measured duration of this lane's jobs. When all slots have been busy for ``SLICE`` seconds and
+none has ended, nothing is pulled ahead and what was queued is given back, so that no job waits
+here for a long one while another worker idles.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ __all__ = ["Lane", "Tools"]
 
 log = logging.getLogger("mesh")
 
+AHEAD = 0.1
 SLICE = 0.25
 MOST_AHEAD = 1024
 MOST_UNSETTLED = 4096
@@ -168,7 +169,7 @@ class Lane:
         free = self.concurrency - len(self._running)
         ahead = 0
         if self._duration is not None and not self._is_stuck():
-            ahead = min(int(self.concurrency * SLICE / max(self._duration, 1e-4)), MOST_AHEAD)
+            ahead = min(int(self.concurrency * AHEAD / max(self._duration, 1e-4)), MOST_AHEAD)
         room = free + ahead - len(self._queue)
         # Not by ones and twos while there is enough to do.
         if free <= len(self._queue) and room < (self.concurrency + ahead) // 4:

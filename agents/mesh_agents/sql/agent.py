@@ -119,7 +119,7 @@ class SqlAgent:
     async def extend(self, receipts: Sequence[str], lease: float) -> set[str]:
         if not receipts:
             return set()
-        async with self.database.write(timeout=PATIENCE) as connection:
+        async with self.database.write(timeout=PATIENCE, durable=False) as connection:
             until = self.database.now() + lease
             return set(receipts) - await self._store.extend(connection, receipts, until)
 

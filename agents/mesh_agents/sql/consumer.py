@@ -186,7 +186,8 @@ class SqlConsumer:
                 "until": now + self._lease,
                 "lease_id": uuid4().hex,
             }
-            async with self._database.write(timeout=PATIENCE) as connection:
+            # Undone by a crash of the server, a claim is as a lease that ended.
+            async with self._database.write(timeout=PATIENCE, durable=False) as connection:
                 result = await connection.execute(self._claim, parameters)
                 rows = sorted(result.all(), key=lambda row: (-row.priority, row.seq))
                 found = _Found(rows)

@@ -116,7 +116,8 @@ class SqlLedger:
         if not ids:
             return
         ledger = self._store.tables.ledger
-        async with self._database.write(timeout=PATIENCE) as connection:
+        # Undone by a crash of the server, the records are read, and recorded, once more.
+        async with self._database.write(timeout=PATIENCE, durable=False) as connection:
             await connection.execute(delete(ledger).where(one_of(self._database, ledger.c.id, ids)))
         self._read.difference_update(ids)
 

@@ -98,7 +98,7 @@ class LocalSignals:
 
     def pause(self, looks: int) -> float:
         """Seconds until a waiter that looked ``looks`` times in vain looks again."""
-        return _jittered(min(0.02 * 1.5 ** min(looks, 10), 0.25))
+        return _jittered(min(0.003 * 1.5 ** min(looks, 12), 0.25))
 
 
 class ServerSignals(Service):

@@ -456,9 +456,10 @@ class Master(Protocol):
     # recording -------------------------------------------------------------------------------
 
     async def record(self, agent: str, records: Sequence[Record], lease: Lease) -> None:
-        """Apply an agent's ledger records in one transaction.
+        """Apply an agent's ledger records, all of a job's in one transaction.
 
-        Records may come again and in any order between jobs: a job only moves forward by
+        If it raises, some jobs' records may have been applied: record the same again. Records
+        may come again and in any order between jobs: a job only moves forward by
         ``mesh.job.state_version``, and the first terminal outcome stands. A later outcome of
         another attempt is kept as that attempt. Raises ``LeaseLost`` and writes nothing if
         ``lease`` is no longer the newest of its name.

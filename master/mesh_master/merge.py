@@ -44,6 +44,7 @@ __all__ = [
     "STATE_COLUMNS",
     "Head",
     "Plan",
+    "halves",
     "held_row",
     "ids",
     "is_id",
@@ -106,6 +107,16 @@ def ids(records: Iterable[Record]) -> list[str]:
     """The jobs whose heads ``plan`` needs, each once."""
     found = {_job_id(r): None for r in records if not isinstance(r, Event | Heartbeat)}
     return [job_id for job_id in found if is_id(job_id)]
+
+
+def halves(records: Sequence[Record]) -> list[Sequence[Record]]:
+    """The records in two parts, such that all records of a job, or worker, are in one, in order."""
+    parts: tuple[list[Record], list[Record]] = ([], [])
+    for record in records:
+        key = record.worker if isinstance(record, Heartbeat) else _job_id(record)
+        # The last digits of an id are random.
+        parts[key[-1:] in "02468ace"].append(record)
+    return list(parts)
 
 
 def plan(agent: str, records: Sequence[Record], heads: Mapping[str, Head]) -> Plan:

@@ -41,7 +41,7 @@ class Recorder(Service):
         holder: str,
         clock: Clock | None = None,
         ttl: float = 10.0,
-        batch: int = 5000,
+        batch: int = 20_000,
         wait: float = 1.0,
     ) -> None:
         """``holder`` names this process among the coordinators. ``ttl`` is the lease's

@@ -13,6 +13,7 @@ What is written at once by many, and how that stays correct:
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -48,6 +49,9 @@ from mesh_master.tables import Tables
 __all__ = ["SqlMaster"]
 
 log = logging.getLogger("mesh")
+
+_WORTH_SPLITTING = 1000
+"""Records."""
 
 _STATES = {state.value: state for state in State}
 
@@ -182,6 +186,24 @@ class SqlMaster:
     # recording -------------------------------------------------------------------------------
 
     async def record(self, agent: str, records: Sequence[Record], lease: Lease) -> None:
+        parts = [records]
+        if len(records) >= _WORTH_SPLITTING and not self.database.is_local:
+            # In two transactions, so that one is planned here while the server writes the other.
+            parts = merge.halves(records)
+        outcomes = await asyncio.gather(
+            *(self._record(agent, part, lease) for part in parts), return_exceptions=True
+        )
+        for outcome in outcomes:
+            if outcome is not None:
+                raise outcome
+        await self._note_seen(agent)
+
+    async def _note_seen(self, agent: str) -> None:
+        async with self.database.write(timeout=_PATIENCE, durable=False) as connection:
+            seen = {"name": agent, "url": "", "seen_at": self.database.now()}
+            await self._writes.seen.run(connection, [seen])
+
+    async def _record(self, agent: str, records: Sequence[Record], lease: Lease) -> None:
         job_ids = merge.ids(records)
         async with self.database.write(timeout=_PATIENCE) as connection:
             await self._check_lease(connection, lease)
@@ -192,12 +214,10 @@ class SqlMaster:
             await writes.attempts.run(connection, plan.attempts)
             await writes.events.run(connection, plan.events)
             await writes.workers.run(connection, plan.workers)
-            seen = {"name": agent, "url": "", "seen_at": self.database.now()}
-            await writes.seen.run(connection, [seen])
 
     async def _check_lease(self, connection: AsyncConnection, lease: Lease) -> None:
         held = select(self.tables.leases.c.token).where(self._is_held(lease))
-        if (await connection.execute(self.database.locking(held))).first() is None:
+        if (await connection.execute(self.database.locking(held, shared=True))).first() is None:
             raise LeaseLost(
                 f"lease '{lease.name}' (token {lease.token}) of {lease.holder} went to another "
                 "holder: nothing was written"

@@ -185,12 +185,13 @@ class Database:
         """
         return query.with_for_update(skip_locked=True) if self.skips_locked else query
 
-    def locking(self, query: Query) -> Query:
-        """The query, such that rows it returns are locked, waiting for others to let go.
+    def locking(self, query: Query, *, shared: bool = False) -> Query:
+        """The query, such that rows it returns are locked, waiting for others to let go;
+        ``shared``: only against those who would change them.
 
         Within ``write``. Order it: transactions that lock in the same order cannot deadlock.
         """
-        return query.with_for_update() if self.skips_locked else query
+        return query.with_for_update(read=shared) if self.skips_locked else query
 
     def once(self, query: Query, name: str) -> Query:
         """The query, run once and by itself, wherever the planner puts it in a statement.

@@ -40,7 +40,7 @@ from mesh.ports import (
     Lease,
     MasterSettings,
 )
-from mesh.sql import BulkUpsert, Database, DatabaseErrors, one_of
+from mesh.sql import BulkInsert, BulkUpsert, Database, DatabaseErrors, one_of
 from mesh.sql.bulk import Excluded
 from mesh.wire import Envelope, Heartbeat, Record, decode_frame, encode_frame
 from mesh_master import merge, queries, schema
@@ -52,6 +52,9 @@ log = logging.getLogger("mesh")
 
 _WORTH_SPLITTING = 1000
 """Records."""
+
+_WORTH_COPYING = 200
+"""Rows."""
 
 _STATES = {state.value: state for state in State}
 
@@ -210,7 +213,12 @@ class SqlMaster:
             heads = await self._heads(connection, job_ids)
             plan = merge.plan(agent, records, heads)
             writes = self._writes
-            await writes.jobs.run(connection, plan.jobs)
+            jobs = plan.jobs
+            if writes.new_jobs.is_fast:
+                new = [row for row in jobs if row["id"] not in heads]
+                if len(new) >= _WORTH_COPYING and await writes.new_jobs.run(connection, new):
+                    jobs = [row for row in jobs if row["id"] in heads]
+            await writes.jobs.run(connection, jobs)
             await writes.attempts.run(connection, plan.attempts)
             await writes.events.run(connection, plan.events)
             await writes.workers.run(connection, plan.workers)
@@ -359,6 +367,7 @@ class _Writes:
             }
 
         self.jobs = BulkUpsert(database, tables.jobs, merge.JOB_COLUMNS, ["id"], move)
+        self.new_jobs = BulkInsert(database, tables.jobs, merge.JOB_COLUMNS)
         self.held = BulkUpsert(database, tables.jobs, merge.JOB_COLUMNS, ["id"])
 
         outcome = [column.name for column in tables.attempts.c if not column.primary_key]

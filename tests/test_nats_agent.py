@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
 from uuid import uuid4
 
 import msgspec
@@ -101,6 +102,15 @@ def own_server() -> Iterator[NatsServer]:
         yield server
 
 
+async def freeze(pid: int) -> None:
+    """SIGSTOP; return when every thread of the process has stopped."""
+    os.kill(pid, signal.SIGSTOP)
+    async with asyncio.timeout(10):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            while (task / "stat").read_text().rpartition(")")[2].split()[0] != "T":
+                await asyncio.sleep(0.001)
+
+
 class TestOutages:
     async def test_nothing_is_lost_when_the_server_is_killed(self, own_server: NatsServer) -> None:
         harness = NatsHarness(own_server.url)
@@ -144,7 +154,7 @@ class TestOutages:
         harness = NatsHarness(own_server.url, push_timeout=0.5)
         agent = await harness.connect()
         jobs = [make_job() for _ in range(5)]
-        os.kill(own_server.pid, signal.SIGSTOP)
+        await freeze(own_server.pid)
         try:
             outcomes = await agent.push(jobs)
         finally:

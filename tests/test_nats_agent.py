@@ -102,13 +102,12 @@ def own_server() -> Iterator[NatsServer]:
         yield server
 
 
-async def freeze(pid: int) -> None:
+def freeze(pid: int) -> None:
     """SIGSTOP; return when every thread of the process has stopped."""
     os.kill(pid, signal.SIGSTOP)
-    async with asyncio.timeout(10):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            while (task / "stat").read_text().rpartition(")")[2].split()[0] != "T":
-                await asyncio.sleep(0.001)
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        while (task / "stat").read_text().rpartition(")")[2].split()[0] != "T":
+            time.sleep(0.001)
 
 
 class TestOutages:
@@ -154,7 +153,7 @@ class TestOutages:
         harness = NatsHarness(own_server.url, push_timeout=0.5)
         agent = await harness.connect()
         jobs = [make_job() for _ in range(5)]
-        await freeze(own_server.pid)
+        freeze(own_server.pid)
         try:
             outcomes = await agent.push(jobs)
         finally:

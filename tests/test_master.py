@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from mesh.clock import Clock, SystemClock
-from mesh.errors import ConfigError, MasterUnavailable
+from mesh.errors import ConfigError, LeaseLost, MasterUnavailable
 from mesh.job import State
 from mesh.plugins import connect_master
 from mesh.ports import Master, MasterSettings
+from mesh.sql import BulkInsert
 from mesh.testing import ManualClock
 from mesh.testing.conformance.master import MasterConformance, Story
 from mesh.testing.servers import PostgresServer
@@ -128,3 +129,52 @@ async def test_a_master_that_is_not_there_is_named_without_its_password() -> Non
     (check,) = await master.check()
     assert not check.ok
     await master.close()
+
+
+class TestLargeBatches:
+    """What goes by COPY and in two transactions on PostgreSQL tells the same story."""
+
+    @pytest.fixture
+    async def master(self, postgres: PostgresServer) -> AsyncIterator[SqlMaster]:
+        settings = MasterSettings(auto_migrate=True)
+        master = SqlMaster(postgres.create_database(), settings)
+        await master.open()
+        yield master
+        await master.close()
+
+    async def test_every_job_is_recorded_once_however_often_it_comes(
+        self, master: SqlMaster
+    ) -> None:
+        stories = [Story() for _ in range(1500)]
+        records: list[Record] = [story.accepted() for story in stories]
+        records += [story.finished() for story in stories]
+        lease = await master.acquire("recorder:a", "me", 30)
+        assert lease is not None
+        for _ in range(2):
+            await master.record("a", records, lease)
+        assert await master.count_jobs() == {State.SUCCEEDED: 1500}
+        jobs = await master.get_jobs([story.id for story in stories])
+        assert all(job.payload == stories[0].job.payload for job in jobs.values())
+        assert {job.enqueued_at for job in jobs.values()} == {stories[0].begin}
+        assert [agent.name for agent in await master.agents()] == ["a"]
+
+    async def test_a_stale_lease_writes_neither_half(self, master: SqlMaster) -> None:
+        lease = await master.acquire("recorder:a", "me", 30)
+        assert lease is not None
+        await master.release(lease)
+        assert await master.acquire("recorder:a", "another", 30) is not None
+        with pytest.raises(LeaseLost):
+            await master.record("a", [Story().accepted() for _ in range(1500)], lease)
+        assert await master.count_jobs() == {}
+
+    async def test_a_copy_of_rows_that_exist_writes_none_and_spoils_nothing(
+        self, master: SqlMaster
+    ) -> None:
+        old, new = Story(), Story()
+        await master.hold([old.job])
+        rows = [merge.held_row(story.job, b"") for story in (new, old)]
+        insert = BulkInsert(master.database, master.tables.jobs, merge.JOB_COLUMNS)
+        async with master.database.write() as connection:
+            assert not await insert.run(connection, rows)
+            assert await insert.run(connection, rows[:1])
+        assert set(await master.get_jobs([old.id, new.id])) == {old.id, new.id}

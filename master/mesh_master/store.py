@@ -194,19 +194,17 @@ class SqlMaster:
             # In two transactions, so that one is planned here while the server writes the other.
             parts = merge.halves(records)
         outcomes = await asyncio.gather(
-            *(self._record(agent, part, lease) for part in parts), return_exceptions=True
+            # One of them alone touches the agent's row, or they would wait for each other.
+            *(self._record(agent, part, lease, part is parts[0]) for part in parts),
+            return_exceptions=True,
         )
         for outcome in outcomes:
             if outcome is not None:
                 raise outcome
-        await self._note_seen(agent)
 
-    async def _note_seen(self, agent: str) -> None:
-        async with self.database.write(timeout=_PATIENCE, durable=False) as connection:
-            seen = {"name": agent, "url": "", "seen_at": self.database.now()}
-            await self._writes.seen.run(connection, [seen])
-
-    async def _record(self, agent: str, records: Sequence[Record], lease: Lease) -> None:
+    async def _record(
+        self, agent: str, records: Sequence[Record], lease: Lease, note_seen: bool
+    ) -> None:
         job_ids = merge.ids(records)
         async with self.database.write(timeout=_PATIENCE) as connection:
             await self._check_lease(connection, lease)
@@ -222,6 +220,9 @@ class SqlMaster:
             await writes.attempts.run(connection, plan.attempts)
             await writes.events.run(connection, plan.events)
             await writes.workers.run(connection, plan.workers)
+            if note_seen:
+                seen = {"name": agent, "url": "", "seen_at": self.database.now()}
+                await writes.seen.run(connection, [seen])
 
     async def _check_lease(self, connection: AsyncConnection, lease: Lease) -> None:
         held = select(self.tables.leases.c.token).where(self._is_held(lease))

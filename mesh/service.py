@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import secrets
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from types import TracebackType
@@ -19,10 +22,15 @@ from typing import Any, TypeVar
 from mesh.clock import Clock, SystemClock
 from mesh.errors import MeshError
 
-__all__ = ["Backoff", "Group", "Service"]
+__all__ = ["Backoff", "Group", "Service", "unique_name"]
 
 log = logging.getLogger("mesh")
 T = TypeVar("T")
+
+
+def unique_name() -> str:
+    """A name for a worker or coordinator of this process, by which people can find it."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
 class Service:

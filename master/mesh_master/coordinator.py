@@ -7,17 +7,14 @@ One recorder for each agent and one dispatcher; any number of coordinators may r
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable, Mapping, Sequence
-from uuid import uuid4
 
 from mesh.app import Mesh
 from mesh.clock import Clock, SystemClock
 from mesh.errors import ConfigError, MasterUnavailable
 from mesh.ports import Agent, Master
 from mesh.roles import RoleOptions
-from mesh.service import Backoff, Group, Service
+from mesh.service import Backoff, Group, Service, unique_name
 from mesh_master.dispatcher import Dispatcher
 from mesh_master.recorder import Recorder
 
@@ -43,7 +40,7 @@ class Coordinator(Group):
         self.agents = dict(agents)
         self._serves = serves or (lambda lane: list(self.agents))
         self._clock = clock or SystemClock()
-        holder = holder or f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+        holder = holder or unique_name()
         self.recorders = [
             Recorder(master, agent, holder=holder, clock=self._clock)
             for agent in self.agents.values()

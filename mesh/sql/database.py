@@ -148,7 +148,7 @@ class Database:
 
     @property
     def notifies(self) -> bool:
-        """``notify`` and ``listen`` work."""
+        """``send`` and ``listen`` work."""
         return not self.is_local
 
     @property
@@ -410,15 +410,6 @@ class Database:
         self.clock_skew = self.now() - self._clock.time()
 
     # waking up -------------------------------------------------------------------------------
-
-    async def notify(self, connection: AsyncConnection, channel: str, payload: str = "") -> None:
-        """Wake the listeners of a channel when this transaction commits. A no-op where the
-        database cannot; listeners there must poll."""
-        if self.notifies:
-            await connection.execute(
-                text("SELECT pg_notify(:channel, :payload)"),
-                {"channel": channel, "payload": payload},
-            )
 
     async def send(self, channel: str, payloads: Collection[str]) -> None:
         """Wake the listeners of a channel now, once for each payload. A no-op where the database

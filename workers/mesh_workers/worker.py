@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping
 from mesh import __version__
 from mesh.app import Mesh
 from mesh.errors import AgentError, ConfigError
-from mesh.job import check_name, new_job_id
+from mesh.job import check_name
 from mesh.ports import Agent
-from mesh.service import Backoff, Service
+from mesh.service import Backoff, Service, unique_name
 from mesh.wire import Heartbeat
 from mesh_workers.keeper import LeaseKeeper
 from mesh_workers.lane import Lane, Tools
@@ -50,13 +50,11 @@ class Worker(Service):
                 )
         if not lanes:
             raise ConfigError(f"a worker on agent '{agent}' needs at least one lane")
-        host = socket.gethostname()
-        self.worker_id = f"{host}-{os.getpid()}-{new_job_id()[-6:]}"
+        self.worker_id = unique_name()
         super().__init__(f"worker {self.worker_id}")
         self._app = app
         self._agent_name = agent
         self._lanes = dict(lanes)
-        self._host = host
         self._started_at = app.now()
         self.lanes: list[Lane] = []
 
@@ -135,7 +133,7 @@ class Worker(Service):
             worker=self.worker_id,
             at=self._app.now(),
             agent=self._agent_name,
-            host=self._host,
+            host=socket.gethostname(),
             pid=os.getpid(),
             version=__version__,
             started_at=self._started_at,

@@ -162,10 +162,29 @@ class Rig:
         self._stack.callback(producer.stop)
         return producer
 
-    def cpu(self, *others: Child) -> float:
-        """CPU seconds that the servers, workers, master and ``others`` used so far."""
-        children = [*self.workers, *([self.master] if self.master else []), *others]
-        return cpu_seconds([*(c.pid for c in children), *(s.pid for s in self.servers)])
+    def cpu(self, producer: Child | None = None) -> dict[str, float]:
+        """CPU seconds used so far, by part: ``server`` is the system's own, ``database`` the
+        master's."""
+        pids: dict[str, list[int]] = {
+            "worker": [worker.pid for worker in self.workers],
+            "master": [self.master.pid] if self.master else [],
+            "producer": [producer.pid] if producer else [],
+        }
+        for part, server in zip(("server", "database"), self.servers, strict=False):
+            pids[part] = [server.pid]
+        return {part: cpu_seconds(roots) for part, roots in pids.items() if roots}
+
+    def cpu_since(
+        self, before: dict[str, float], jobs: int, producer: Child | None = None
+    ) -> dict[str, float]:
+        """Figures: CPU time since ``before``, in µs a job, by part and in all."""
+        used = {
+            part: (seconds - before.get(part, 0.0)) / jobs * 1e6
+            for part, seconds in self.cpu(producer).items()
+        }
+        return {f"{part}_us": value for part, value in used.items()} | {
+            "cpu_us": sum(used.values())
+        }
 
     # waiting ---------------------------------------------------------------------------------
 

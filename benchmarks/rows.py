@@ -39,14 +39,14 @@ def _enqueue(system: System, jobs: int, how: str) -> Figures:
         producer.do(how, jobs, WARM)
         before = rig.cpu(producer)
         answer = producer.do(how, 0, jobs)
-        cpu = rig.cpu(producer) - before
+        cpu = rig.cpu_since(before, jobs, producer)
         seconds = (answer["end"] - answer["begin"]) / _S
         # Nobody looks whether they were stored but a worker, to the last of them.
         producer.stop()
         rig.start_workers()
         rig.await_started(0, jobs)
         rig.verify(0, jobs)
-    return {"value": jobs / seconds, "cpu_us": cpu / jobs * 1e6}
+    return {"value": jobs / seconds, **cpu}
 
 
 def drain(system: System, jobs: int) -> Figures:
@@ -86,7 +86,7 @@ def _drain(
         rig.start_workers(workers)
         rig.await_started(0, jobs)
         recorded = rig.await_recorded(jobs) if master else None
-        cpu = rig.cpu() - before
+        cpu = rig.cpu_since(before, jobs)
         rig.verify(0, jobs)
         times = sorted(rig.board.started(job) for job in range(jobs))
         begun: dict[int, int] = {}
@@ -102,7 +102,7 @@ def _drain(
         "ran": count / max(1, times[-1] - start) * _S,
         "processes": len(begun),
         "counted": count,
-        "cpu_us": cpu / jobs * 1e6,
+        **cpu,
         "worker_mb": rss,
     }
 
@@ -136,13 +136,13 @@ def flow_through(rig: Rig, jobs: int, how: str) -> Figures:
     ran = jobs / (end - answer["begin"]) * _S
     if rig.system.ours:
         end = rig.await_recorded(jobs + WARM)
-    cpu = rig.cpu(producer) - before
+    cpu = rig.cpu_since(before, jobs, producer)
     rig.verify(0, jobs + WARM)
     return {
         "value": jobs / (end - answer["begin"]) * _S,
         "ran": ran,
         "enqueued": jobs / (answer["end"] - answer["begin"]) * _S,
-        "cpu_us": cpu / jobs * 1e6,
+        **cpu,
         "worker_mb": resident(worker.pid for worker in rig.workers),
         "master_mb": resident([rig.master.pid]) if rig.master else 0.0,
     }

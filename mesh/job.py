@@ -26,6 +26,7 @@ __all__ = [
     "State",
     "check_job_id",
     "check_name",
+    "is_job_id",
     "new_job_id",
     "state_version",
 ]
@@ -147,6 +148,11 @@ def check_job_id(value: str | UUID) -> str:
     if not _JOB_ID.match(text):
         raise ConfigError(f"job id '{value}' is not a UUID, such as {new_job_id()}")
     return text
+
+
+def is_job_id(text: str) -> bool:
+    """Whether it is a job id in its canonical form."""
+    return _JOB_ID.match(text) is not None
 
 
 def new_job_id() -> str:

@@ -13,12 +13,13 @@ from mesh.errors import ConfigError, LeaseLost, MasterUnavailable
 from mesh.job import State
 from mesh.plugins import connect_master
 from mesh.ports import Master, MasterSettings
-from mesh.sql import BulkInsert
+from mesh.sql import InsertNew
 from mesh.testing import ManualClock
 from mesh.testing.conformance.master import MasterConformance, Story
 from mesh.testing.servers import PostgresServer
 from mesh.wire import Record
 from mesh_master import merge
+from mesh_master.plain import NEW_COLUMNS, sort_out
 from mesh_master.store import SqlMaster
 
 
@@ -167,14 +168,48 @@ class TestLargeBatches:
             await master.record("a", [Story().accepted() for _ in range(1500)], lease)
         assert await master.count_jobs() == {}
 
-    async def test_a_copy_of_rows_that_exist_writes_none_and_spoils_nothing(
-        self, master: SqlMaster
-    ) -> None:
-        old, new = Story(), Story()
-        await master.hold([old.job])
-        rows = [merge.held_row(story.job, b"") for story in (new, old)]
-        insert = BulkInsert(master.database, master.tables.jobs, merge.JOB_COLUMNS)
-        async with master.database.write() as connection:
-            assert not await insert.run(connection, rows)
-            assert await insert.run(connection, rows[:1])
-        assert set(await master.get_jobs([old.id, new.id])) == {old.id, new.id}
+    async def test_jobs_that_were_held_are_told_from_new_ones(self, master: SqlMaster) -> None:
+        """A copy knows no conflicts."""
+        stories = [Story() for _ in range(1000)]
+        await master.hold([story.job for story in stories[::3]])
+        lease = await master.acquire("recorder:a", "me", 30)
+        assert lease is not None
+        await master.record("a", [story.accepted() for story in stories], lease)
+        assert await master.count_jobs() == {State.QUEUED: 1000}
+        assert await master.claim_due(2e9, 10, 30) == []
+
+    async def test_moves_that_do_not_fit_are_looked_at(self, master: SqlMaster) -> None:
+        """Of one job nothing is known, another went to a second worker."""
+        stories = [Story() for _ in range(400)]
+        lease = await master.acquire("recorder:a", "me", 30)
+        assert lease is not None
+        await master.record("a", [story.accepted() for story in stories[1:]], lease)
+        await master.record("a", [stories[5].started(worker="w-2")], lease)
+        ends: list[Record] = [story.finished(worker="w-1") for story in stories]
+        for _ in range(2):
+            await master.record("a", ends, lease)
+            assert await master.count_jobs() == {State.SUCCEEDED: 400}
+        told = {a.outcome: a.worker for a in await master.attempts(stories[5].id)}
+        assert told == {"lost": "w-2", "succeeded": "w-1"}
+        assert len(await master.attempts(stories[6].id)) == 1
+
+
+async def test_a_copy_that_meets_a_conflict_after_all_is_an_insert(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    master = SqlMaster(postgres.create_database(), MasterSettings(auto_migrate=True))
+    await master.open()
+    stories = [Story() for _ in range(300)]
+    await master.hold([stories[0].job])
+    insert = InsertNew(master.database, master.tables.jobs, NEW_COLUMNS, "id")
+
+    async def sees_none(*_: object) -> set[str]:
+        return set()  # another transaction had not committed yet
+
+    monkeypatch.setattr(insert, "_known", sees_none)
+    rows = list(sort_out("a", [story.accepted() for story in stories]).new.values())
+    async with master.database.write() as connection:
+        stored = await insert.run(connection, rows)
+    assert stored == {story.id for story in stories[1:]}
+    assert await master.count_jobs() == {State.SCHEDULED: 1, State.QUEUED: 299}
+    await master.close()

@@ -18,14 +18,13 @@ Of two rows of one attempt a real outcome takes the place of ``lost``, else the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
-from mesh.errors import ConfigError
-from mesh.job import State, check_job_id, state_version
+from mesh.job import State, is_job_id, state_version
 from mesh.wire import (
     Accepted,
     Envelope,
@@ -44,10 +43,13 @@ __all__ = [
     "STATE_COLUMNS",
     "Head",
     "Plan",
+    "as_json",
+    "as_text",
+    "description",
     "halves",
     "held_row",
     "ids",
-    "is_id",
+    "of_jobs",
     "plan",
 ]
 
@@ -106,7 +108,12 @@ class Plan:
 def ids(records: Iterable[Record]) -> list[str]:
     """The jobs whose heads ``plan`` needs, each once."""
     found = {_job_id(r): None for r in records if not isinstance(r, Event | Heartbeat)}
-    return [job_id for job_id in found if is_id(job_id)]
+    return [job_id for job_id in found if is_job_id(job_id)]
+
+
+def of_jobs(records: Iterable[Record], job_ids: Set[str]) -> list[Record]:
+    """The records that are of these jobs' states, and those that are of no job's."""
+    return [r for r in records if isinstance(r, Event | Heartbeat) or _job_id(r) in job_ids]
 
 
 def halves(records: Sequence[Record]) -> list[Sequence[Record]]:
@@ -135,7 +142,7 @@ def held_row(job: Envelope, encoded: bytes) -> Row:
     return {
         **dict.fromkeys(JOB_COLUMNS),
         **_identity(job),
-        **_description(job),
+        **description(job),
         "state": State.SCHEDULED,
         "attempt": job.attempt,
         "version": state_version(State.SCHEDULED, job.attempt),
@@ -176,7 +183,7 @@ class _Merger:
 
     def _knows(self, job_id: str) -> bool:
         # The check of an id is dear; one that has a row or a head has passed it.
-        return job_id in self._jobs or job_id in self._heads or is_id(job_id)
+        return job_id in self._jobs or job_id in self._heads or is_job_id(job_id)
 
     def _head(self, job_id: str) -> Head | None:
         return self._new_heads.get(job_id) or self._heads.get(job_id)
@@ -188,7 +195,7 @@ class _Merger:
         if head is not None and not wins and head.described:
             return
         row = self._row(job, State.QUEUED, version)
-        for column, value in _description(job).items():
+        for column, value in description(job).items():
             if row[column] is None:
                 row[column] = value
         if wins:
@@ -227,11 +234,11 @@ class _Merger:
             due_at=record.due_at if isinstance(record, Retrying) else None,
             started_at=record.started_at or None,
             finished_at=record.at if isinstance(record, Finished) else None,
-            worker=_text(record.worker),
-            result=_json(result),
-            error_type=_text(error.type) or None,
-            error_message=_text(error.message) or None,
-            error_traceback=_text(error.traceback) or None,
+            worker=as_text(record.worker),
+            result=as_json(result),
+            error_type=as_text(error.type) or None,
+            error_message=as_text(error.message) or None,
+            error_traceback=as_text(error.traceback) or None,
         )
         self._new_heads[record.id] = Head(
             state,
@@ -289,13 +296,6 @@ def _job_id(record: Accepted | Run | Event) -> str:
     return record.job.id if isinstance(record, Accepted) else record.id
 
 
-def is_id(job_id: str) -> bool:
-    try:
-        return check_job_id(job_id) == job_id
-    except ConfigError:
-        return False
-
-
 def _state_after(record: Run) -> State:
     if isinstance(record, Started):
         return State.RUNNING
@@ -313,16 +313,17 @@ def _replace(head: Head, described: bool) -> Head:
 def _identity(job: Envelope | Run) -> Row:
     return {
         "id": job.id,
-        "name": _text(job.name),
-        "lane": _text(job.lane),
+        "name": as_text(job.name),
+        "lane": as_text(job.lane),
         "priority": job.priority,
         "enqueued_at": job.enqueued_at,
     }
 
 
-def _description(job: Envelope) -> Row:
-    meta = None if job.meta is None else _json(msgspec.json.encode(job.meta))
-    return {"payload": _json(job.payload), "meta": meta}
+def description(job: Envelope) -> Row:
+    """The columns that only the job itself can fill, not its worker."""
+    meta = None if job.meta is None else as_json(msgspec.json.encode(job.meta))
+    return {"payload": as_json(job.payload), "meta": meta}
 
 
 def _attempt_row(record: Retrying | Finished, state: State) -> Row:
@@ -331,12 +332,12 @@ def _attempt_row(record: Retrying | Finished, state: State) -> Row:
         "job_id": record.id,
         "attempt": record.attempt,
         "outcome": state,
-        "worker": _text(record.worker),
+        "worker": as_text(record.worker),
         "started_at": record.started_at or None,
         "finished_at": record.at,
-        "error_type": _text(error.type) or None,
-        "error_message": _text(error.message) or None,
-        "error_traceback": _text(error.traceback) or None,
+        "error_type": as_text(error.type) or None,
+        "error_message": as_text(error.message) or None,
+        "error_traceback": as_text(error.traceback) or None,
     }
 
 
@@ -359,8 +360,8 @@ def _event_row(event: Event) -> Row:
         "job_id": event.id,
         "seq": event.seq,
         "at": event.at,
-        "kind": _text(event.kind),
-        "data": _json(event.data),
+        "kind": as_text(event.kind),
+        "data": as_json(event.data),
     }
 
 
@@ -369,10 +370,12 @@ def _worker_row(beat: Heartbeat) -> Row:
     return row | {"lanes": msgspec.json.encode(beat.lanes).decode()}
 
 
-def _text(value: str) -> str:
+def as_text(value: str) -> str:
+    """What a text column takes."""
     # PostgreSQL keeps no NUL in text; one in a traceback must not stop the ledger.
     return value.replace("\0", "\N{REPLACEMENT CHARACTER}") if "\0" in value else value
 
 
-def _json(data: bytes | None) -> str | None:
-    return None if data is None else _text(data.decode(errors="replace"))
+def as_json(data: bytes | None) -> str | None:
+    """JSON as a text column takes it."""
+    return None if data is None else as_text(data.decode(errors="replace"))

@@ -28,7 +28,7 @@ from mesh.errors import (
     MasterUnavailable,
     WireError,
 )
-from mesh.job import State
+from mesh.job import State, is_job_id
 from mesh.ports import (
     AgentInfo,
     AttemptInfo,
@@ -40,10 +40,11 @@ from mesh.ports import (
     Lease,
     MasterSettings,
 )
-from mesh.sql import BulkInsert, BulkUpsert, Database, DatabaseErrors, one_of
+from mesh.sql import BulkUpdate, BulkUpsert, Database, DatabaseErrors, InsertNew, one_of
 from mesh.sql.bulk import Excluded
 from mesh.wire import Envelope, Heartbeat, Record, decode_frame, encode_frame
 from mesh_master import merge, queries, schema
+from mesh_master.plain import MOVE_COLUMNS, NEW_COLUMNS, Plain, sort_out
 from mesh_master.tables import Tables
 
 __all__ = ["SqlMaster"]
@@ -52,9 +53,6 @@ log = logging.getLogger("mesh")
 
 _WORTH_SPLITTING = 1000
 """Records."""
-
-_WORTH_COPYING = 200
-"""Rows."""
 
 _STATES = {state.value: state for state in State}
 
@@ -160,7 +158,7 @@ class SqlMaster:
             )
 
     async def get_jobs(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:
-        known = [job_id for job_id in job_ids if merge.is_id(job_id)]
+        known = [job_id for job_id in job_ids if is_job_id(job_id)]
         async with self.database.read(timeout=_PATIENCE) as connection:
             return await queries.get_jobs(self.database, self.tables, connection, known)
 
@@ -175,13 +173,13 @@ class SqlMaster:
             return {State(name): count for name, count in counts}
 
     async def attempts(self, job_id: str) -> list[AttemptInfo]:
-        if not merge.is_id(job_id):
+        if not is_job_id(job_id):
             return []
         async with self.database.read(timeout=_PATIENCE) as connection:
             return await queries.attempts(self.tables, connection, job_id)
 
     async def events(self, job_id: str, after: int = -1, limit: int = 1000) -> list[EventInfo]:
-        if not merge.is_id(job_id):
+        if not is_job_id(job_id):
             return []
         async with self.database.read(timeout=_PATIENCE) as connection:
             return await queries.events(self.tables, connection, job_id, after, limit)
@@ -205,24 +203,37 @@ class SqlMaster:
     async def _record(
         self, agent: str, records: Sequence[Record], lease: Lease, note_seen: bool
     ) -> None:
-        job_ids = merge.ids(records)
+        plain = sort_out(agent, records)
         async with self.database.write(timeout=_PATIENCE) as connection:
             await self._check_lease(connection, lease)
-            heads = await self._heads(connection, job_ids)
-            plan = merge.plan(agent, records, heads)
-            writes = self._writes
-            jobs = plan.jobs
-            if writes.new_jobs.is_fast:
-                new = [row for row in jobs if row["id"] not in heads]
-                if len(new) >= _WORTH_COPYING and await writes.new_jobs.run(connection, new):
-                    jobs = [row for row in jobs if row["id"] in heads]
-            await writes.jobs.run(connection, jobs)
-            await writes.attempts.run(connection, plan.attempts)
-            await writes.events.run(connection, plan.events)
-            await writes.workers.run(connection, plan.workers)
+            odd = plain.odd | await self._write_plain(connection, plain)
+            if odd or plain.others:
+                await self._write_odd(connection, agent, merge.of_jobs(records, odd))
             if note_seen:
                 seen = {"name": agent, "url": "", "seen_at": self.database.now()}
-                await writes.seen.run(connection, [seen])
+                await self._writes.seen.run(connection, [seen])
+
+    async def _write_plain(self, connection: AsyncConnection, plain: Plain) -> set[str]:
+        """Write what can be written on trust. Returns the jobs for which that failed, in part
+        or at all; what was written of them does no harm."""
+        writes, failed = self._writes, set()
+        stored = await writes.new.run(connection, list(plain.new.values()))
+        if len(stored) < len(plain.new):
+            failed |= plain.new.keys() - stored
+        if await writes.moves.run(connection, list(plain.moved.values())) < len(plain.moved):
+            failed |= plain.moved.keys()
+        return failed
+
+    async def _write_odd(
+        self, connection: AsyncConnection, agent: str, records: Sequence[Record]
+    ) -> None:
+        """Write what must be decided by what there is."""
+        heads = await self._heads(connection, merge.ids(records))
+        plan, writes = merge.plan(agent, records, heads), self._writes
+        await writes.jobs.run(connection, plan.jobs)
+        await writes.attempts.run(connection, plan.attempts)
+        await writes.events.run(connection, plan.events)
+        await writes.workers.run(connection, plan.workers)
 
     async def _check_lease(self, connection: AsyncConnection, lease: Lease) -> None:
         held = select(self.tables.leases.c.token).where(self._is_held(lease))
@@ -267,7 +278,7 @@ class SqlMaster:
 
     async def known(self, job_ids: Sequence[str]) -> dict[str, Known]:
         jobs = self.tables.jobs.c
-        wanted = [job_id for job_id in job_ids if merge.is_id(job_id)]
+        wanted = [job_id for job_id in job_ids if is_job_id(job_id)]
         query = select(jobs.id, jobs.attempt, jobs.state, jobs.agent)
         async with self.database.read(timeout=_PATIENCE) as connection:
             rows = await connection.execute(query.where(one_of(self.database, jobs.id, wanted)))
@@ -368,7 +379,22 @@ class _Writes:
             }
 
         self.jobs = BulkUpsert(database, tables.jobs, merge.JOB_COLUMNS, ["id"], move)
-        self.new_jobs = BulkInsert(database, tables.jobs, merge.JOB_COLUMNS)
+        self.new = InsertNew(database, tables.jobs, NEW_COLUMNS, "id")
+        self.moves = BulkUpdate(
+            database,
+            tables.jobs,
+            MOVE_COLUMNS,
+            "id",
+            # Nobody else has touched it: nothing but its state is to be written.
+            lambda new: and_(
+                jobs.version < new["version"],
+                or_(
+                    jobs.worker.is_(None),
+                    and_(jobs.worker == new["worker"], jobs.attempt == new["attempt"]),
+                ),
+            ),
+            {"envelope": null(), "claimed_until": null()},
+        )
         self.held = BulkUpsert(database, tables.jobs, merge.JOB_COLUMNS, ["id"])
 
         outcome = [column.name for column in tables.attempts.c if not column.primary_key]

@@ -1,6 +1,6 @@
 """SQL databases, for the parts that keep rows: the only place that knows drivers and dialects."""
 
-from mesh.sql.bulk import BulkInsert as BulkInsert
+from mesh.sql.bulk import BulkUpdate as BulkUpdate
 from mesh.sql.bulk import BulkUpsert as BulkUpsert
 from mesh.sql.bulk import one_of as one_of
 from mesh.sql.database import Database as Database
@@ -11,7 +11,7 @@ from mesh.sql.types import JobId as JobId
 from mesh.sql.types import Moment as Moment
 
 __all__ = [
-    "BulkInsert",
+    "BulkUpdate",
     "BulkUpsert",
     "Database",
     "DatabaseErrors",

@@ -11,14 +11,13 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-import asyncpg
 from sqlalchemy import Column, ColumnElement, Table, bindparam, column, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.sql.database import Database
 
-__all__ = ["BulkInsert", "BulkUpsert", "Excluded", "one_of"]
+__all__ = ["BulkUpdate", "BulkUpsert", "Excluded", "as_arrays", "one_of"]
 
 # What the row would have been, by column name: ``excluded`` in ON CONFLICT DO UPDATE.
 Excluded = Mapping[str, ColumnElement[Any]]
@@ -76,47 +75,64 @@ class BulkUpsert:
         if not rows:
             return
         if self._as_arrays:
-            arrays = {name: [row[name] for row in rows] for name in self._columns}
-            await connection.execute(self._statement, arrays)
+            values = [tuple(row[name] for name in self._columns) for row in rows]
+            await connection.execute(self._statement, as_arrays(self._columns, values))
         else:
             await connection.execute(
                 self._statement, [{name: row[name] for name in self._columns} for row in rows]
             )
 
 
-class BulkInsert:
-    """An INSERT of many rows that are new, almost certainly: by COPY where there is such."""
+class BulkUpdate:
+    """An UPDATE of many rows, each found by its key, with values of its own. Built once, run
+    often."""
 
-    def __init__(self, database: Database, table: Table, columns: Sequence[str]) -> None:
-        self._table = table
-        self._columns = tuple(columns)
-        self.is_fast = not database.is_local
-        """Whether ``run`` does better here than an upsert."""
+    def __init__(
+        self,
+        database: Database,
+        table: Table,
+        columns: Sequence[str],
+        key: str,
+        where: Callable[[Excluded], ColumnElement[bool]],
+        also: Mapping[str, Any] | None = None,
+    ) -> None:
+        """``columns`` are those of the rows, ``key`` among them. ``where`` gets the new values by
+        column and returns the condition under which a row is changed; ``also`` is set as well,
+        to the same value in all."""
+        # Not the columns' own names: those are reserved for the values to set.
+        self._names = [f"new_{name}" for name in columns]
+        self._as_arrays = not database.is_local
+        targets = [table.c[name] for name in columns]
+        new: dict[str, ColumnElement[Any]]
+        if self._as_arrays:
+            kinds = [ARRAY(c.type, dimensions=1) for c in targets]
+            arrays = [bindparam(n, type_=k) for n, k in zip(self._names, kinds, strict=True)]
+            rows = func.unnest(*arrays).table_valued(*[column(c.name, c.type) for c in targets])
+            derived = rows.render_derived("new")
+            new = {name: derived.c[name] for name in columns}
+        else:
+            new = {c.name: bindparam(f"new_{c.name}", type_=c.type) for c in targets}
+        values = {table.c[name]: value for name, value in new.items() if name != key}
+        values |= {table.c[name]: value for name, value in (also or {}).items()}
+        self._statement = table.update().where(table.c[key] == new[key], where(new)).values(values)
 
-    async def run(self, connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether the rows were written; if not, some exist and none was."""
-        raw = (await connection.get_raw_connection()).driver_connection
-        assert raw is not None
-        columns = [self._column(connection, name, rows) for name in self._columns]
-        try:
-            async with connection.begin_nested():
-                await raw.copy_records_to_table(
-                    self._table.name,
-                    records=zip(*columns, strict=True),
-                    columns=self._columns,
-                    schema_name=self._table.schema,
-                )
-        except asyncpg.UniqueViolationError:
-            return False
-        return True
+    async def run(self, connection: AsyncConnection, rows: Sequence[tuple[Any, ...]]) -> int:
+        """Change the rows, given as tuples in the order of the columns, no two with the same
+        key. Returns how many were found and met the condition."""
+        if not rows:
+            return 0
+        if self._as_arrays:
+            arrays = as_arrays(self._names, rows)
+            return (await connection.execute(self._statement, arrays)).rowcount
+        each = [dict(zip(self._names, row, strict=True)) for row in rows]
+        return (await connection.execute(self._statement, each)).rowcount
 
-    def _column(
-        self, connection: AsyncConnection, name: str, rows: Sequence[Mapping[str, Any]]
-    ) -> list[Any]:
-        kind = self._table.c[name].type
-        convert = kind.dialect_impl(connection.dialect).bind_processor(connection.dialect)
-        values = [row[name] for row in rows]
-        return values if convert is None else [convert(value) for value in values]
+
+def as_arrays(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> dict[str, Sequence[Any]]:
+    """The rows' columns by name, as arrays for ``unnest``. It pads the shorter ones with NULL
+    (PostgreSQL's "Array Functions"), so a column without a value costs nothing."""
+    columns = zip(names, zip(*rows, strict=True), strict=True)
+    return {n: () if values.count(None) == len(values) else values for n, values in columns}
 
 
 def one_of(

@@ -61,6 +61,19 @@ _DRIVERS = {
 }
 
 
+_PLANNING = {
+    # Tables here are empty one minute and long the next. A plan that was made when a table was
+    # empty, and kept, can be a million times too slow.
+    "plan_cache_mode": "force_custom_plan",
+    # Joins here find the rows of a batch by their keys. The planner thinks that reading all of a
+    # history of a million rows is cheaper than looking up ten thousand of them.
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "random_page_cost": "1.1",
+}
+"""Settings of each session on PostgreSQL."""
+
+
 @dataclass(frozen=True, slots=True)
 class DatabaseErrors:
     """What the owner of a database raises."""
@@ -279,9 +292,7 @@ class Database:
                 pool_pre_ping=False,
                 connect_args={
                     "timeout": self._connect_timeout,
-                    # Tables here are empty one minute and long the next. A plan that was made
-                    # when a table was empty, and kept, can be a million times too slow.
-                    "server_settings": {"plan_cache_mode": "force_custom_plan"},
+                    "server_settings": _PLANNING,
                 },
             )
 

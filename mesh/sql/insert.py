@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
+import asyncpg
 from sqlalchemy import Table, bindparam, column, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.sql.bulk import as_arrays, one_of
 from mesh.sql.database import Database
 
 __all__ = ["InsertNew"]
 
+_WORTH_COPYING = 200
+"""Rows from which COPY is faster, though it takes three statements more."""
+
+Rows = Sequence[tuple[Any, ...]]
+
 
 class InsertNew:
-    """An INSERT of many rows that leaves those that exist alone. Built once, run often."""
+    """An INSERT of many rows that leaves those that exist alone. Built once, run often.
 
-    def __init__(self, database: Database, table: Table, columns: Sequence[str], key: str) -> None:
-        """``key`` is the column whose values ``run`` returns."""
+    Where the database can, many rows go by COPY, which costs it a fraction of an INSERT. COPY
+    knows no conflicts, so rows that exist are looked for before; should another transaction
+    insert one of the rest meanwhile, the copy is undone and an INSERT does the work.
+    """
+
+    def __init__(
+        self, database: Database, table: Table, columns: Collection[str], key: str
+    ) -> None:
+        """``key`` is the column whose values ``run`` returns: the primary key, or of its columns
+        the one that nearly tells rows apart."""
+        self._database = database
+        self._table = table
         self._columns = tuple(columns)
+        self._key = self._columns.index(key)
         self._as_arrays = not database.is_local
         insert = database.insert(table)
         if self._as_arrays:
@@ -29,17 +47,63 @@ class InsertNew:
             insert = insert.from_select(self._columns, select(*rows.render_derived("new").c))
         self._statement = insert.on_conflict_do_nothing().returning(table.c[key])
 
-    async def run(self, connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> set[Any]:
-        """Insert those of the rows that conflict with none. Returns their keys.
+    async def run(self, connection: AsyncConnection, rows: Rows) -> set[Any]:
+        """Insert those of the rows, tuples in the order of the columns, that conflict with none.
+        Returns their keys.
 
         Give the rows in the order of their keys: of two transactions that insert the same keys,
         one then waits for the other; in different orders they deadlock.
         """
+        inserted: set[Any] = set()
+        if self._as_arrays and len(rows) >= _WORTH_COPYING:
+            known = await self._known(connection, [row[self._key] for row in rows])
+            new = [row for row in rows if row[self._key] not in known] if known else rows
+            if await self._copy(connection, new):
+                inserted.update([row[self._key] for row in new])
+                rows = [row for row in rows if row[self._key] in known] if known else ()
+        if rows:
+            parameters: Any = (
+                as_arrays(self._columns, rows)
+                if self._as_arrays
+                else [dict(zip(self._columns, row, strict=True)) for row in rows]
+            )
+            inserted.update((await connection.execute(self._statement, parameters)).scalars())
+        return inserted
+
+    async def _known(self, connection: AsyncConnection, keys: Sequence[Any]) -> set[Any]:
+        """Which of the keys are in the table already."""
+        key = self._table.c[self._columns[self._key]]
+        query = select(key).where(one_of(self._database, key, keys))
+        return set((await connection.execute(query)).scalars())
+
+    async def _copy(self, connection: AsyncConnection, rows: Rows) -> bool:
+        """Whether the rows were written; if not, one of them exists and none was."""
         if not rows:
-            return set()
-        parameters: Any = (
-            {name: [row[name] for row in rows] for name in self._columns}
-            if self._as_arrays
-            else [{name: row[name] for name in self._columns} for row in rows]
-        )
-        return set((await connection.execute(self._statement, parameters)).scalars())
+            return True
+        raw = (await connection.get_raw_connection()).driver_connection
+        assert raw is not None
+        columns = [
+            self._converted(connection, name, values)
+            for name, values in zip(self._columns, zip(*rows, strict=True), strict=True)
+        ]
+        try:
+            async with connection.begin_nested():
+                await raw.copy_records_to_table(
+                    self._table.name,
+                    records=zip(*columns, strict=True),
+                    columns=self._columns,
+                    schema_name=self._table.schema,
+                )
+        except asyncpg.UniqueViolationError:
+            return False
+        return True
+
+    def _converted(
+        self, connection: AsyncConnection, name: str, values: tuple[Any, ...]
+    ) -> Sequence[Any]:
+        """What the driver is to be given for a column's values."""
+        kind = self._table.c[name].type
+        convert = kind.dialect_impl(connection.dialect).bind_processor(connection.dialect)
+        if convert is None or values.count(None) == len(values):
+            return values
+        return [convert(value) for value in values]

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import DateTime, String, Uuid
 from sqlalchemy.engine import Dialect
-from sqlalchemy.types import TypeDecorator
-
-from mesh.clock import to_datetime
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 __all__ = ["JobId", "Moment"]
 
-JobId = Uuid(as_uuid=False).with_variant(String(36), "sqlite")
-"""A UUID: canonical text in Python; the database's own type where it has one, else the same
-text, so that people find an id as they know it."""
+
+class JobId(TypeDecorator[str]):
+    """A UUID: canonical text in Python; the database's own type where it has one, else the same
+    text, so that people find an id as they know it."""
+
+    impl = Uuid(as_uuid=False)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(
+            String(36) if dialect.name == "sqlite" else Uuid(as_uuid=False)
+        )
+
+    def bind_processor(self, dialect: Dialect) -> None:
+        """The driver takes the text as it is; SQLAlchemy would make an object of each first."""
+
+
+def _to_datetime(moment: float | None) -> datetime | None:
+    return None if moment is None else datetime.fromtimestamp(moment, UTC)
 
 
 class Moment(TypeDecorator[float]):
@@ -25,7 +41,13 @@ class Moment(TypeDecorator[float]):
     cache_ok = True
 
     def process_bind_param(self, value: float | None, dialect: Dialect) -> datetime | None:
-        return None if value is None else to_datetime(value)
+        return _to_datetime(value)
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[float | None], Any] | None:
+        """A shorter way than the inherited one, where the driver takes a ``datetime`` itself."""
+        if dialect.name == "sqlite":
+            return super().bind_processor(dialect)
+        return _to_datetime
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> float | None:
         if value is None:

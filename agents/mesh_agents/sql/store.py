@@ -30,6 +30,12 @@ _DEDUPLICATION = 120.0
 _SWEEP_EVERY = 1.0
 _SWEEP_ROWS = 20_000
 
+_PUSHED_COLUMNS = ("id", "agent", "attempt", "at")
+_JOB_COLUMNS = (
+    *("id", "agent", "lane", "priority", "eligible_at", "seq"),
+    *("receipt", "leases", "started", "frame"),
+)
+
 # Records in one ledger row: with results of the greatest size it is still a few megabytes.
 _ENTRY_RECORDS = 100
 
@@ -50,8 +56,8 @@ class Store:
         self.database = database
         self.tables = tables
         self.signals = signals
-        self._new_keys = InsertNew(database, tables.pushed, tables.pushed.c.keys(), "id")
-        self._new_jobs = InsertNew(database, tables.jobs, tables.jobs.c.keys(), "id")
+        self._new_keys = InsertNew(database, tables.pushed, _PUSHED_COLUMNS, "id")
+        self._new_jobs = InsertNew(database, tables.jobs, _JOB_COLUMNS, "id")
         self._swept_at = float("-inf")
 
     # jobs ------------------------------------------------------------------------------------
@@ -61,10 +67,7 @@ class Store:
         so in the ledger."""
         pushed, now = self.tables.pushed, self.database.now()
         await self._sweep(connection, now)
-        keys = [
-            {"agent": self.name, "id": job.id, "attempt": job.attempt, "at": now}
-            for job in sorted(jobs.values(), key=lambda job: job.id)
-        ]
+        keys = sorted((job.id, self.name, job.attempt, now) for job in jobs.values())
         fresh = await self._new_keys.run(connection, keys)
         stored = await self.put(connection, {i: j for i, j in jobs.items() if i in fresh}, now)
         # Here already, with another attempt: it was not stored, so it may be pushed again later.
@@ -84,21 +87,21 @@ class Store:
     ) -> set[str]:
         """Make rows of those jobs, by id, that have none. Returns the ids of those."""
         rows = [
-            {
-                "agent": self.name,
-                "id": job.id,
-                "lane": job.lane,
-                "priority": min(max(job.priority, Priority.LOWEST), Priority.HIGHEST),
-                "eligible_at": max(job.due_at, now),
-                "seq": next(_sequence),
-                "receipt": None,
-                "leases": 0,
-                "started": 0,
-                "frame": encode_frame([job]),
-            }
+            (
+                job.id,
+                self.name,
+                job.lane,
+                min(max(job.priority, Priority.LOWEST), Priority.HIGHEST),
+                max(job.due_at, now),
+                next(_sequence),
+                None,
+                0,
+                0,
+                encode_frame([job]),
+            )
             for job in jobs.values()
         ]
-        rows.sort(key=lambda row: str(row["id"]))
+        rows.sort()
         return await self._new_jobs.run(connection, rows)
 
     async def take_out(self, connection: AsyncConnection, receipts: Collection[str]) -> set[str]:

@@ -13,7 +13,7 @@ from mesh.clock import Clock, SystemClock
 from mesh.codec import ValueCodec
 from mesh.config import AgentConfig, Config
 from mesh.context import Context
-from mesh.errors import ConfigError, InvalidArguments, UnknownHandler, did_you_mean
+from mesh.errors import ConfigError, InvalidArguments, MeshError, UnknownHandler, did_you_mean
 from mesh.handler import (
     Handler,
     Job,
@@ -74,6 +74,8 @@ class Mesh(Submitter):
         self.handlers: dict[str, Handler[..., Any, Any]] = {}
         """The registered handlers by name."""
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Client] = WeakKeyDictionary()
+        self._latest: tuple[asyncio.AbstractEventLoop | None, Client | None] = None, None
+        # The one that was asked for last: nearly always the one that is asked for next.
         self.sync = Sync(self.close)
         """``app.sync(awaitable)``: wait for it in code that has no event loop."""
 
@@ -201,8 +203,10 @@ class Mesh(Submitter):
         return self.config.payload_limit
 
     async def submit(self, job: Envelope, agent: str | None, result: ValueCodec) -> JobHandle[Any]:
-        state = await self._client().submit(job, agent)
-        return self._handle(job.id, job.name, result, state)
+        outcome = await self._client().post(job, agent)
+        if isinstance(outcome, MeshError):
+            raise outcome
+        return JobHandle(job.id, job.name, self._client, result, outcome)
 
     async def submit_many(
         self, jobs: Iterable[Envelope], agent: str | None, result: ValueCodec
@@ -210,7 +214,7 @@ class Mesh(Submitter):
         jobs = list(jobs)
         states = await self._client().submit_many(jobs, agent)
         return [
-            self._handle(job.id, job.name, result, state)
+            JobHandle(job.id, job.name, self._client, result, state)
             for job, state in zip(jobs, states, strict=True)
         ]
 
@@ -218,9 +222,13 @@ class Mesh(Submitter):
 
     def _client(self) -> Client:
         loop = asyncio.get_running_loop()
-        client = self._clients.get(loop)
-        if client is None:
-            client = self._clients[loop] = Client(self.config, self.clock)
+        latest, client = self._latest
+        if latest is not loop:
+            client = self._clients.get(loop)
+            if client is None:
+                client = self._clients[loop] = Client(self.config, self.clock)
+            self._latest = loop, client
+        assert client is not None
         return client
 
     async def master(self) -> Master:
@@ -247,6 +255,7 @@ class Mesh(Submitter):
     async def close(self) -> None:
         """Disconnect what this event loop uses. It connects anew when used again."""
         client = self._clients.pop(asyncio.get_running_loop(), None)
+        self._latest = None, None
         if client is not None:
             await client.close()
 

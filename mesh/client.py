@@ -246,17 +246,14 @@ class Client:
 
     # enqueuing -------------------------------------------------------------------------------
 
-    async def submit(self, job: Envelope, pinned: str | None = None) -> State:
-        """Store one job durably; the state it is in then. Raises as ``Bound.enqueue`` says."""
+    def post(self, job: Envelope, pinned: str | None) -> asyncio.Future[Outcome]:
+        """Store one job durably. The future's result says what became of it."""
         key = (job.lane, pinned)
         batcher = self._batchers.get(key)
         if batcher is None:
             batcher = Batcher(partial(self._place, *key), max_items=_BULK, max_in_flight=2)
             self._batchers[key] = batcher
-        outcome = await batcher.submit(job)
-        if isinstance(outcome, MeshError):
-            raise outcome
-        return outcome
+        return batcher.post(job)
 
     async def submit_many(self, jobs: Sequence[Envelope], pinned: str | None) -> list[State]:
         """Store many jobs of one lane. An error is raised after all have been tried; a
@@ -298,8 +295,12 @@ class Client:
         for config in self._candidates(lane, pinned):
             if not left:
                 break
+            offered = await self._offer(config, left)
+            if len(left) == len(jobs) and not any(offered):
+                self._say_held("")
+                return [State.QUEUED] * len(jobs)
             still: list[Envelope] = []
-            for job, outcome in zip(left, await self._offer(config, left), strict=True):
+            for job, outcome in zip(left, offered, strict=True):
                 if isinstance(outcome, AgentUnavailable):
                     refused = outcome
                     still.append(job)
@@ -308,7 +309,7 @@ class Client:
             left = still
         if left:
             outcomes |= await self._keep(left, refused)
-        elif self._held_for:
+        else:
             self._say_held("")
         return [outcomes[job.id] for job in jobs]
 
@@ -335,7 +336,7 @@ class Client:
             # It could not be opened: nothing was sent.
             refusal = error if isinstance(error, AgentUnavailable) else AgentUnavailable(str(error))
             outcomes = [refusal] * len(jobs)
-        if any(isinstance(outcome, AgentUnavailable) for outcome in outcomes):
+        if any(outcomes) and any(isinstance(outcome, AgentUnavailable) for outcome in outcomes):
             self._shunned[config.name] = self._clock.monotonic() + _SHUN
         return outcomes
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any
 
@@ -61,19 +61,15 @@ class ValueCodec:
     def __init__(self, kind: Any, what: str) -> None:
         """Raises ``ConfigError``, which begins with ``what``, if the type cannot be handled."""
         try:
-            self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
-                kind, dec_hook=_decode_hook
-            )
+            decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind, dec_hook=_decode_hook)
         except (TypeError, NameError) as error:
             raise ConfigError(f"{what}: {error}") from error
+        self.decode: Callable[[bytes], Any] = decoder.decode
+        """The value of its JSON. Raises ``msgspec.ValidationError``."""
 
     def encode(self, value: Any) -> bytes:
         """Raises ``TypeError`` or ``ValueError``."""
         return encode_json(value)
-
-    def decode(self, data: bytes) -> Any:
-        """Raises ``msgspec.ValidationError``."""
-        return self._decoder.decode(data)
 
 
 class ArgumentsCodec:
@@ -101,23 +97,45 @@ class ArgumentsCodec:
                 fields.append((parameter.name, kind))
             else:
                 fields.append((parameter.name, kind, _default(parameter.default)))
-        self._struct = msgspec.defstruct(name.replace(".", "_"), fields, kw_only=True)
+        # A struct binds arguments as a function does, if it takes them in the same order.
+        self._binds = len(self._positional) == len(self._names)
+        self._struct = msgspec.defstruct(
+            name.replace(".", "_"), fields, kw_only=not self._binds, gc=False
+        )
+        # Values of exactly these types need no look before they are encoded.
+        sure = (str, bytes, int, bool)
+        self._sure = [(n, next((k for k in sure if hints.get(n) is k), None)) for n in self._names]
         self._values = ValueCodec(self._struct, f"handler '{name}'")
 
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> bytes:
         """The payload. Raises ``InvalidArguments`` or ``PayloadTooLarge``."""
-        fields = self._bind(args, kwargs)
-        try:
-            value = self._struct(**fields)
-        except TypeError as error:
-            text = str(error).replace("Missing required", "missing")
-            raise InvalidArguments(f"{self._name}(): {text}") from None
-        self._check(fields)
+        value = self._bind_at_once(args, kwargs)
+        if value is None:
+            fields = self._bind(args, kwargs)
+            try:
+                value = self._struct(**fields)
+            except TypeError as error:
+                text = str(error).replace("Missing required", "missing")
+                raise InvalidArguments(f"{self._name}(): {text}") from None
+            self._check(fields)
         return _encode_checked(self._name, self._values, value, limit)
 
     def decode(self, payload: bytes) -> dict[str, Any]:
         """The arguments by name. Raises ``msgspec.ValidationError``."""
         return _parts(self._values.decode(payload))
+
+    def _bind_at_once(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The arguments as a struct, if there is certainly nothing to say against them."""
+        if not self._binds:
+            return None
+        try:
+            value = self._struct(*args, **kwargs)
+        except TypeError:
+            return None
+        for name, kind in self._sure:
+            if type(getattr(value, name)) is not kind:
+                return None
+        return value
 
     def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         if len(args) > len(self._positional):
@@ -174,7 +192,7 @@ class RequestCodec:
 def _encode_checked(name: str, codec: ValueCodec, value: Any, limit: int) -> bytes:
     """JSON of ``value`` that ``codec`` can read again, of at most ``limit`` bytes."""
     try:
-        payload = codec.encode(value)
+        payload = encode_json(value)
     except (TypeError, ValueError) as error:
         raise InvalidArguments(f"{name}(): {_blame(value, error)}") from error
     if len(payload) > limit:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, cached_property
@@ -283,13 +283,13 @@ class Handler(Generic[P, R, C]):
         """The handler with options for the jobs enqueued through it."""
         return Bound(self._app, self, Options.parse(options))
 
-    async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, JobHandle[R]]:
         """Store a job durably; see ``Bound.enqueue``."""
-        return await self._bound.enqueue(*args, **kwargs)
+        return self._bound.enqueue(*args, **kwargs)
 
-    async def enqueue_many(self, calls: Iterable[Call]) -> list[JobHandle[R]]:
+    def enqueue_many(self, calls: Iterable[Call]) -> Coroutine[Any, Any, list[JobHandle[R]]]:
         """Store a job for each call; see ``Bound.enqueue_many``."""
-        return await self._bound.enqueue_many(calls)
+        return self._bound.enqueue_many(calls)
 
     @cached_property
     def _bound(self) -> Bound[P, R]:

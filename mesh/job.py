@@ -158,6 +158,27 @@ def is_job_id(text: str) -> bool:
 def new_job_id() -> str:
     """A new UUIDv7 (RFC 9562): ordered by time, so that indexes grow at one end."""
     moment = f"{time.time_ns() // 1_000_000:012x}"
-    random = os.urandom(10).hex()
-    variant = "89ab"[int(random[3], 16) & 3]
-    return f"{moment[:8]}-{moment[8:]}-7{random[:3]}-{variant}{random[4:7]}-{random[7:19]}"
+    try:
+        tail = _random_tails.pop()
+    except IndexError:
+        _random_tails.extend(_new_tails(_TAILS - 1))
+        (tail,) = _new_tails(1)
+    return f"{moment[:8]}-{moment[8:]}{tail}"
+
+
+def _new_tails(count: int) -> list[str]:
+    """What follows the moment in an id: version, variant, and 74 bits from the system's source
+    of randomness."""
+    digits = os.urandom(10 * count).hex()
+    parts = [digits[at : at + 20] for at in range(0, len(digits), 20)]
+    return [
+        f"-7{part[:3]}-{'89ab'[int(part[3], 16) & 3]}{part[4:7]}-{part[7:19]}" for part in parts
+    ]
+
+
+_TAILS = 256
+# Asking the system once for many ids costs a third of asking for each.
+_random_tails: list[str] = []
+if hasattr(os, "register_at_fork"):
+    # Two processes must not draw from the same store.
+    os.register_at_fork(after_in_child=_random_tails.clear)

@@ -29,6 +29,9 @@ __all__ = ["Recorder"]
 
 log = logging.getLogger("mesh")
 
+_BUSY = 1000
+"""Records in a batch from which on there is something to gain by waiting for more."""
+
 
 class Recorder(Service):
     """Records one agent. Any number may run; the lease ``recorder:<agent>`` lets one work."""
@@ -41,12 +44,14 @@ class Recorder(Service):
         holder: str,
         clock: Clock | None = None,
         ttl: float = 10.0,
-        batch: int = 20_000,
+        batch: int = 40_000,
         wait: float = 1.0,
+        pace: float = 0.25,
     ) -> None:
         """``holder`` names this process among the coordinators. ``ttl`` is the lease's
         seconds, ``batch`` about how many records to read at a time, ``wait`` the seconds that
-        a read of an empty ledger takes."""
+        a read of an empty ledger takes, ``pace`` the least seconds between two reads while
+        much comes in: the more of a job's records come together, the fewer writes they take."""
         super().__init__(f"recorder of {agent.name}")
         self.agent = agent
         self.records = 0
@@ -62,6 +67,7 @@ class Recorder(Service):
         self._ttl = ttl
         self._batch = batch
         self._wait = wait
+        self._pace = pace
         self._looked_at = float("-inf")
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -101,6 +107,7 @@ class Recorder(Service):
             await ledger.serve(self._master.known)
             self.leading.set()
             while True:
+                began = self._clock.monotonic()
                 batch = await _unless(term.over, ledger.read(self._batch, self._wait))
                 if batch is None:
                     return
@@ -112,6 +119,9 @@ class Recorder(Service):
                     self.batches += 1
                 backoff.reset()
                 await self._look(ledger)
+                if _BUSY <= len(batch.records) < self._batch:
+                    rest = began + self._pace - self._clock.monotonic()
+                    await self._clock.wait(term.over, max(0.0, rest))
         finally:
             await ledger.close()
 

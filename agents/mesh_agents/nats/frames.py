@@ -157,11 +157,16 @@ def pack(jobs: Iterable[tuple[Envelope, str]]) -> list[Frame]:
     """
     groups: dict[tuple[str, int, float], list[tuple[Envelope, str]]] = {}
     frames: list[Frame] = []
-    for job, part in jobs:
+    for item in jobs:
+        job, part = item
         if job.given_id:
             frames.append(Frame((job,), part))
-        else:
-            groups.setdefault((job.lane, _level(job), job.due_at), []).append((job, part))
+            continue
+        key = (job.lane, job.priority, job.due_at)
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = []
+        group.append(item)
     for group in groups.values():
         frames += _cut(group)
     return frames

@@ -31,8 +31,8 @@ __all__ = ["NatsLedger"]
 
 log = logging.getLogger("mesh")
 
-BATCH = 256
-BATCH_BYTES = 8 * 1024 * 1024
+BATCH = 2048
+BATCH_BYTES = 16 * 1024 * 1024
 EXPIRES, HEARTBEAT = 30, 5
 _SECOND = 1_000_000_000
 

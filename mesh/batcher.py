@@ -40,7 +40,7 @@ class Batcher(Generic[Item, Result]):
         self._write = write
         self._max_items = max_items
         self._max_in_flight = max_in_flight
-        self._pending: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._pending: deque[tuple[Item, asyncio.Future[Result] | None]] = deque()
         self._writers: set[asyncio.Task[None]] = set()
         # Not len(_writers): a writer that has seen the queue empty is no longer active, but
         # its task is still in the set until the loop has called its done callback.
@@ -55,15 +55,23 @@ class Batcher(Generic[Item, Result]):
 
     def post(self, item: Item) -> asyncio.Future[Result]:
         """Like ``submit``, for callers that look at the result later or on ``drain``."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._pending.append((item, future))
         if self._active < self._max_in_flight:
-            self._active += 1
-            writer = loop.create_task(self._run(), name="mesh-batcher")
-            self._writers.add(writer)
-            writer.add_done_callback(self._writers.discard)
+            self._start_writer()
         return future
+
+    def put(self, item: Item) -> None:
+        """Like ``post``, for callers that need no result: ``write`` itself sees to failures."""
+        self._pending.append((item, None))
+        if self._active < self._max_in_flight:
+            self._start_writer()
+
+    def _start_writer(self) -> None:
+        self._active += 1
+        writer = asyncio.get_running_loop().create_task(self._run(), name="mesh-batcher")
+        self._writers.add(writer)
+        writer.add_done_callback(self._writers.discard)
 
     @property
     def pending(self) -> int:
@@ -100,13 +108,13 @@ class Batcher(Generic[Item, Result]):
                 raise
             else:
                 for (_, future), result in zip(batch, results, strict=True):
-                    if not future.done():
+                    if future is not None and not future.done():
                         future.set_result(result)
 
 
-def _fail(batch: Sequence[tuple[Any, asyncio.Future[Any]]], error: BaseException) -> None:
+def _fail(batch: Sequence[tuple[Any, asyncio.Future[Any] | None]], error: BaseException) -> None:
     for _, future in batch:
-        if not future.done():
+        if future is not None and not future.done():
             future.set_exception(error)
             # A caller that was cancelled, or posted and left, never looks.
             future.exception()

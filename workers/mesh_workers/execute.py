@@ -43,7 +43,7 @@ async def execute(
         cause = ErrorInfo("InvalidArguments", message, cause.traceback)
         return Failure(cause, retryable=False), None
     if handler.is_async:
-        outcome = await _run_async(partial(handler.function, **arguments), timeout)
+        outcome = await _run_async(handler.function, arguments, timeout)
         straggler: Straggler = None
     else:
         outcome, straggler = await _run_thread(
@@ -55,18 +55,20 @@ async def execute(
 
 
 async def _run_async(
-    call: Callable[[], Coroutine[Any, Any, Any]], timeout: float | None
+    function: Callable[..., Coroutine[Any, Any, Any]],
+    arguments: dict[str, Any],
+    timeout: float | None,
 ) -> tuple[Any] | Failure:
-    task = asyncio.current_task()
-    assert task is not None
     limit: asyncio.Timeout | None = None
     try:
         if timeout is None:
-            return (await call(),)
+            return (await function(**arguments),)
         limit = asyncio.timeout(timeout)
         async with limit:
-            return (await call(),)
+            return (await function(**arguments),)
     except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        assert task is not None
         if task.cancelling():
             raise
         # The handler raised it, or something it awaited was cancelled.

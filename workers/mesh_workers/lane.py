@@ -188,15 +188,21 @@ class Lane:
 
     def _fill(self) -> None:
         """Start queued jobs in free slots."""
+        begun = False
         while self._queue and len(self._running) < self.concurrency and not self._stopping.is_set():
             delivery = self._queue.popleft()
-            self._moved_at = self._clock.monotonic()
-            task = _start_task(self._attempt(delivery), delivery.job.id)
+            run = self._new_run(delivery)
+            task = _start_task(self._attempt(delivery, run), run.job.id)
+            begun = True
             if task.done():
                 self._look_at(task, delivery)
-            else:
-                self._running[task] = delivery
-                task.add_done_callback(self._ended)
+                continue
+            if not delivery.redelivered:  # those see to it themselves
+                self._tools.reporter.started(run)
+            self._running[task] = delivery
+            task.add_done_callback(self._ended)
+        if begun:
+            self._moved_at = self._clock.monotonic()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._look_at(task, self._running.pop(task))
@@ -252,11 +258,9 @@ class Lane:
 
     # running ---------------------------------------------------------------------------------
 
-    async def _attempt(self, delivery: Delivery) -> None:
+    async def _attempt(self, delivery: Delivery, run: Run) -> None:
         reporter, job = self._tools.reporter, delivery.job
         handler, policy = self._app.handlers[job.name], self._policy(delivery)
-        run = self._new_run(delivery)
-        reporter.started(run)
         context: Context[Any] | None = None
         if handler.wants_context:
             context = Context(job, run.attempt, policy.max_attempts, self._emitter(run))
@@ -266,6 +270,7 @@ class Lane:
         try:
             if delivery.redelivered:
                 # A job that kills its worker must not do so uncounted: its start is on disk first.
+                reporter.started(run)
                 backoff = Backoff(self._giving_up)
                 await backoff.retry("recording a start", reporter.flush, AgentError)
             outcome, straggler = await execute(
@@ -361,7 +366,7 @@ class Lane:
 
     def _post(self, settlement: Settlement) -> None:
         self._unsettled += 1
-        self._settle.post(settlement)
+        self._settle.put(settlement)
 
     async def _write(self, settlements: Sequence[Settlement]) -> list[None]:
         try:

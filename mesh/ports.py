@@ -222,6 +222,11 @@ class Ledger(Protocol):
         """
         ...
 
+    @property
+    def awaited(self) -> bool:
+        """Whether a consumer waits for an answer, and so for records to be acknowledged."""
+        ...
+
     async def lag(self) -> int:
         """How many ledger entries (batches of records) are not acknowledged."""
         ...

@@ -46,10 +46,10 @@ __all__ = [
     "as_json",
     "as_text",
     "description",
-    "halves",
     "held_row",
     "ids",
     "of_jobs",
+    "parts",
     "plan",
 ]
 
@@ -116,14 +116,16 @@ def of_jobs(records: Iterable[Record], job_ids: Set[str]) -> list[Record]:
     return [r for r in records if isinstance(r, Event | Heartbeat) or _job_id(r) in job_ids]
 
 
-def halves(records: Sequence[Record]) -> list[Sequence[Record]]:
-    """The records in two parts, such that all records of a job, or worker, are in one, in order."""
-    parts: tuple[list[Record], list[Record]] = ([], [])
+def parts(records: Sequence[Record], count: int) -> list[Sequence[Record]]:
+    """The records in up to 16 parts, such that all records of a job, or worker, are in one, in
+    order."""
+    found: list[list[Record]] = [[] for _ in range(count)]
+    # The last digits of an id are random.
+    place = {digit: found[index % count] for index, digit in enumerate("0123456789abcdef")}
     for record in records:
         key = record.worker if isinstance(record, Heartbeat) else _job_id(record)
-        # The last digits of an id are random.
-        parts[key[-1:] in "02468ace"].append(record)
-    return list(parts)
+        place.get(key[-1:], found[0]).append(record)
+    return [part for part in found if part]
 
 
 def plan(agent: str, records: Sequence[Record], heads: Mapping[str, Head]) -> Plan:

@@ -29,11 +29,11 @@ __all__ = ["MOVE_COLUMNS", "NEW_COLUMNS", "Plain", "sort_out"]
 NEW_COLUMNS = JOB_COLUMNS
 
 MOVE_COLUMNS = (
-    *("id", "state", "attempt", "version", "started_at", "finished_at", "agent", "worker"),
+    *("id", "state", "version", "started_at", "finished_at", "worker"),
     *("result", "error_type", "error_message", "error_traceback"),
 )
-"""The columns that move with a plain story's state; of the others ``due_at`` stays, and what
-the master held the job with is cleared."""
+"""What differs from job to job of what moves with the state. The attempt is the first, the agent
+the recorder's; ``due_at`` stays, and what the master held the job with is cleared."""
 
 _QUEUED = state_version(State.QUEUED, 1)
 _RUNNING = state_version(State.RUNNING, 1)
@@ -84,18 +84,18 @@ def sort_out(agent: str, records: Sequence[Record]) -> Plain:
     odd.update(i for i in {**accepted, **begun, **ended} if not is_job_id(i))
     for job_id in sorted(accepted.keys() - odd):
         run = ended.get(job_id) or begun.get(job_id)
-        moved = None if run is None else _moved(agent, run)
+        moved = None if run is None else _moved(run)
         plain.new[job_id] = _new(accepted[job_id], agent, moved)
     for job_id in sorted((begun.keys() | ended.keys()) - accepted.keys() - odd):
-        plain.moved[job_id] = _moved(agent, ended.get(job_id) or begun[job_id])
+        plain.moved[job_id] = _moved(ended.get(job_id) or begun[job_id])
     return plain
 
 
 def _new(job: Envelope, agent: str, moved: Row | None) -> Row:
     """The row of an accepted job, in the order of ``NEW_COLUMNS``."""
     if moved is None:
-        moved = (job.id, State.QUEUED, 1, _QUEUED, None, None, agent, None, None, *_NO_ERROR)
-    _, state, attempt, version, started_at, finished_at, agent, worker, *outcome = moved
+        moved = (job.id, State.QUEUED, _QUEUED, None, None, None, None, *_NO_ERROR)
+    _, state, version, started_at, finished_at, worker, *outcome = moved
     return (
         job.id,
         as_text(job.name),
@@ -105,7 +105,7 @@ def _new(job: Envelope, agent: str, moved: Row | None) -> Row:
         as_json(job.payload),
         None if job.meta is None else as_json(msgspec.json.encode(job.meta)),
         state,
-        attempt,
+        1,
         version,
         job.due_at or None,
         started_at,
@@ -117,21 +117,18 @@ def _new(job: Envelope, agent: str, moved: Row | None) -> Row:
     )
 
 
-def _moved(agent: str, record: Started | Finished) -> Row:
+def _moved(record: Started | Finished) -> Row:
     """What a record makes of its job's row, in the order of ``MOVE_COLUMNS``."""
     started_at, worker = record.started_at or None, as_text(record.worker)
     if isinstance(record, Started):
-        run = (record.id, State.RUNNING, 1, _RUNNING, started_at, None, agent, worker)
-        return (*run, None, *_NO_ERROR)
+        return (record.id, State.RUNNING, _RUNNING, started_at, None, worker, None, *_NO_ERROR)
     error = record.error
     return (
         record.id,
         record.state,
-        1,
         TERMINAL_VERSION,
         started_at,
         record.at,
-        agent,
         worker,
         as_json(record.result),
         *(_NO_ERROR if error is None else _error(error)),

@@ -5,24 +5,29 @@ lease), *recording*: read → ``master.record`` → acknowledge, one batch after
 *stepping down*: the reader is closed, so that the next holder reads from the oldest record
 that was not acknowledged.
 
-A batch is acknowledged only once it is in the master, and recording it twice changes nothing,
-so a crash at any point loses nothing. When the master is away the batch at hand is tried again
-until the lease can no longer be trusted (``leader``), and the ledger waits. When the agent is
-away the reader is opened anew. Every write carries the lease: a recorder that was replaced
-without noticing is refused with ``LeaseLost``.
+While much comes in, batches are read at a measured pace, and what was accepted waits for what
+becomes of it (``gather``): so most jobs are written once.
+
+A batch is acknowledged only once all of it is in the master, and recording it twice changes
+nothing, so a crash at any point loses nothing. When the master is away the batch at hand is
+tried again until the lease can no longer be trusted (``leader``), and the ledger waits. When the
+agent is away the reader is opened anew. Every write carries the lease: a recorder that was
+replaced without noticing is refused with ``LeaseLost``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from mesh.clock import Clock, SystemClock
 from mesh.errors import AgentError, LeaseLost, MasterError, WireError
 from mesh.ports import Agent, Ledger, LedgerBatch, Master
 from mesh.service import Backoff, Service
+from mesh.wire import Record
+from mesh_master.gather import Gathering
 from mesh_master.leader import Term, lead
 
 __all__ = ["Recorder"]
@@ -106,32 +111,38 @@ class Recorder(Service):
         try:
             await ledger.serve(self._master.known)
             self.leading.set()
+            gathering = Gathering()
             while True:
                 began = self._clock.monotonic()
-                batch = await _unless(term.over, ledger.read(self._batch, self._wait))
+                wait = self._pace if gathering else self._wait
+                batch = await _unless(term.over, ledger.read(self._batch, wait))
                 if batch is None:
                     return
-                if batch.records:
-                    if not await self._record(batch, term):
-                        return
-                    await ledger.ack(batch)
-                    self.records += len(batch.records)
-                    self.batches += 1
+                busy = len(batch.records) >= _BUSY
+                records, done = gathering.add(
+                    batch, self._clock.monotonic(), wait=busy and not ledger.awaited
+                )
+                if records and not await self._record(records, term):
+                    return
+                self.records += len(records)
+                self.batches += bool(records)
+                for one in done:
+                    await ledger.ack(one)
                 backoff.reset()
                 await self._look(ledger)
-                if _BUSY <= len(batch.records) < self._batch:
+                if busy and len(batch.records) < self._batch:
                     rest = began + self._pace - self._clock.monotonic()
                     await self._clock.wait(term.over, max(0.0, rest))
         finally:
             await ledger.close()
 
-    async def _record(self, batch: LedgerBatch, term: Term) -> bool:
-        """Whether the batch is in the master; not so only if the term ended before."""
+    async def _record(self, records: Sequence[Record], term: Term) -> bool:
+        """Whether the records are in the master; not so only if the term ended before."""
         backoff = Backoff(term.over, clock=self._clock)
 
         async def attempt() -> bool:
             try:
-                await self._master.record(self.agent.name, batch.records, term.lease)
+                await self._master.record(self.agent.name, records, term.lease)
             except LeaseLost as error:
                 log.warning("%s: %s", self.name, error)
                 return False

@@ -18,7 +18,18 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, null, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.errors import (
@@ -51,8 +62,8 @@ __all__ = ["SqlMaster"]
 
 log = logging.getLogger("mesh")
 
-_WORTH_SPLITTING = 1000
-"""Records."""
+_PART, _MOST_PARTS = 8_000, 4
+"""Records in a transaction of its own, and how many such run at once."""
 
 _STATES = {state.value: state for state in State}
 
@@ -188,9 +199,10 @@ class SqlMaster:
 
     async def record(self, agent: str, records: Sequence[Record], lease: Lease) -> None:
         parts = [records]
-        if len(records) >= _WORTH_SPLITTING and not self.database.is_local:
-            # In two transactions, so that one is planned here while the server writes the other.
-            parts = merge.halves(records)
+        if len(records) >= _PART / 4 and not self.database.is_local:
+            # One is prepared here while the server writes others.
+            count = min(max(2, len(records) // _PART), _MOST_PARTS)
+            parts = merge.parts(records, count)
         outcomes = await asyncio.gather(
             # One of them alone touches the agent's row, or they would wait for each other.
             *(self._record(agent, part, lease, part is parts[0]) for part in parts),
@@ -203,24 +215,26 @@ class SqlMaster:
     async def _record(
         self, agent: str, records: Sequence[Record], lease: Lease, note_seen: bool
     ) -> None:
-        plain = sort_out(agent, records)
         async with self.database.write(timeout=_PATIENCE) as connection:
             await self._check_lease(connection, lease)
-            odd = plain.odd | await self._write_plain(connection, plain)
+            # From here to the first statement nothing waits: the server has work early.
+            plain = sort_out(agent, records)
+            odd = plain.odd | await self._write_plain(connection, agent, plain)
             if odd or plain.others:
                 await self._write_odd(connection, agent, merge.of_jobs(records, odd))
             if note_seen:
                 seen = {"name": agent, "url": "", "seen_at": self.database.now()}
                 await self._writes.seen.run(connection, [seen])
 
-    async def _write_plain(self, connection: AsyncConnection, plain: Plain) -> set[str]:
+    async def _write_plain(self, connection: AsyncConnection, agent: str, plain: Plain) -> set[str]:
         """Write what can be written on trust. Returns the jobs for which that failed, in part
         or at all; what was written of them does no harm."""
         writes, failed = self._writes, set()
         stored = await writes.new.run(connection, list(plain.new.values()))
         if len(stored) < len(plain.new):
             failed |= plain.new.keys() - stored
-        if await writes.moves.run(connection, list(plain.moved.values())) < len(plain.moved):
+        moved = list(plain.moved.values())
+        if await writes.moves.run(connection, moved, of_agent=agent) < len(moved):
             failed |= plain.moved.keys()
         return failed
 
@@ -390,10 +404,15 @@ class _Writes:
                 jobs.version < new["version"],
                 or_(
                     jobs.worker.is_(None),
-                    and_(jobs.worker == new["worker"], jobs.attempt == new["attempt"]),
+                    and_(jobs.worker == new["worker"], jobs.attempt == 1),
                 ),
             ),
-            {"envelope": null(), "claimed_until": null()},
+            {
+                "attempt": literal(1),
+                "agent": bindparam("of_agent"),
+                "envelope": null(),
+                "claimed_until": null(),
+            },
         )
         self.held = BulkUpsert(database, tables.jobs, merge.JOB_COLUMNS, ["id"])
 

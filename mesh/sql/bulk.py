@@ -97,8 +97,8 @@ class BulkUpdate:
         also: Mapping[str, Any] | None = None,
     ) -> None:
         """``columns`` are those of the rows, ``key`` among them. ``where`` gets the new values by
-        column and returns the condition under which a row is changed; ``also`` is set as well,
-        to the same value in all."""
+        column and returns the condition under which a row is changed. ``also`` is set as well,
+        to the same in all rows; a ``bindparam`` there is for ``run`` to fill."""
         # Not the columns' own names: those are reserved for the values to set.
         self._names = [f"new_{name}" for name in columns]
         self._as_arrays = not database.is_local
@@ -116,15 +116,17 @@ class BulkUpdate:
         values |= {table.c[name]: value for name, value in (also or {}).items()}
         self._statement = table.update().where(table.c[key] == new[key], where(new)).values(values)
 
-    async def run(self, connection: AsyncConnection, rows: Sequence[tuple[Any, ...]]) -> int:
+    async def run(
+        self, connection: AsyncConnection, rows: Sequence[tuple[Any, ...]], **more: Any
+    ) -> int:
         """Change the rows, given as tuples in the order of the columns, no two with the same
         key. Returns how many were found and met the condition."""
         if not rows:
             return 0
         if self._as_arrays:
             arrays = as_arrays(self._names, rows)
-            return (await connection.execute(self._statement, arrays)).rowcount
-        each = [dict(zip(self._names, row, strict=True)) for row in rows]
+            return (await connection.execute(self._statement, arrays | more)).rowcount
+        each = [dict(zip(self._names, row, strict=True)) | more for row in rows]
         return (await connection.execute(self._statement, each)).rowcount
 
 

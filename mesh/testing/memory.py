@@ -305,6 +305,10 @@ class MemoryLedger:
     async def serve(self, lookup: Lookup) -> None:
         pass
 
+    @property
+    def awaited(self) -> bool:
+        return False
+
     async def lag(self) -> int:
         return len(self._agent._reach().ledger)
 

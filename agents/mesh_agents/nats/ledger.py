@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -52,6 +53,8 @@ class NatsLedger:
         self._streams = streams
         self._connection = streams.connection
         self._entries: deque[tuple[_Place, bytes]] = deque()
+        self._buffered = 0
+        """Bytes of the entries that were received and not read."""
         self._era = ""
         self._received = 0
         """The last sequence received; the next consumer starts behind it."""
@@ -122,6 +125,7 @@ class NatsLedger:
                 await self._streams.set_aside("ledger", data, error)
             place = next_place
             self._entries.popleft()
+            self._buffered -= len(data)
         return LedgerBatch(records, place) if records else None
 
     async def _attach(self) -> None:
@@ -189,6 +193,14 @@ class NatsLedger:
         elif status in ("409", "503"):
             self._detach()
         self._wake.set()
+        if self._attached and not self._open:
+            await self._read_ahead()
+
+    async def _read_ahead(self) -> None:
+        """Ask for more at once, so that the next read finds it here; within bounds."""
+        if self._entries and self._buffered < BATCH_BYTES:
+            with suppress(AgentUnavailable):
+                await self._pull()
 
     def _receive(self, message: Msg) -> None:
         origin = Origin.parse(message.reply)
@@ -201,6 +213,7 @@ class NatsLedger:
         self._open -= 1
         self._received = origin.sequence
         self._entries.append((_Place(self._era, origin.sequence), message.data))
+        self._buffered += len(message.data)
 
     def _detach(self) -> None:
         self._attached = False
@@ -233,6 +246,10 @@ class NatsLedger:
         self._questions = await self._connection.subscribe(
             self._streams.names.ask, self._on_question
         )
+
+    @property
+    def awaited(self) -> bool:
+        return bool(self._answering)
 
     async def _on_question(self, message: Msg) -> None:
         assert self._lookup is not None

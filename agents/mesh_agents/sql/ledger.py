@@ -124,6 +124,10 @@ class SqlLedger:
     async def serve(self, lookup: Lookup) -> None:
         """Nothing to answer: the jobs' rows know what became of them."""
 
+    @property
+    def awaited(self) -> bool:
+        return False
+
     async def lag(self) -> int:
         ledger = self._store.tables.ledger
         count = select(func.count()).where(ledger.c.agent == self._store.name)

@@ -625,17 +625,20 @@ class TestPlans:
                 verb = next((v for words, v in verbs.items() if words in statement), "SELECT")
                 seen.setdefault(verb, (statement, parameters))
 
-        event.listen(database.engine.sync_engine, "before_cursor_execute", note)
+        for engine in database.engines:
+            event.listen(engine.sync_engine, "before_cursor_execute", note)
         consumer = await agent.consume("lane-0", lease=30)
         held = await pull_all(consumer, 50)
         empty = await agent.consume("lane-9", lease=30)
         assert await is_empty(empty, 0.1)
         await consumer.settle([finish(d) for d in held])
-        event.remove(database.engine.sync_engine, "before_cursor_execute", note)
+        for engine in database.engines:
+            event.remove(engine.sync_engine, "before_cursor_execute", note)
         assert seen.keys() == {"UPDATE", "SELECT", "DELETE"}
         plans: dict[str, str] = {}
         for verb, (statement, parameters) in seen.items():
-            async with database.read() as connection:
+            # In a session such as the statement's own.
+            async with database.write(durable=verb != "UPDATE") as connection:
                 plan = await connection.exec_driver_sql(f"{explain} {statement}", parameters)
                 plans[verb] = "\n".join(str(row[-1]) for row in plan)
         return plans

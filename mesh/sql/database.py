@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +47,6 @@ __all__ = ["Database", "DatabaseErrors", "Insert"]
 Insert = postgresql.Insert | sqlite.Insert
 Query: TypeAlias = "Select[*tuple[Any, ...]]"
 
-_NOT_DURABLE = text("SET LOCAL synchronous_commit TO off")
 
 _RESYNC = 60.0
 
@@ -72,6 +71,16 @@ _PLANNING = {
     "random_page_cost": "1.1",
 }
 """Settings of each session on PostgreSQL."""
+
+_HASTY = _PLANNING | {
+    "synchronous_commit": "off",
+    # Statements that look for rows by an index, whatever the table holds at the moment: planned
+    # once. Planning a claim takes longer than the claim.
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+}
+"""Those of the sessions for what need not be durable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +134,8 @@ class Database:
         self._pool_size = pool_size
         self._parsed = self._parse(url)
         self._engine: AsyncEngine | None = None
+        self._hasty: AsyncEngine | None = None
+        """Its connections do not wait for the disk."""
         self._server_time = 0.0
         self._measured_at = float("-inf")
         # A clock in the system clock's place is the time, for the database too.
@@ -187,6 +198,11 @@ class Database:
             raise self._errors.unavailable(f"{self.what} at {self.url} is not open")
         return self._engine
 
+    @property
+    def engines(self) -> set[AsyncEngine]:
+        """Of all connections: for those who listen to what is executed."""
+        return {engine for engine in (self._engine, self._hasty) if engine is not None}
+
     def insert(self, table: Table) -> Insert:
         """An INSERT that has ``on_conflict_do_update`` and ``on_conflict_do_nothing``."""
         return sqlite.insert(table) if self.is_local else postgresql.insert(table)
@@ -220,7 +236,8 @@ class Database:
         """Connect. Raises ``errors.unavailable`` if the server does not answer in time."""
         is_new = self._engine is None
         if self._engine is None:
-            self._engine = self._create_engine()
+            self._engine = self._create_engine(_PLANNING)
+            self._hasty = self._engine if self.is_local else self._create_engine(_HASTY)
         try:
             async with asyncio.timeout(self._connect_timeout):
                 await self._reach()
@@ -283,7 +300,7 @@ class Database:
             shown = await connection.execute(text("SHOW server_version"))
             return f"PostgreSQL {shown.scalar_one()}"
 
-    def _create_engine(self) -> AsyncEngine:
+    def _create_engine(self, session: Mapping[str, str]) -> AsyncEngine:
         if not self.is_local:
             engine = create_async_engine(
                 self._parsed,
@@ -292,7 +309,7 @@ class Database:
                 pool_pre_ping=False,
                 connect_args={
                     "timeout": self._connect_timeout,
-                    "server_settings": _PLANNING,
+                    "server_settings": session,
                 },
             )
 
@@ -330,8 +347,9 @@ class Database:
         return engine
 
     async def close(self) -> None:
-        engine, self._engine = self._engine, None
-        if engine is not None:
+        engines = self.engines
+        self._engine = self._hasty = None
+        for engine in engines:
             await engine.dispose()
 
     # transactions ----------------------------------------------------------------------------
@@ -357,17 +375,16 @@ class Database:
         ``errors.in_doubt`` if the commit had begun.
         """
         committing = committed = False
+        engine = self.engine if durable or self._hasty is None else self._hasty
         try:
             async with (
                 asyncio.timeout(timeout),
                 self._turn(),
-                self.engine.connect() as connection,
+                engine.connect() as connection,
             ):
                 if self.is_local:
                     sync = "FULL" if durable else "NORMAL"
                     await connection.execution_options(mesh_begin="IMMEDIATE", mesh_sync=sync)
-                elif not durable:
-                    await connection.execute(_NOT_DURABLE)
                 if self._clock.monotonic() - self._measured_at > _RESYNC:
                     await self._measure(connection)
                 yield connection
@@ -427,17 +444,22 @@ class Database:
         cannot."""
         if not self.notifies:
             return
-        each = func.unnest(literal(list(payloads), postgresql.ARRAY(postgresql.TEXT)))
-        payload = each.column_valued("payload")
         try:
             async with (
                 asyncio.timeout(self._connect_timeout),
                 self.engine.connect() as connection,
             ):
                 await connection.execution_options(isolation_level="AUTOCOMMIT")
-                await connection.execute(select(func.pg_notify(channel, payload)))
+                await connection.execute(_notification(channel, payloads))
         except FAULTS as error:
             raise self._translate(error) from error
+
+    async def send_within(
+        self, connection: AsyncConnection, channel: str, payloads: Collection[str]
+    ) -> None:
+        """Wake the listeners of a channel when the transaction has committed. Commits of such
+        transactions queue behind one lock of the server: not for what happens often."""
+        await connection.execute(_notification(channel, payloads))
 
     @asynccontextmanager
     async def listen(
@@ -482,3 +504,8 @@ class Database:
         """Run one statement for each row, in a transaction of its own."""
         async with self.write() as connection:
             await connection.execute(statement, list(rows))
+
+
+def _notification(channel: str, payloads: Collection[str]) -> Executable:
+    each = func.unnest(literal(list(payloads), postgresql.ARRAY(postgresql.TEXT)))
+    return select(func.pg_notify(channel, each.column_valued("payload")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -199,3 +200,24 @@ async def test_wrong_options_are_told_in_one_line(command: Command) -> None:
         assert command.log.startswith("error: ")
         assert message in command.log
         assert command.log.count("\n") == 1
+
+
+async def test_processes_are_kept_running_and_drain_together(command: Command) -> None:
+    rig = command.rig
+    process = await command.start("--processes", "2")
+    pids: set[int] = set()
+    while len(pids) < 2:
+        (end,) = await rig.ended(await command.enqueue("quick"))
+        assert end.result is not None
+        pids.add(int(end.result))
+    assert process.pid not in pids
+    os.kill(min(pids), signal.SIGKILL)
+    while True:
+        (end,) = await rig.ended(await command.enqueue("quick"))
+        assert end.result is not None
+        if int(end.result) not in pids:
+            break
+    process.send_signal(signal.SIGTERM)
+    assert await command.end(process) == 0
+    assert f"(pid {min(pids)}) ended with status -9: starting it again" in command.log
+    assert command.log.count(" stopped") == 2

@@ -9,8 +9,12 @@ import typer
 from mesh.console import AgentsOption, AppArgument, load_app, run_service
 from mesh.errors import ConfigError
 from mesh.roles import RoleOptions, make_role
+from mesh_workers.supervise import Supervisor
 
 __all__ = ["register"]
+
+_LAST_WORDS = 15.0
+"""Seconds beyond the grace time that a worker may take to end."""
 
 
 def register(cli: typer.Typer) -> None:
@@ -32,9 +36,25 @@ def worker(
     concurrency: Annotated[
         int, typer.Option("--concurrency", "-c", help="Jobs at once in each lane.")
     ] = 10,
+    processes: Annotated[
+        int,
+        typer.Option(
+            "--processes",
+            "-p",
+            help="Worker processes to run, each with that concurrency. Python computes on one "
+            "core a process.",
+        ),
+    ] = 1,
 ) -> None:
     """Run a worker until SIGTERM or Ctrl-C; it then finishes what runs within the grace time."""
     loaded = load_app(app)
+    if processes != 1:
+        arguments = ["worker", app, "--concurrency", str(concurrency)]
+        arguments += [word for text in lane or () for word in ("--lane", text)]
+        arguments += [word for name in agent or () for word in ("--agent", name)]
+        patience = loaded.config.grace + _LAST_WORDS
+        run_service(Supervisor(arguments, processes, patience), loaded)
+        return
     options = RoleOptions(
         lanes=dict(_parse_lane(text, concurrency) for text in lane or ()),
         concurrency=concurrency,

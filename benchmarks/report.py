@@ -63,7 +63,8 @@ def _head(results: Results) -> str:
     return f"""\
 Written by `make bench` on {results.data["date"][:10]}: do not edit, but for the notes. The job is a
 no-op with one int and a 100-character string. Every process, server and system ran on the same
-machine; systems took turns in each of {rounds} rounds. Figures are medians; ratios are of medians,
+machine; systems took turns in each of {rounds} rounds (one round for two workers, for the rows that
+take minutes, and for systems that no target names). Figures are medians; ratios are of medians,
 with the least and greatest of single rounds. In each run every job was seen to run exactly once, on
 a board that all processes share, and our rates count a job only when the master, on PostgreSQL
 with fsync on, holds its terminal record (on SQLite its own file; with the recorder paused the

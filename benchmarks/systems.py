@@ -47,6 +47,8 @@ class System:
     """Its handlers are ``def`` functions that run in threads."""
     history: bool = False
     """It keeps a lasting record of each job."""
+    rounds: int = 99
+    """In how many rounds it takes part: one for those that no target is measured against."""
 
     @property
     def ours(self) -> bool:
@@ -115,7 +117,7 @@ PEERS = (
         "pgqueuer",
         "pgqueuer",
         "postgres",
-        Sizes(enqueue=6_000, bulk=200_000, drain=60_000, flow=6_000),
+        Sizes(enqueue=6_000, bulk=100_000, drain=60_000, flow=6_000),
         worker=("python", "-m", "{app}", "work"),
         packages=("pgqueuer", "asyncpg", "uvloop"),
         setup=("pgq", "--pg-dsn", "{url}", "install"),
@@ -169,6 +171,7 @@ PEERS = (
         "redis",
         Sizes(enqueue=10_000, bulk=0, drain=4_000, flow=3_500),
         worker=("arq", "{app}.WorkerSettings", "--custom-log-dict", "{app}.LOGGING"),
+        rounds=1,
         packages=("arq", "hiredis", "uvloop"),
     ),
     System(
@@ -177,6 +180,7 @@ PEERS = (
         "redis",
         Sizes(enqueue=15_000, bulk=0, drain=4_000, flow=3_500),
         worker=("saq", "{app}.settings", "--quiet"),
+        rounds=1,
         packages=("saq[redis,postgres]", "hiredis", "psycopg[binary]", "uvloop"),
     ),
     System(
@@ -185,6 +189,7 @@ PEERS = (
         "postgres",
         Sizes(enqueue=5_000, bulk=0, drain=1_500, flow=1_500),
         worker=("saq", "{app}.settings", "--quiet"),
+        rounds=1,
         packages=("saq[redis,postgres]", "hiredis", "psycopg[binary]", "uvloop"),
     ),
     System(
@@ -193,6 +198,7 @@ PEERS = (
         "postgres",
         Sizes(enqueue=4_000, bulk=30_000, drain=1_000, flow=1_000),
         worker=("python", "-m", "{app}", "work"),
+        rounds=1,
         packages=("procrastinate", "psycopg[binary]", "uvloop"),
         setup=("procrastinate", "--app", "{app}.app", "schema", "--apply"),
         history=True,

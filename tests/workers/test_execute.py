@@ -8,7 +8,6 @@ import contextvars
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -18,6 +17,7 @@ from mesh import Context, Mesh
 from mesh.testing.conformance.agent import make_job
 from mesh_workers.execute import Straggler, execute
 from mesh_workers.outcome import Failure, Success
+from mesh_workers.threads import Threads
 
 
 class Odd(BaseException):
@@ -34,7 +34,7 @@ class Call:
 
     def __init__(self) -> None:
         self.app = Mesh(agents={"m": "memory://unused"})
-        self.threads = ThreadPoolExecutor(2)
+        self.threads = Threads[Any](2, "mesh-test")
 
     async def with_straggler(
         self,
@@ -63,7 +63,7 @@ class Call:
 def call() -> Iterator[Call]:
     call = Call()
     yield call
-    call.threads.shutdown()
+    call.threads.close()
 
 
 def raiser(error: BaseException | type[BaseException], is_async: bool) -> Callable[[], Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -18,6 +17,7 @@ from mesh.context import Context
 from mesh.handler import Handler
 from mesh.wire import ErrorInfo
 from mesh_workers.outcome import Failure, Success, describe
+from mesh_workers.threads import Threads
 
 __all__ = ["Straggler", "execute"]
 
@@ -31,7 +31,7 @@ async def execute(
     context: Context[Any] | None,
     timeout: float | None,
     result_limit: int,
-    threads: ThreadPoolExecutor,
+    threads: Threads[Any],
 ) -> tuple[Success | Failure, Straggler]:
     """The outcome of one call of the handler. ``timeout`` in seconds, ``result_limit`` in bytes.
     ``context`` is for a handler that wants one."""
@@ -80,13 +80,14 @@ async def _run_async(
 
 
 async def _run_thread(
-    call: Callable[[], Any], timeout: float | None, threads: ThreadPoolExecutor
+    call: Callable[[], Any], timeout: float | None, threads: Threads[Any]
 ) -> tuple[tuple[Any] | Failure, Straggler]:
-    loop = asyncio.get_running_loop()
     context = contextvars.copy_context()
-    future = loop.run_in_executor(threads, _guarded, context, call)
-    done, _ = await asyncio.wait([future], timeout=timeout)
-    if done:
+    future = threads.call(partial(_guarded, context, call))
+    if timeout is None:
+        return await future, None
+    await asyncio.wait([future], timeout=timeout)
+    if future.done():
         return future.result(), None
     return _timed_out(timeout), future
 

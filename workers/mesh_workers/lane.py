@@ -17,7 +17,6 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -39,6 +38,7 @@ from mesh_workers.execute import execute
 from mesh_workers.keeper import LeaseKeeper
 from mesh_workers.outcome import Failure, Run, decide, miss
 from mesh_workers.reporter import Reporter
+from mesh_workers.threads import Threads
 
 __all__ = ["Lane", "Tools"]
 
@@ -91,7 +91,7 @@ class Lane:
         self._moved_at = self._clock.monotonic()
         self._consumer: Consumer | None = None
         self._settle = Batcher(self._write, max_items=1024)
-        self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix=f"mesh-{name}")
+        self._threads: Threads[Any] = Threads(concurrency, f"mesh-{name}")
 
     @property
     def load(self) -> LaneLoad:
@@ -119,7 +119,7 @@ class Lane:
             await self._settle.drain()
         finally:
             await self._abandon()
-            self._threads.shutdown(wait=False)
+            self._threads.close()
 
     async def _consume(self) -> Consumer:
         return await self._tools.agent.consume(self.name, lease=self._app.config.lease)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["BenchFailed", "Child", "Producer", "cpu_seconds", "resident"]
+__all__ = ["BenchFailed", "Child", "Producer", "anonymous", "cpu_seconds", "resident"]
+
+ANSWER_TIME = 120.0
+"""Seconds for a producer to do what it was told."""
 
 _TICK = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -87,9 +91,12 @@ class Producer(Child):
     def answer(self) -> dict[str, Any]:
         """Wait for the answer to the last command. Raises ``BenchFailed`` if there is none."""
         assert self._process.stdout is not None
+        # It sends one line and waits, so nothing of an answer can be in our buffer already.
+        if not select.select([self._process.stdout], [], [], ANSWER_TIME)[0]:
+            raise self.failure(f"gave no answer in {ANSWER_TIME:.0f} s")
         line = self._process.stdout.readline()
         if not line:
-            raise self.failure("gave no answer")
+            raise self.failure("ended without an answer")
         found: dict[str, Any] = json.loads(line)
         return found
 
@@ -109,6 +116,21 @@ def cpu_seconds(roots: Iterable[int]) -> float:
 def resident(roots: Iterable[int]) -> float:
     """Resident memory in MB. Pages that processes share are counted for each."""
     return sum(int(_stat(pid)[21]) for pid in _tree(roots)) * _PAGE / 1e6
+
+
+def anonymous(roots: Iterable[int]) -> float:
+    """Memory of the processes' own in MB: without files mapped, such as libraries and the board,
+    whose pages become resident as jobs mark them."""
+    return sum(_anonymous(pid) for pid in _tree(roots)) / 1e6
+
+
+def _anonymous(pid: int) -> int:
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    _, found, rest = text.partition("RssAnon:")
+    return int(rest.split()[0]) * 1024 if found else 0
 
 
 def _stat(pid: int) -> list[str]:

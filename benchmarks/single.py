@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.process import cpu_seconds, resident
+from benchmarks.process import anonymous, cpu_seconds, resident
 from benchmarks.rig import WARM, Rig
 from benchmarks.rows import Figures, flow_through, preload, start_all
 from benchmarks.servers import nats_messages
@@ -117,20 +117,21 @@ def curve(system: System, jobs: int) -> Figures:
 
 
 def memory(system: System, jobs: int) -> Figures:
-    """Growth of the worker's resident memory, in MB, over this many jobs."""
+    """Growth of the worker's own memory, in MB, over this many jobs; its resident memory then."""
     with Rig(system, jobs) as rig:
         producer = start_all(rig)
         warm = jobs // 20
         producer.do("bulk", 0, warm)
         rig.await_started(0, warm)
-        before = resident([rig.workers[0].pid])
+        before = anonymous([rig.workers[0].pid])
         producer.do("bulk", warm, jobs - warm)
         rig.await_started(warm, jobs)
         rig.await_recorded(jobs + WARM)
-        after = resident([rig.workers[0].pid])
+        after = anonymous([rig.workers[0].pid])
+        total = resident([rig.workers[0].pid])
         rig.verify(0, jobs + WARM)
         master = resident([rig.master.pid]) if rig.master else 0.0
-    return {"value": after - before, "warm_mb": before, "worker_mb": after, "master_mb": master}
+    return {"value": after - before, "warm_mb": before, "worker_mb": total, "master_mb": master}
 
 
 def idle(system: System, jobs: int) -> Figures:

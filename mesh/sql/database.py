@@ -72,14 +72,7 @@ _PLANNING = {
 }
 """Settings of each session on PostgreSQL."""
 
-_HASTY = _PLANNING | {
-    "synchronous_commit": "off",
-    # Statements that look for rows by an index, whatever the table holds at the moment: planned
-    # once. Planning a claim takes longer than the claim.
-    "plan_cache_mode": "force_generic_plan",
-    "enable_seqscan": "off",
-    "enable_bitmapscan": "off",
-}
+_HASTY = _PLANNING | {"synchronous_commit": "off"}
 """Those of the sessions for what need not be durable."""
 
 

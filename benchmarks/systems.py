@@ -196,7 +196,7 @@ PEERS = (
         "procrastinate",
         "procrastinate",
         "postgres",
-        Sizes(enqueue=4_000, bulk=30_000, drain=1_000, flow=1_000),
+        Sizes(enqueue=4_000, bulk=6_000, drain=1_000, flow=1_000),
         worker=("python", "-m", "{app}", "work"),
         rounds=1,
         packages=("procrastinate", "psycopg[binary]", "uvloop"),

@@ -12,6 +12,7 @@ Results are written after each measurement. ``run`` exits 1 if any run failed.
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import time
@@ -31,6 +32,8 @@ _MEASURES = {**MEASURES, **SINGLE, **dict.fromkeys(CURVE, SINGLE["curve"])}
 
 
 def main() -> int:
+    # The servers and processes of a run that is broken off go with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     commands = parser.add_subparsers(dest="command", required=True)
     setup = commands.add_parser("setup", help="make each system's environment")

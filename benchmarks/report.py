@@ -6,6 +6,7 @@ What people wrote between the two ``notes`` marks of the page stays.
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 from benchmarks.plots import draw
@@ -38,6 +39,8 @@ def write_report(results: Results, page: Path = PAGE) -> None:
                 *(f"![{name}]({page.stem}/{file})" for name, file in plots.items()),
                 "## All systems",
                 _table(results),
+                "## Where the time goes",
+                _parts(results),
                 "## What a peer does better",
                 _better(results),
                 "## What pays, and what does not",
@@ -118,13 +121,34 @@ def _cell(results: Results, row: str, system: System, figure: str = "value") -> 
     return "" if value is None else _short(value)
 
 
+def _parts(results: Results) -> str:
+    """CPU time by process, of the rows that have several."""
+    parts = ("producer", "server", "worker", "master", "database")
+    lines = [
+        "CPU time in microseconds a job, medians, start-up of the worker included in drains. The "
+        "sum, over two cores, bounds the rate.",
+        "",
+        f"| | {' | '.join(parts)} | sum |",
+        "|---" * (len(parts) + 2) + "|",
+    ]
+    for row in ("enqueue", "enqueue-bulk", "drain", "drain-alone", "flow", "flow-bulk"):
+        for system in ("jobmesh-nats", "jobmesh-postgres", "pgqueuer", "taskiq-nats", "bullmq"):
+            figures = [f"{part}_us" for part in parts] + ["cpu_us"]
+            known = [results.median(row, system, figure) for figure in figures]
+            if known[-1] is not None:
+                cells = ["" if value is None else _short(value) for value in known]
+                lines.append(f"| {ROWS[row].title}: {system} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _better(results: Results) -> str:
     lines = [
         f"- {title}: {peer} {_short(value)}, {ours} {_short(mine)}."
         for title, peer, value, ours, mine in results.better_peers()
     ]
     for failure in results.failures():
-        what = failure["error"].splitlines()[0]
+        # Without the paths of the machine it ran on.
+        what = re.sub(r"\S*/", "", failure["error"].splitlines()[0])
         lines.append(f"- Failed: {failure['row']} of {failure['system']}: {what}")
     return "\n".join(lines) or "Nothing in these rows."
 

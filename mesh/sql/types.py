@@ -43,7 +43,7 @@ class Moment(TypeDecorator[float]):
     def process_bind_param(self, value: float | None, dialect: Dialect) -> datetime | None:
         return _to_datetime(value)
 
-    def bind_processor(self, dialect: Dialect) -> Callable[[float | None], Any] | None:
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """A shorter way than the inherited one, where the driver takes a ``datetime`` itself."""
         if dialect.name == "sqlite":
             return super().bind_processor(dialect)

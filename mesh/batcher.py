@@ -56,18 +56,17 @@ class Batcher(Generic[Item, Result]):
     def post(self, item: Item) -> asyncio.Future[Result]:
         """Like ``submit``, for callers that look at the result later or on ``drain``."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._pending.append((item, future))
-        if self._active < self._max_in_flight:
-            self._start_writer()
+        self._add(item, future)
         return future
 
     def put(self, item: Item) -> None:
         """Like ``post``, for callers that need no result: ``write`` itself sees to failures."""
-        self._pending.append((item, None))
-        if self._active < self._max_in_flight:
-            self._start_writer()
+        self._add(item, None)
 
-    def _start_writer(self) -> None:
+    def _add(self, item: Item, future: asyncio.Future[Result] | None) -> None:
+        self._pending.append((item, future))
+        if self._active >= self._max_in_flight:
+            return
         self._active += 1
         writer = asyncio.get_running_loop().create_task(self._run(), name="mesh-batcher")
         self._writers.add(writer)

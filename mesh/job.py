@@ -145,7 +145,7 @@ def check_name(kind: str, value: str) -> str:
 def check_job_id(value: str | UUID) -> str:
     """Return a job id in its canonical form; raise ``ConfigError`` if it is not a UUID."""
     text = str(value).lower()
-    if not _JOB_ID.match(text):
+    if not is_job_id(text):
         raise ConfigError(f"job id '{value}' is not a UUID, such as {new_job_id()}")
     return text
 

@@ -18,11 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
 from mesh.job import TERMINAL_VERSION, State, is_job_id, state_version
 from mesh.wire import Accepted, Envelope, ErrorInfo, Finished, Record, Retrying, Started
-from mesh_master.merge import JOB_COLUMNS, as_json, as_text
+from mesh_master.merge import JOB_COLUMNS, as_json, as_text, description
 
 __all__ = ["MOVE_COLUMNS", "NEW_COLUMNS", "Plain", "sort_out"]
 
@@ -96,14 +94,15 @@ def _new(job: Envelope, agent: str, moved: Row | None) -> Row:
     if moved is None:
         moved = (job.id, State.QUEUED, _QUEUED, None, None, None, None, *_NO_ERROR)
     _, state, version, started_at, finished_at, worker, *outcome = moved
+    described = description(job)
     return (
         job.id,
         as_text(job.name),
         as_text(job.lane),
         job.priority,
         job.enqueued_at,
-        as_json(job.payload),
-        None if job.meta is None else as_json(msgspec.json.encode(job.meta)),
+        described["payload"],
+        described["meta"],
         state,
         1,
         version,

@@ -10,6 +10,8 @@ from sqlalchemy import DateTime, String, Uuid
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from mesh.clock import to_datetime
+
 __all__ = ["JobId", "Moment"]
 
 
@@ -30,7 +32,7 @@ class JobId(TypeDecorator[str]):
 
 
 def _to_datetime(moment: float | None) -> datetime | None:
-    return None if moment is None else datetime.fromtimestamp(moment, UTC)
+    return None if moment is None else to_datetime(moment)
 
 
 class Moment(TypeDecorator[float]):

@@ -1,23 +1,31 @@
 """SQL databases, for the parts that keep rows: the only place that knows drivers and dialects."""
 
+from mesh.sql.alone import Alone as Alone
 from mesh.sql.bulk import BulkUpdate as BulkUpdate
 from mesh.sql.bulk import BulkUpsert as BulkUpsert
 from mesh.sql.bulk import one_of as one_of
+from mesh.sql.database import NOTIFY as NOTIFY
 from mesh.sql.database import Database as Database
 from mesh.sql.database import DatabaseErrors as DatabaseErrors
+from mesh.sql.database import Notice as Notice
+from mesh.sql.insert import InsertAll as InsertAll
 from mesh.sql.insert import InsertNew as InsertNew
 from mesh.sql.options import split_options as split_options
 from mesh.sql.types import JobId as JobId
 from mesh.sql.types import Moment as Moment
 
 __all__ = [
+    "NOTIFY",
+    "Alone",
     "BulkUpdate",
     "BulkUpsert",
     "Database",
     "DatabaseErrors",
+    "InsertAll",
     "InsertNew",
     "JobId",
     "Moment",
+    "Notice",
     "one_of",
     "split_options",
 ]

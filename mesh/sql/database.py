@@ -24,11 +24,11 @@ from sqlalchemy import (
     MetaData,
     Select,
     Table,
+    bindparam,
     event,
     exc,
     func,
     inspect,
-    literal,
     select,
     text,
 )
@@ -40,15 +40,19 @@ from sqlalchemy.schema import CreateSchema
 from mesh.clock import Clock, SystemClock
 from mesh.errors import ConfigError, MeshError
 from mesh.plugins import hide_password
-from mesh.sql.faults import FAULTS, first_line, is_away
+from mesh.sql.faults import FAULTS, Conflict, first_line, is_away, is_conflict, was_refused
 
-__all__ = ["Database", "DatabaseErrors", "Insert"]
+__all__ = ["NOTIFY", "NO_NOTICE", "Database", "DatabaseErrors", "Insert", "Notice"]
 
 Insert = postgresql.Insert | sqlite.Insert
 Query: TypeAlias = "Select[*tuple[Any, ...]]"
 
 
 _RESYNC = 60.0
+
+# Connections kept out of the pool for lone statements, of each kind: taking one costs as much
+# as a short statement.
+_KEPT = 2
 
 # The advisory lock under which tables are made; any number that others are unlikely to use.
 _MAKING_TABLES = 0x6A6F626D657368
@@ -72,7 +76,15 @@ _PLANNING = {
 }
 """Settings of each session on PostgreSQL."""
 
-_HASTY = _PLANNING | {"synchronous_commit": "off"}
+_HASTY = _PLANNING | {
+    "synchronous_commit": "off",
+    # Everything here goes by an index, whatever the size of the table, so a plan may be kept:
+    # making one takes longer than a claim.
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_sort": "off",
+    "plan_cache_mode": "auto",
+}
 """Those of the sessions for what need not be durable."""
 
 
@@ -86,6 +98,33 @@ class DatabaseErrors:
     """The database refused a statement."""
     in_doubt: type[MeshError]
     """The connection broke during a commit: written or not, nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What wakes the listeners of a channel, once for each payload."""
+
+    channel: str
+    payloads: Collection[str]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Those of ``NOTIFY``."""
+        return {"notice_channel": self.channel, "notice_payloads": list(self.payloads)}
+
+
+NO_NOTICE = Notice("", ())
+
+NOTIFY = select(
+    func.pg_notify(
+        bindparam("notice_channel", type_=postgresql.TEXT),
+        func.unnest(
+            bindparam("notice_payloads", type_=postgresql.ARRAY(postgresql.TEXT))
+        ).column_valued("payload"),
+    )
+)
+"""The statement that sends a notice. Commits of transactions that send one queue behind one lock
+of the server: not for what happens often."""
 
 
 class _SqliteLocks:
@@ -129,6 +168,8 @@ class Database:
         self._engine: AsyncEngine | None = None
         self._hasty: AsyncEngine | None = None
         """Its connections do not wait for the disk."""
+        self._kept: dict[bool, list[tuple[AsyncConnection, Any]]] = {True: [], False: []}
+        """Connections at hand for ``driver``, by ``durable``, with the driver's own."""
         self._server_time = 0.0
         self._measured_at = float("-inf")
         # A clock in the system clock's place is the time, for the database too.
@@ -340,6 +381,9 @@ class Database:
         return engine
 
     async def close(self) -> None:
+        for kept in self._kept.values():
+            while kept:
+                await kept.pop()[0].close()
         engines = self.engines
         self._engine = self._hasty = None
         for engine in engines:
@@ -388,6 +432,48 @@ class Database:
             if not committed:
                 raise self._translate(error, committing) from error
 
+    @asynccontextmanager
+    async def driver(
+        self, *, timeout: float | None = None, durable: bool = True
+    ) -> AsyncIterator[Any]:
+        """The driver's own connection, for one statement: see ``Alone``. Not where ``is_local``.
+
+        Raises in the block's place as ``Alone.run`` says.
+        """
+        is_sent = False
+        kept = self._kept[durable]
+        try:
+            async with asyncio.timeout(timeout):
+                connection, raw = kept.pop() if kept else await self._connect(durable)
+                if raw.is_closed():
+                    await connection.close()
+                    connection, raw = await self._connect(durable)
+                try:
+                    if self._clock.monotonic() - self._measured_at > _RESYNC:
+                        await self._measure(connection)
+                    is_sent = True
+                    yield raw
+                except BaseException as error:
+                    if not was_refused(error):
+                        await connection.invalidate()
+                    await connection.close()
+                    raise
+                if len(kept) < _KEPT:
+                    kept.append((connection, raw))
+                else:
+                    await connection.close()
+        except FAULTS as error:
+            if is_conflict(error):
+                raise Conflict from error
+            raise self._translate(error, is_sent and not was_refused(error)) from error
+
+    async def _connect(self, durable: bool) -> tuple[AsyncConnection, Any]:
+        engine = self.engine if durable or self._hasty is None else self._hasty
+        connection = await engine.connect()
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        raw = (await connection.get_raw_connection()).driver_connection
+        return connection, raw
+
     def _turn(self) -> AbstractAsyncContextManager[object]:
         """What a writer of this process must hold to write."""
         return _SqliteLocks.get(self.place) if self.is_local else nullcontext()
@@ -432,28 +518,6 @@ class Database:
 
     # waking up -------------------------------------------------------------------------------
 
-    async def send(self, channel: str, payloads: Collection[str]) -> None:
-        """Wake the listeners of a channel now, once for each payload. A no-op where the database
-        cannot."""
-        if not self.notifies:
-            return
-        try:
-            async with (
-                asyncio.timeout(self._connect_timeout),
-                self.engine.connect() as connection,
-            ):
-                await connection.execution_options(isolation_level="AUTOCOMMIT")
-                await connection.execute(_notification(channel, payloads))
-        except FAULTS as error:
-            raise self._translate(error) from error
-
-    async def send_within(
-        self, connection: AsyncConnection, channel: str, payloads: Collection[str]
-    ) -> None:
-        """Wake the listeners of a channel when the transaction has committed. Commits of such
-        transactions queue behind one lock of the server: not for what happens often."""
-        await connection.execute(_notification(channel, payloads))
-
     @asynccontextmanager
     async def listen(
         self, channel: str, wake: Callable[[str], None]
@@ -497,8 +561,3 @@ class Database:
         """Run one statement for each row, in a transaction of its own."""
         async with self.write() as connection:
             await connection.execute(statement, list(rows))
-
-
-def _notification(channel: str, payloads: Collection[str]) -> Executable:
-    each = func.unnest(literal(list(payloads), postgresql.ARRAY(postgresql.TEXT)))
-    return select(func.pg_notify(channel, each.column_valued("payload")))

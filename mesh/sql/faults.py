@@ -7,7 +7,7 @@ import sqlite3
 import asyncpg
 from sqlalchemy import exc
 
-__all__ = ["FAULTS", "first_line", "is_away"]
+__all__ = ["FAULTS", "Conflict", "first_line", "is_away", "is_conflict", "was_refused"]
 
 FAULTS = (
     exc.DBAPIError,
@@ -30,6 +30,8 @@ _SQLITE_AWAY = (
     "SQLITE_READONLY",
 )
 
+_SQLITE_CONFLICT = ("SQLITE_CONSTRAINT_PRIMARYKEY", "SQLITE_CONSTRAINT_UNIQUE")
+
 _POSTGRES_AWAY = (
     OSError,
     asyncpg.PostgresConnectionError,
@@ -41,18 +43,41 @@ _POSTGRES_AWAY = (
 )
 
 
+class Conflict(Exception):
+    """A row with this key exists. Nothing was written."""
+
+
 def is_away(error: BaseException) -> bool:
     """Whether the database could not be reached or used, rather than refused a statement."""
     if isinstance(error, OSError | exc.TimeoutError):
         return True
-    original = getattr(error, "orig", None) or error
-    # SQLAlchemy wraps asyncpg's exception in its own; the cause is what happened.
-    cause = getattr(original, "__cause__", None) or original
+    cause = _cause(error)
     if isinstance(cause, sqlite3.OperationalError):
         return getattr(cause, "sqlite_errorname", "").startswith(_SQLITE_AWAY)
     return bool(getattr(error, "connection_invalidated", False)) or isinstance(
         cause, _POSTGRES_AWAY
     )
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Whether a key existed already."""
+    cause = _cause(error)
+    if isinstance(cause, sqlite3.IntegrityError):
+        return cause.sqlite_errorname in _SQLITE_CONFLICT
+    return isinstance(cause, asyncpg.UniqueViolationError)
+
+
+def was_refused(error: BaseException) -> bool:
+    """Whether the server answered that it did not do the statement: so nothing is in doubt."""
+    return isinstance(_cause(error), asyncpg.PostgresError) and not isinstance(
+        _cause(error), asyncpg.PostgresConnectionError | asyncpg.OperatorInterventionError
+    )
+
+
+def _cause(error: BaseException) -> BaseException:
+    original: BaseException = getattr(error, "orig", None) or error
+    # SQLAlchemy wraps asyncpg's exception in its own; the cause is what happened.
+    return original.__cause__ or original
 
 
 def first_line(error: BaseException) -> str:

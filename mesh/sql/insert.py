@@ -1,4 +1,4 @@
-"""Inserting what is not there yet, and learning what that was."""
+"""Inserting what is not there yet, and learning what that was; or all of it, or nothing."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import asyncpg
-from sqlalchemy import Table, bindparam, column, func, select
+from sqlalchemy import FromClause, Table, bindparam, column, exc, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.sql.alone import Alone
 from mesh.sql.bulk import as_arrays, one_of
-from mesh.sql.database import Database
+from mesh.sql.database import NO_NOTICE, NOTIFY, Database, Notice
+from mesh.sql.faults import Conflict, is_conflict
 
-__all__ = ["InsertNew"]
+__all__ = ["InsertAll", "InsertNew"]
 
 _WORTH_COPYING = 200
 """Rows from which COPY is faster, though it takes three statements more."""
@@ -41,10 +43,7 @@ class InsertNew:
         self._as_arrays = not database.is_local
         insert = database.insert(table)
         if self._as_arrays:
-            # An array for each column: one short statement for any number of rows.
-            arrays = [bindparam(n, type_=ARRAY(table.c[n].type)) for n in self._columns]
-            rows = func.unnest(*arrays).table_valued(*[column(n) for n in self._columns])
-            insert = insert.from_select(self._columns, select(*rows.render_derived("new").c))
+            insert = insert.from_select(self._columns, select(*_rows(table, self._columns).c))
         self._statement = insert.on_conflict_do_nothing().returning(table.c[key])
 
     async def run(self, connection: AsyncConnection, rows: Rows) -> set[Any]:
@@ -107,3 +106,64 @@ class InsertNew:
         if convert is None or values.count(None) == len(values):
             return values
         return [convert(value) for value in values]
+
+
+class InsertAll:
+    """An INSERT of rows of several tables, all or none: for rows of which hardly ever one is
+    there already. Built once, run often.
+
+    Where the database takes arrays it is one statement, and so one answer to wait for.
+    """
+
+    def __init__(self, database: Database, parts: Sequence[tuple[Table, Sequence[str]]]) -> None:
+        """``parts`` are the tables and their columns that the rows have."""
+        self._database = database
+        self._parts = parts
+        if database.is_local:
+            return
+        inserts = [
+            table.insert()
+            .from_select(columns, select(*_rows(table, columns, f"{table.name}_").c))
+            .cte(f"new_{table.name}")
+            for table, columns in parts
+        ]
+        self._statement = Alone(database, NOTIFY.add_cte(*inserts))
+
+    async def run(
+        self, rows: Sequence[Rows], *, timeout: float | None = None, notice: Notice | None = None
+    ) -> bool:
+        """Insert each part's rows, tuples in the order of its columns, durably, in a transaction
+        of its own, and send the notice with it. ``False``: a row exists, and nothing was done.
+
+        Raises as ``Database.write`` does. Of transactions that bring the same keys, each must
+        bring them in the same order, or they deadlock.
+        """
+        try:
+            if self._database.is_local:
+                async with self._database.write(timeout=timeout) as connection:
+                    await self._one_by_one(connection, rows)
+            else:
+                parameters = (notice or NO_NOTICE).parameters
+                for (table, columns), part in zip(self._parts, rows, strict=True):
+                    names = [f"{table.name}_{name}" for name in columns]
+                    parameters |= as_arrays(names, part)
+                await self._statement.run(parameters, timeout=timeout)
+        except Conflict:
+            return False
+        return True
+
+    async def _one_by_one(self, connection: AsyncConnection, rows: Sequence[Rows]) -> None:
+        try:
+            for (table, columns), part in zip(self._parts, rows, strict=True):
+                each = [dict(zip(columns, row, strict=True)) for row in part]
+                await connection.execute(table.insert(), each)
+        except exc.IntegrityError as error:
+            raise Conflict if is_conflict(error) else error from error
+
+
+def _rows(table: Table, columns: Sequence[str], prefix: str = "") -> FromClause:
+    """Rows from arrays, one for each column, bound to its name behind the prefix: a statement
+    as short for any number of rows."""
+    arrays = [bindparam(f"{prefix}{n}", type_=ARRAY(table.c[n].type)) for n in columns]
+    rows = func.unnest(*arrays).table_valued(*[column(n) for n in columns])
+    return rows.render_derived("new")

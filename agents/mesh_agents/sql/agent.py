@@ -102,17 +102,18 @@ class SqlAgent:
     async def _push_part(self, jobs: Sequence[Envelope]) -> AgentError | None:
         by_id = {job.id: job for job in reversed(jobs)}  # of the same id the first
         topics = {job.lane for job in jobs} | {LEDGER}
+        notice = self._signals.notice(topics)
         try:
-            async with self.database.write(timeout=self._push_timeout) as connection:
-                await self._store.push(connection, dict(reversed(by_id.items())))
-                signalled = await self._signals.signal_within(connection, topics)
+            is_sent = await self._store.push(
+                dict(reversed(by_id.items())), self._push_timeout, notice
+            )
         except PublishOutcomeUnknown as error:
             return PublishOutcomeUnknown(str(error), [job.id for job in jobs])
         except AgentUnavailable as error:
             return error
         except AgentError as error:
             return AgentUnavailable(str(error))  # Refused and rolled back: not stored.
-        if not signalled:
+        if not is_sent:
             self._signals.signal(topics)
         return None
 

@@ -11,13 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from sqlalchemy import (
     ColumnElement,
     Integer,
-    Row,
     Select,
     String,
     and_,
@@ -36,7 +35,7 @@ from mesh.clock import Clock
 from mesh.errors import CorruptMessage, UnsupportedVersion
 from mesh.job import Priority
 from mesh.ports import Delivery, Settlement
-from mesh.sql import Moment, one_of
+from mesh.sql import Alone, Moment, one_of
 from mesh.wire import decode_frame
 from mesh_agents.sql.signals import LEDGER
 from mesh_agents.sql.store import PATIENCE, Store
@@ -52,10 +51,25 @@ _NOT_FOR_US = 30.0
 _CONTENDED = 0.01
 
 
+class _Claimed(NamedTuple):
+    """What a claim returns of a row."""
+
+    id: str
+    priority: int
+    seq: int
+    receipt: str
+    leases: int
+    started: int
+    frame: bytes
+
+    def order(self) -> tuple[int, int]:
+        return -self.priority, self.seq
+
+
 class _Found:
     """What claimed rows hold: deliveries, and by job id the bytes and errors of the rest."""
 
-    def __init__(self, rows: Sequence[Row[Any]]) -> None:
+    def __init__(self, rows: Sequence[_Claimed]) -> None:
         self.deliveries: list[Delivery] = []
         self.corrupt: dict[str, tuple[bytes, str]] = {}
         self.newer: dict[str, tuple[bytes, str]] = {}
@@ -104,7 +118,7 @@ class SqlConsumer:
             .order_by(jobs.c.eligible_at, jobs.c.seq)
         )
 
-    def _build_claim(self) -> Any:
+    def _build_claim(self) -> Alone:
         # A range of the index for each priority, the highest first, read only as far as the
         # limit asks. One range for all would walk over whatever is leased or delayed in it.
         jobs = self._store.tables.jobs
@@ -120,7 +134,7 @@ class SqlConsumer:
         ranked = union_all(*ranges).subquery("ranked")
         ready = self._database.once(select(ranked.c.id).limit(limit), "ready")
         receipt = cast(jobs.c.id, String) + literal("/") + bindparam("lease_id", type_=String)
-        return (
+        claim = (
             update(jobs)
             .where(jobs.c.agent == self._store.name, jobs.c.id.in_(ready))
             .values(
@@ -128,16 +142,10 @@ class SqlConsumer:
                 receipt=receipt,
                 leases=jobs.c.leases + 1,
             )
-            .returning(
-                jobs.c.id,
-                jobs.c.priority,
-                jobs.c.seq,
-                jobs.c.receipt,
-                jobs.c.leases,
-                jobs.c.started,
-                jobs.c.frame,
-            )
+            .returning(*[jobs.c[name] for name in _Claimed._fields])
         )
+        # Undone by a crash of the server, a claim is as a lease that ended.
+        return Alone(self._database, claim, durable=False)
 
     def _build_next(self) -> Select[Any]:
         firsts = [
@@ -186,12 +194,11 @@ class SqlConsumer:
                 "until": now + self._lease,
                 "lease_id": uuid4().hex,
             }
-            # Undone by a crash of the server, a claim is as a lease that ended.
-            async with self._database.write(timeout=PATIENCE, durable=False) as connection:
-                result = await connection.execute(self._claim, parameters)
-                rows = sorted(result.all(), key=lambda row: (-row.priority, row.seq))
-                found = _Found(rows)
-                if found.corrupt or found.newer:
+            claimed = await self._claim.run(parameters, timeout=PATIENCE)
+            rows = sorted((_Claimed(*row) for row in claimed), key=_Claimed.order)
+            found = _Found(rows)
+            if found.corrupt or found.newer:
+                async with self._database.write(timeout=PATIENCE) as connection:
                     await self._part_with(connection, found, now)
             found.log(f"agent {self._store.name}, lane {self._lane}")
             if found.deliveries or not rows:

@@ -119,6 +119,7 @@ class SqlLedger:
         # Undone by a crash of the server, the records are read, and recorded, once more.
         async with self._database.write(timeout=PATIENCE, durable=False) as connection:
             await connection.execute(delete(ledger).where(one_of(self._database, ledger.c.id, ids)))
+            await self._store.sweep(connection)
         self._read.difference_update(ids)
 
     async def serve(self, lookup: Lookup) -> None:

@@ -25,11 +25,9 @@ from hashlib import blake2b
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from mesh.errors import MeshError
 from mesh.service import Backoff, Service
-from mesh.sql import Database
+from mesh.sql import NOTIFY, Alone, Database, Notice
 
 __all__ = ["LEDGER", "LocalSignals", "ServerSignals", "Signals"]
 
@@ -43,6 +41,9 @@ _SPACING = 0.005
 
 # Seconds without a notification after which the next one may go with its transaction.
 _QUIET = 0.015
+
+# Seconds after which a notification that got no answer is given up.
+_PATIENCE = 5.0
 
 
 def _jittered(seconds: float) -> float:
@@ -103,9 +104,8 @@ class LocalSignals:
         for topic in topics:
             self._waiters.wake(topic)
 
-    async def signal_within(self, connection: AsyncConnection, topics: Collection[str]) -> bool:
+    def notice(self, topics: Collection[str]) -> None:
         """Never: here signals cost nothing, after the commit."""
-        return False
 
     def pause(self, looks: int) -> float:
         """Seconds until a waiter that looked ``looks`` times in vain looks again."""
@@ -121,6 +121,7 @@ class ServerSignals(Service):
         self._database = database
         # Identifiers are at most 63 bytes long; a place may be longer.
         self._channel = f"mesh_{blake2b(place.encode(), digest_size=12).hexdigest()}"
+        self._notify = Alone(database, NOTIFY, durable=False)
         self._waiters = _Waiters()
         self._wanted = asyncio.Event()
         self._is_listening = False
@@ -147,15 +148,14 @@ class ServerSignals(Service):
         self._pending.update(topics)
         self._unsent.set()
 
-    async def signal_within(self, connection: AsyncConnection, topics: Collection[str]) -> bool:
-        """Signal when the transaction commits, if it has been quiet. Else ``False``: use
-        ``signal`` after the commit."""
+    def notice(self, topics: Collection[str]) -> Notice | None:
+        """What the transaction that is about to begin shall send with its commit, if it has been
+        quiet. ``None``: use ``signal`` after the commit."""
         now = time.monotonic()
         if self._pending or now - self._sent_at < _QUIET:
-            return False
+            return None
         self._sent_at = now
-        await self._database.send_within(connection, self._channel, topics)
-        return True
+        return Notice(self._channel, topics)
 
     def pause(self, looks: int) -> float:
         """Seconds until a waiter that looked ``looks`` times in vain looks again."""
@@ -201,8 +201,9 @@ class ServerSignals(Service):
             topics, self._pending = self._pending, set()
             if topics:
                 self._sent_at = time.monotonic()
+                notice = Notice(self._channel, sorted(topics))
                 try:
-                    await self._database.send(self._channel, sorted(topics))
+                    await self._notify.run(notice.parameters, timeout=_PATIENCE)
                 except MeshError as error:
                     log.debug("%s: not sent: %s", self.name, error)
             if self.stopping.is_set() and not self._pending:

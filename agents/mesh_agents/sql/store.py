@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, delete, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.job import Priority
-from mesh.sql import Database, InsertNew, one_of
+from mesh.sql import Database, InsertAll, InsertNew, Notice, one_of
 from mesh.wire import Accepted, Envelope, Record, Started, encode_frame, encode_records
 from mesh_agents.sql.signals import Signals
 from mesh_agents.sql.tables import Tables
@@ -28,8 +28,9 @@ PATIENCE = 30.0
 
 _DEDUPLICATION = 120.0
 _SWEEP_EVERY = 1.0
-_SWEEP_ROWS = 20_000
+_SWEEP_ROWS = 50_000
 
+_LEDGER_COLUMNS = ("agent", "count", "entry")
 _PUSHED_COLUMNS = ("id", "agent", "attempt", "at")
 _JOB_COLUMNS = (
     *("id", "agent", "lane", "priority", "eligible_at", "seq"),
@@ -58,25 +59,47 @@ class Store:
         self.signals = signals
         self._new_keys = InsertNew(database, tables.pushed, _PUSHED_COLUMNS, "id")
         self._new_jobs = InsertNew(database, tables.jobs, _JOB_COLUMNS, "id")
+        self._push = InsertAll(
+            database,
+            [
+                (tables.pushed, _PUSHED_COLUMNS),
+                (tables.jobs, _JOB_COLUMNS),
+                (tables.ledger, _LEDGER_COLUMNS),
+            ],
+        )
         self._swept_at = float("-inf")
 
     # jobs ------------------------------------------------------------------------------------
 
-    async def push(self, connection: AsyncConnection, jobs: Mapping[str, Envelope]) -> None:
+    async def push(
+        self, jobs: Mapping[str, Envelope], timeout: float, notice: Notice | None
+    ) -> bool:
         """Store those of the jobs, by id, that were not pushed lately and are not here, and say
-        so in the ledger."""
+        so in the ledger. Returns whether the notice, if one is given, was sent with them."""
+        now = self.database.now()
+        keys = self._key_rows(jobs.values(), now)
+        accepted = [Accepted(job, now) for job in jobs.values()]
+        rows = [keys, self._job_rows(jobs.values(), now), self._entry_rows(accepted)]
+        if await self._push.run(rows, timeout=timeout, notice=notice):
+            return notice is not None
+        async with self.database.write(timeout=timeout) as connection:
+            await self._push_new(connection, jobs)
+        return False
+
+    async def _push_new(self, connection: AsyncConnection, jobs: Mapping[str, Envelope]) -> None:
         pushed, now = self.tables.pushed, self.database.now()
-        await self._sweep(connection, now)
-        keys = sorted((job.id, self.name, job.attempt, now) for job in jobs.values())
-        fresh = await self._new_keys.run(connection, keys)
+        mine = pushed.c.agent == self.name
+        is_one = one_of(self.database, pushed.c.id, sorted(jobs))
+        await connection.execute(
+            delete(pushed).where(mine, is_one, pushed.c.at < now - _DEDUPLICATION)
+        )
+        fresh = await self._new_keys.run(connection, self._key_rows(jobs.values(), now))
         stored = await self.put(connection, {i: j for i, j in jobs.items() if i in fresh}, now)
         # Here already, with another attempt: it was not stored, so it may be pushed again later.
         for job_id in fresh - stored:
             await connection.execute(
                 delete(pushed).where(
-                    pushed.c.agent == self.name,
-                    pushed.c.id == job_id,
-                    pushed.c.attempt == jobs[job_id].attempt,
+                    mine, pushed.c.id == job_id, pushed.c.attempt == jobs[job_id].attempt
                 )
             )
         accepted = [Accepted(job, now) for job in jobs.values() if job.id in stored]
@@ -86,6 +109,12 @@ class Store:
         self, connection: AsyncConnection, jobs: Mapping[str, Envelope], now: float
     ) -> set[str]:
         """Make rows of those jobs, by id, that have none. Returns the ids of those."""
+        return await self._new_jobs.run(connection, self._job_rows(jobs.values(), now))
+
+    def _key_rows(self, jobs: Iterable[Envelope], now: float) -> list[tuple[Any, ...]]:
+        return sorted((job.id, self.name, job.attempt, now) for job in jobs)
+
+    def _job_rows(self, jobs: Iterable[Envelope], now: float) -> list[tuple[Any, ...]]:
         rows = [
             (
                 job.id,
@@ -99,10 +128,10 @@ class Store:
                 0,
                 encode_frame([job]),
             )
-            for job in jobs.values()
+            for job in jobs
         ]
         rows.sort()
-        return await self._new_jobs.run(connection, rows)
+        return rows
 
     async def take_out(self, connection: AsyncConnection, receipts: Collection[str]) -> set[str]:
         """Delete the jobs that these receipts still hold. Returns those receipts."""
@@ -138,8 +167,9 @@ class Store:
         found: ColumnElement[bool] = jobs.c.id.in_(self.database.once(locked, "locked"))
         return found
 
-    async def _sweep(self, connection: AsyncConnection, now: float) -> None:
-        """Forget the keys of old pushes: here, as it costs no transaction of its own."""
+    async def sweep(self, connection: AsyncConnection) -> None:
+        """Forget the keys of old pushes, now and then: in a transaction that nobody waits for."""
+        now = self.database.now()
         if now - self._swept_at < _SWEEP_EVERY:
             return
         self._swept_at = now
@@ -163,8 +193,9 @@ class Store:
         """Append to the ledger, and note on the jobs which attempts have started."""
         if not records:
             return
-        parts = [records[i : i + _ENTRY_RECORDS] for i in range(0, len(records), _ENTRY_RECORDS)]
-        rows = [{"agent": self.name, "count": len(p), "entry": encode_records(p)} for p in parts]
+        rows: list[dict[str, Any]] = [
+            dict(zip(_LEDGER_COLUMNS, row, strict=True)) for row in self._entry_rows(records)
+        ]
         await connection.execute(insert(self.tables.ledger), rows)
         started: defaultdict[int, set[str]] = defaultdict(set)
         for record in records:
@@ -177,6 +208,10 @@ class Store:
                 .where(jobs.c.agent == self.name, self._locked(list(ids), jobs.c.started < attempt))
                 .values(started=attempt)
             )
+
+    def _entry_rows(self, records: Sequence[Record]) -> list[tuple[Any, ...]]:
+        parts = (records[i : i + _ENTRY_RECORDS] for i in range(0, len(records), _ENTRY_RECORDS))
+        return [(self.name, len(part), encode_records(part)) for part in parts]
 
     async def bury(
         self, connection: AsyncConnection, dead: Sequence[tuple[str | None, bytes, str]]

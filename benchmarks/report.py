@@ -77,7 +77,9 @@ handler's start).
   for many jobs, 1,000 at a time.
 - **drain**: a backlog worked off, from its first tenth on.
 - **flow**: 64 callers enqueue while one worker works and, for us, the recorder records.
-- **idle latency**: one job at a time, from the call to the handler's start.{smoke}"""
+- **idle latency**: one job at a time, from the call to the handler's start.
+- **bare-nats**, **bare-postgres**: no systems, but what driver and server take with nothing around
+  them: a floor.{smoke}"""
 
 
 def _targets(results: Results) -> str:
@@ -111,7 +113,10 @@ def _table(results: Results) -> str:
     ]
     for system in SYSTEMS.values():
         cells = [_cell(results, row.name, system) for row in rows]
-        cells += [_cell(results, "latency", system, "p99"), "yes" if system.history else "no"]
+        cells += [
+            _cell(results, "latency", system, "p99"),
+            "" if system.bare else "yes" if system.history else "no",
+        ]
         lines.append(f"| {system.name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

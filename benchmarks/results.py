@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.systems import SYSTEMS
 from benchmarks.workload import ROWS, Target
 
 __all__ = ["LATEST", "Ratio", "Results"]
@@ -102,7 +103,7 @@ class Results:
             best = min(ours, key=lambda s: ours[s] if lower else -ours[s])
             for system, value in known.items():
                 ahead = value < ours[best] if lower else value > ours[best]
-                if system not in ours and ahead:
+                if system not in ours and ahead and not SYSTEMS[system].bare:
                     yield row.title, system, value, best, ours[best]
 
     def _of(self, row: str, system: str | None = None) -> list[dict[str, Any]]:

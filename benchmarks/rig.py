@@ -134,7 +134,7 @@ class Rig:
         """The folder of the system's programs."""
         return (
             Path(sys.executable).parent
-            if self.system.ours
+            if self.system.ours or self.system.bare
             else bench_folder() / self.system.adapter / "bin"
         )
 

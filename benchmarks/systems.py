@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 
 from benchmarks.servers import Kind
 
-__all__ = ["OURS", "PEERS", "SYSTEMS", "System", "select"]
+__all__ = ["FLOORS", "OURS", "PEERS", "SYSTEMS", "System", "select"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,9 @@ class System:
     """Its handlers are ``def`` functions that run in threads."""
     history: bool = False
     """It keeps a lasting record of each job."""
+    bare: bool = False
+    """No system at all: what driver and server take by themselves, in the rows where it says how
+    far one could come."""
     rounds: int = 99
     """In how many rounds it takes part: one for those that no target is measured against."""
 
@@ -217,7 +220,30 @@ PEERS = (
     ),
 )
 
-SYSTEMS = {system.name: system for system in (*OURS, *PEERS)}
+_BARE = ("python", "-m", "{app}")
+
+FLOORS = (
+    System(
+        "bare-nats",
+        "bare_nats",
+        "nats",
+        Sizes(enqueue=300_000, bulk=500_000, drain=0, flow=0),
+        worker=(*_BARE, "work"),
+        setup=(*_BARE, "setup"),
+        bare=True,
+    ),
+    System(
+        "bare-postgres",
+        "bare_postgres",
+        "postgres",
+        Sizes(enqueue=0, bulk=0, drain=0, flow=0),
+        worker=(*_BARE, "work"),
+        setup=(*_BARE, "setup"),
+        bare=True,
+    ),
+)
+
+SYSTEMS = {system.name: system for system in (*OURS, *PEERS, *FLOORS)}
 
 
 def select(patterns: str) -> list[System]:

@@ -27,7 +27,7 @@ class Row:
     unit: str
     jobs: Callable[[System], int]
     """How many jobs a run of full scale takes."""
-    takes: Callable[[System], bool] = lambda system: True
+    takes: Callable[[System], bool] = lambda system: not system.bare
     """Whether a system takes part."""
     most_runs: int = _MANY
     """Fewer runs than asked for, where one takes minutes."""
@@ -43,7 +43,11 @@ def _ours_on_nats(system: System) -> bool:
 
 
 def _has_bulk(system: System) -> bool:
-    return system.bulk
+    return system.bulk and not system.bare
+
+
+def _enqueues(system: System) -> bool:
+    return system.sizes.enqueue > 0
 
 
 CURVE = {"curve-1k": 1_000, "curve-10k": 10_000, "curve-100k": 100_000, "curve-1m": 1_000_000}
@@ -66,8 +70,10 @@ def _curve(name: str, backlog: int) -> Row:
 ROWS = {
     row.name: row
     for row in (
-        Row("enqueue", "enqueue, 64 callers", "jobs/s", lambda s: s.sizes.enqueue),
-        Row("enqueue-bulk", "enqueue, bulk call", "jobs/s", lambda s: s.sizes.bulk, _has_bulk),
+        Row("enqueue", "enqueue, 64 callers", "jobs/s", lambda s: s.sizes.enqueue, _enqueues),
+        Row(
+            "enqueue-bulk", "enqueue, bulk call", "jobs/s", lambda s: s.sizes.bulk, lambda s: s.bulk
+        ),
         Row("drain", "drain, 1 worker", "jobs/s", lambda s: s.sizes.drain),
         Row("drain-2", "drain, 2 workers", "jobs/s", lambda s: s.sizes.drain, most_runs=1),
         Row(
@@ -86,7 +92,7 @@ ROWS = {
         ),
         Row("flow", "flow", "jobs/s", lambda s: s.sizes.flow),
         Row("flow-bulk", "flow, bulk call", "jobs/s", lambda s: s.sizes.drain, _has_bulk),
-        Row("latency", "idle latency, p50", "ms", lambda s: 400),
+        Row("latency", "idle latency, p50", "ms", lambda s: 400, lambda s: True),
         Row("slow", "50 ms jobs: wall time over ideal", "x", lambda s: 10_000, _ours_on_nats),
         Row(
             "long",

@@ -110,14 +110,15 @@ class ArgumentsCodec:
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> bytes:
         """The payload. Raises ``InvalidArguments`` or ``PayloadTooLarge``."""
         value = self._bind_at_once(args, kwargs)
-        if value is None:
-            fields = self._bind(args, kwargs)
-            try:
-                value = self._struct(**fields)
-            except TypeError as error:
-                text = str(error).replace("Missing required", "missing")
-                raise InvalidArguments(f"{self._name}(): {text}") from None
-            self._check(fields)
+        if value is not None:
+            return _encode(self._name, value, limit)
+        fields = self._bind(args, kwargs)
+        try:
+            value = self._struct(**fields)
+        except TypeError as error:
+            text = str(error).replace("Missing required", "missing")
+            raise InvalidArguments(f"{self._name}(): {text}") from None
+        self._check(fields)
         return _encode_checked(self._name, self._values, value, limit)
 
     def decode(self, payload: bytes) -> dict[str, Any]:
@@ -125,7 +126,8 @@ class ArgumentsCodec:
         return _parts(self._values.decode(payload))
 
     def _bind_at_once(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """The arguments as a struct, if there is certainly nothing to say against them."""
+        """The arguments as a struct, if there is certainly nothing to say against them: what
+        JSON makes of values of these types can be read again."""
         if not self._binds:
             return None
         try:
@@ -191,6 +193,18 @@ class RequestCodec:
 
 def _encode_checked(name: str, codec: ValueCodec, value: Any, limit: int) -> bytes:
     """JSON of ``value`` that ``codec`` can read again, of at most ``limit`` bytes."""
+    payload = _encode(name, value, limit)
+    try:
+        codec.decode(payload)
+    except (msgspec.ValidationError, RecursionError) as error:
+        text = str(error)
+        path = _PATH.search(text)
+        where = f"argument '{path[1]}': " if path and path[1] else ""
+        raise InvalidArguments(f"{name}(): {where}{_PATH.sub('', text)}") from None
+    return payload
+
+
+def _encode(name: str, value: Any, limit: int) -> bytes:
     try:
         payload = encode_json(value)
     except (TypeError, ValueError) as error:
@@ -200,13 +214,6 @@ def _encode_checked(name: str, codec: ValueCodec, value: Any, limit: int) -> byt
             f"{name}(): the arguments take {len(payload)} bytes, the limit is {limit}; "
             f"{_largest(value)}: store it elsewhere and pass a reference, or raise payload_limit"
         )
-    try:
-        codec.decode(payload)
-    except (msgspec.ValidationError, RecursionError) as error:
-        text = str(error)
-        path = _PATH.search(text)
-        where = f"argument '{path[1]}': " if path and path[1] else ""
-        raise InvalidArguments(f"{name}(): {where}{_PATH.sub('', text)}") from None
     return payload
 
 

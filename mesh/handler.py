@@ -402,7 +402,7 @@ class Bound(Generic[P, R]):
         ``AgentUnavailable`` if no agent and no master took it (it is not stored);
         ``PublishOutcomeUnknown``, with the id, if that cannot be known.
         """
-        job = self._envelope(self._encode(args, kwargs))
+        job = self._envelope(self._encode(args, kwargs), self._app.now())
         return await self._app.submit(job, self._options.agent, self._handler.shape.result)
 
     async def enqueue_many(self, calls: Iterable[Call]) -> list[JobHandle[R]]:
@@ -414,7 +414,8 @@ class Bound(Generic[P, R]):
         payloads = [self._encode_call(index, call) for index, call in enumerate(calls)]
         if self._options.id is not None and len(payloads) > 1:
             raise ConfigError("options(id=...) names one job; enqueue_many was given several")
-        jobs = [self._envelope(payload) for payload in payloads]
+        now = self._app.now()
+        jobs = [self._envelope(payload, now) for payload in payloads]
         return await self._app.submit_many(jobs, self._options.agent, self._handler.shape.result)
 
     def _encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
@@ -433,10 +434,8 @@ class Bound(Generic[P, R]):
             "such as (1,), or a mapping by name"
         )
 
-    def _envelope(self, payload: bytes) -> Envelope:
-        return make_envelope(
-            self._handler.name, self._handler.lane, payload, self._options, self._app.now()
-        )
+    def _envelope(self, payload: bytes, now: float) -> Envelope:
+        return make_envelope(self._handler.name, self._handler.lane, payload, self._options, now)
 
 
 def make_envelope(name: str, lane: str, payload: bytes, options: Options, now: float) -> Envelope:

@@ -175,10 +175,11 @@ def pack(jobs: Iterable[tuple[Envelope, str]]) -> list[Frame]:
 def _cut(group: Sequence[tuple[Envelope, str]]) -> Iterator[Frame]:
     start = size = 0
     for index, (job, _) in enumerate(group):
-        size += _size(job)
+        own = _size(job)
+        size += own
         if index > start and (index - start == FRAME_JOBS or size > FRAME_BYTES):
             yield _frame(group[start:index])
-            start, size = index, _size(job)
+            start, size = index, own
     yield _frame(group[start:])
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from mesh.schedule.days import low_bit
 
-__all__ = ["Fields", "Listed", "TimesLike", "Windowed"]
+__all__ = ["Fields", "Listed", "Stepped", "TimesLike", "Windowed"]
 
 
 class TimesLike(Protocol):
@@ -62,6 +62,28 @@ class Listed:
         """The earliest that is not before ``second``."""
         place = bisect_left(self.times, second)
         return self.times[place] if place < len(self.times) else None
+
+
+class Stepped:
+    """Every ``step`` seconds in each of some spans, from its first second to its last.
+
+    The spans are sorted and don't overlap; there is a slot at the beginning of each.
+    """
+
+    __slots__ = ("first", "spans", "step")
+
+    def __init__(self, step: int, spans: tuple[tuple[int, int], ...]) -> None:
+        self.step = step
+        self.spans = spans
+        self.first = spans[0][0]
+
+    def next(self, second: int) -> int | None:
+        """The earliest that is not before ``second``."""
+        for low, high in self.spans[bisect_left(self.spans, second, key=_end) :]:
+            found = low if second <= low else second + (low - second) % self.step
+            if found <= high:
+                return found
+        return None
 
 
 class Windowed:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from functools import reduce
 from typing import NamedTuple
 
-from mesh.errors import InvalidSchedule
 from mesh.schedule.days import ALL_DAYS, ALL_MONTHS, ALL_WEEKDAYS, DayRange, Days, DaySpec
 from mesh.schedule.sentence import DATE_UNITS, TIME_UNITS, On, Point, Window
 from mesh.schedule.vocabulary import fail
@@ -137,8 +136,10 @@ def _narrowed(ranges: list[DayChoice]) -> Days:
             months &= month_bits(choice)
         elif kinds == {"weekday"}:
             weekdays &= reduce(int.__or__, (_bits(span, 0, 7) for span in choice))
-        elif kinds == {"day"} and all(span.low == span.high for span in choice) and (
-            days == ALL_DAYS and not specs
+        elif (
+            kinds == {"day"}
+            and all(span.low == span.high for span in choice)
+            and (days == ALL_DAYS and not specs)
         ):
             named = [span.low for span in choice if isinstance(span.low, DaySpec)]
             plain = [day.number for day in named if day.kind == "day" and not day.shift]
@@ -153,9 +154,7 @@ def _narrowed(ranges: list[DayChoice]) -> Days:
     if years is not None and not years:
         months = 0
         years = None
-    return Days(
-        months, days, weekdays, day_specs=tuple(specs), years=years, ranges=tuple(rest)
-    )
+    return Days(months, days, weekdays, day_specs=tuple(specs), years=years, ranges=tuple(rest))
 
 
 def _bits(span: DayRange, first: int, size: int, unit: int = 1) -> int:
@@ -222,7 +221,9 @@ def _day_range(low: Point | None, high: Point | None, window: Window, expression
     units = (low or high or Point()).units
     if units not in _LEAST:
         what = f"'{(low or high or Point()).text}'"
-        raise fail(what, window.place, " is no end of a range; use a day, a month or a date", expression)
+        raise fail(
+            what, window.place, " is no end of a range; use a day, a month or a date", expression
+        )
     low, high = low or _LEAST[units], high or _MOST[units]
     if high.units != units:
         raise fail(
@@ -257,7 +258,9 @@ def time_window(window: Window, expression: str) -> TimeWindow:
             if end is None:
                 continue
             if any(part in DATE_UNITS for part in end.units):
-                hint = "; give days and times a range each: between mon and fri between 9:00 and 17:00"
+                hint = (
+                    "; give days and times a range each: between mon and fri between 9:00 and 17:00"
+                )
                 raise fail(f"'{end.text}'", end.place or window.place, hint, expression)
             if unit and end.units[0] != unit:
                 hint = f" is of another unit than the {unit} before"

@@ -14,6 +14,7 @@ from mesh.errors import InvalidSchedule, did_you_mean
 from mesh.schedule.days import ALL_DAYS, ALL_WEEKDAYS, Days, DaySpec
 from mesh.schedule.rules import Dated
 from mesh.schedule.times import Fields
+from mesh.schedule.vocabulary import month_names, weekday_names
 
 __all__ = ["MACROS", "Cron", "Field", "parse_cron"]
 
@@ -28,11 +29,8 @@ MACROS = {
     "@annually": "0 0 1 1 *",
 }
 
-_MONTHS = {
-    name: number + 1
-    for number, name in enumerate("JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC".split())
-}
-_WEEKDAYS = {name: number for number, name in enumerate("SUN MON TUE WED THU FRI SAT".split())}
+_MONTHS = {name.upper(): number for number, name in enumerate(month_names, 1)}
+_WEEKDAYS = {name.upper(): number for number, name in enumerate(weekday_names)}
 
 
 class _Kind:
@@ -207,7 +205,8 @@ def _item(item: str, kind: _Kind) -> tuple[str, int, DaySpec | None, bool]:
     if found["slash"]:
         if not found["step"].isdigit() or not int(found["step"]):
             raise _BadItem(
-                f"the step '{found['step']}' {{at}} must be a number, 1 or more", found.start("step")
+                f"the step '{found['step']}' {{at}} must be a number, 1 or more",
+                found.start("step"),
             )
         step = int(found["step"])
     if found["star"]:

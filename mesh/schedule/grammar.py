@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from mesh.errors import InvalidSchedule
 from mesh.schedule.points import PointReader
-from mesh.schedule.sentence import Every, On, Point, Sentence, Unit, Window
+from mesh.schedule.sentence import Every, On, Point, Sentence, Window
 from mesh.schedule.vocabulary import (
     ANCHORS,
     MONTHS,
@@ -20,6 +20,7 @@ from mesh.schedule.vocabulary import (
     UNITS,
     WEEKDAYS,
     Token,
+    Unit,
     nearest,
 )
 
@@ -34,7 +35,7 @@ _MOST = 10**9
 
 
 def parse_sentence(text: str, expression: str) -> Sentence:
-    """Understand ``text``, whose columns are those of ``expression``. Raises ``InvalidSchedule``."""
+    """Understand ``text``, which has ``expression``'s columns. Raises ``InvalidSchedule``."""
     return _Parser(text, expression).sentence()
 
 
@@ -107,20 +108,19 @@ class _Parser(PointReader):
             raise self.fail(f"unknown unit '{token.text}'", token, hint)
         return self.anchored(count, UNITS[token.text], word)
 
-    def anchored(self, count: int, unit: str, word: Token) -> Every:
-        assert unit in ("second", "minute", "hour", "day", "week", "month", "year")
-        named: Unit = unit
-        two = f"{self.peek().text}{self.peek(1).text}"
-        self.take_if("@") if self.peek(1).text in ANCHORS else None
+    def anchored(self, count: int, unit: Unit, word: Token) -> Every:
+        if self.peek().text == "@" and self.peek(1).text in ANCHORS:
+            self.at += 1
+        two = self.peek().text + self.peek(1).text
         if self.peek().text in ANCHORS:
             self.at += 1
         elif two in ANCHORS:
             self.at += 2
         else:
-            return Every(count, named, place=word.place)
-        return Every(count, named, anchor=self.anchor(count, named), place=word.place)
+            return Every(count, unit, place=word.place)
+        return Every(count, unit, anchor=self.anchor(unit), place=word.place)
 
-    def anchor(self, count: int, unit: Unit) -> int:
+    def anchor(self, unit: Unit) -> int:
         """The number that an anchor names: a minute of the hour, a weekday, a month, …"""
         token = self.take()
         if token.text in UNITS and UNITS[token.text] == unit:
@@ -152,7 +152,7 @@ class _Parser(PointReader):
 
     def listed(self, one: Callable[[str], _T]) -> list[_T]:
         """One point or range, or several in brackets; a unit before the bracket is for all."""
-        unit = ""
+        unit: str = ""
         if self.peek().text in UNITS and self.peek(1).text == "[":
             unit = UNITS[self.take().text]
         if not self.take_if("["):

@@ -27,7 +27,7 @@ from mesh.schedule.choices import (
     spans,
     time_window,
 )
-from mesh.schedule.days import ALL_DAYS, DayRange, Days, DaysLike, DaySpec, next_day
+from mesh.schedule.days import DayRange, Days, DaysLike, DaySpec, next_day
 from mesh.schedule.pace import WHOLE_DAY, Pace, WindowedPace
 from mesh.schedule.paced import FirstOfMonth, FirstOfYear, PacedDays, PacedMonths, PacedWeeks
 from mesh.schedule.rules import Dated, Either, Rule
@@ -109,7 +109,8 @@ class _Meaning:
     def _plain(self, parts: Parts) -> list[Rule]:
         days = days_of(parts.days)
         return [
-            Dated(days, times, fixed=fixed) for times, fixed in _clocks(parts.times, open_is_any=True)
+            Dated(days, times, fixed=fixed)
+            for times, fixed in _clocks(parts.times, open_is_any=True)
         ]
 
     # Every day, week, month or year.
@@ -133,11 +134,11 @@ class _Meaning:
 
     def _days(self, parts: Parts, every: Every, times: TimesLike) -> DaysLike:
         said = {unit: point for choice in parts.days for point in choice for unit in point.units}
-        if every.count > 1 and every.unit in said:
+        if every.step > 1 and every.unit in said:
             raise self.fail(
                 f"a choice of {every.unit}",
                 said[every.unit].place,
-                f" goes against every {every.count} {every.unit}s",
+                f" goes against every {every.step} {every.unit}s",
             )
         match every.unit:
             case "day":
@@ -153,29 +154,33 @@ class _Meaning:
         base = days_of(parts.days, self.days)
         if every.anchor is not None:
             return days_of(parts.days, [*self.days, self._anchored_days(every, every.anchor)])
-        if every.count == 1:
+        if every.step == 1:
             return base
         runs = bool(parts.days or self.days)
-        return PacedDays(base, every.count, self._first(base, times), runs=runs)
+        return PacedDays(base, every.step, self._first(base, times), runs=runs)
 
     def _anchored_days(self, every: Every, anchor: int) -> DayChoice:
-        if every.count > 31:
+        if every.step > 31:
             raise self._too_long(every, "day of the month")
-        days = range((anchor - 1) % every.count + 1, 32, every.count)
+        days = range((anchor - 1) % every.step + 1, 32, every.step)
         return tuple(DayRange("day", DaySpec("day", day), DaySpec("day", day)) for day in days)
 
     def _too_long(self, every: Every, anchor: str) -> InvalidSchedule:
-        what = f"every {every.count} {every.unit}s"
-        return self.fail(what, every.place, f" cannot be anchored on a {anchor}; give a start instead")
+        what = f"every {every.step} {every.unit}s"
+        return self.fail(
+            what, every.place, f" cannot be anchored on a {anchor}; give a start instead"
+        )
 
     def _by_weeks(
         self, parts: Parts, every: Every, times: TimesLike, said: dict[str, Point]
     ) -> DaysLike:
         named = every.anchor if every.anchor is not None else every.weekday
         if named is not None and "weekday" in said:
-            raise self.fail("a second weekday", said["weekday"].place, "; name one, or use on alone")
-        if every.count > 1 and "day" in said:
-            hint = f" goes against every {every.count} weeks; use every month"
+            raise self.fail(
+                "a second weekday", said["weekday"].place, "; name one, or use on alone"
+            )
+        if every.step > 1 and "day" in said:
+            hint = f" goes against every {every.step} weeks; use every month"
             raise self.fail("a day of the month", said["day"].place, hint)
         choices = parts.days
         if named is None and "weekday" not in said and "day" not in said:
@@ -183,12 +188,12 @@ class _Meaning:
         if named is not None:
             choices = (*choices, (Point(weekday=named),))
         base = days_of(choices, self.days)
-        if every.count == 1:
+        if every.step == 1:
             return base
         others = [choice for choice in parts.days if choice[0].units != ("weekday",)]
         ranges = [choice for choice in self.days if {span.kind for span in choice} != {"weekday"}]
         within = days_of(others, ranges) if others or ranges else None
-        return PacedWeeks(base, every.count, self._first(base, times), within)
+        return PacedWeeks(base, every.step, self._first(base, times), within)
 
     def _open_weekday(self) -> int:
         """The start's weekday, or else Sunday; the first that the ranges allow."""
@@ -201,7 +206,7 @@ class _Meaning:
         self, parts: Parts, every: Every, times: TimesLike, said: dict[str, Point]
     ) -> DaysLike:
         base = self._in_months(parts.days, said)
-        if every.count == 1:
+        if every.step == 1:
             return base
         ranges = [choice for choice in self.days if {span.kind for span in choice} == {"month"}]
         months = None
@@ -210,9 +215,9 @@ class _Meaning:
         if every.anchor is not None:
             year, month = (1970, 1) if self.begins is None else self.begins[2:4]
             phase = (year + (every.anchor < month)) * 12 + every.anchor - 1
-            return PacedMonths(base, every.count, phase, 12)
+            return PacedMonths(base, every.step, phase, 12)
         at = EPOCH.fromordinal(EPOCH.toordinal() + self._first(base, times))
-        return PacedMonths(base, every.count, at.year * 12 + at.month - 1, 12, months)
+        return PacedMonths(base, every.step, at.year * 12 + at.month - 1, 12, months)
 
     def _in_months(self, choices: Sequence[Sequence[Point]], said: dict[str, Point]) -> DaysLike:
         """The days of each month: those that are named, or else one."""
@@ -239,12 +244,12 @@ class _Meaning:
         else:
             month = Point(month=1 if self.begins is None else self.begins.month)
             base = self._in_months((*parts.days, (month,)), said)
-        if every.count == 1:
+        if every.step == 1:
             return base
         if every.anchor is not None:
-            return PacedMonths(base, every.count, every.anchor, 1)
+            return PacedMonths(base, every.step, every.anchor, 1)
         at = EPOCH.fromordinal(EPOCH.toordinal() + self._first(base, times))
-        return PacedMonths(base, every.count, at.year, 1)
+        return PacedMonths(base, every.step, at.year, 1)
 
     def _first(self, days: DaysLike, times: TimesLike) -> int:
         """The day of the first occurrence, from which a pace is counted."""
@@ -258,7 +263,7 @@ class _Meaning:
 
     def _interval(self, parts: Parts, every: Every) -> list[Rule]:
         size = UNIT_SECONDS[every.unit]
-        step = every.count * size
+        step = every.step * size
         cell = 1 if every.duration is not None else size
         coarse = [window for window in self.times if window.cell > cell]
         fine = [window for window in self.times if window.cell <= cell]
@@ -279,9 +284,7 @@ class _Meaning:
                 rules += self._paced(every, step, cell, phase, days, narrowed)
         return rules
 
-    def _of_cell(
-        self, time: Time, place: int, every: Every, cell: int
-    ) -> tuple[Spans, int | None]:
+    def _of_cell(self, time: Time, place: int, every: Every, cell: int) -> tuple[Spans, int | None]:
         """What a time below ``every`` says: which part of the day, and where in each cell."""
         hour, minute, second = time
         clash = {
@@ -355,10 +358,10 @@ class _Meaning:
         self, every: Every, anchor: int, phase: int, days: Days | None, limits: Spans
     ) -> list[Rule]:
         size = 24 if every.unit == "hour" else 60
-        if every.count > size:
+        if every.step > size:
             names = {"hour": "hour of the day", "minute": "minute of the hour"}
             raise self._too_long(every, names.get(every.unit, "second of the minute"))
-        bits = sum(1 << value for value in range(anchor % every.count, size, every.count))
+        bits = sum(1 << value for value in range(anchor % every.step, size, every.step))
         match every.unit:
             case "hour":
                 fields = Fields(bits, 1 << phase // 60, 1 << phase % 60)

@@ -117,7 +117,9 @@ class PacedDays(_Limited):
                 begin = run_begin(self.days, zeroth + day)
                 phase = self.phase if self._same_run(begin) else begin
             previous = day
-            if (zeroth + day - phase) % self.count == 0 and (not self.runs or zeroth + day >= phase):
+            if (zeroth + day - phase) % self.count == 0 and (
+                not self.runs or zeroth + day >= phase
+            ):
                 paced |= 1 << day
         return paced
 

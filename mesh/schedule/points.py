@@ -137,7 +137,8 @@ class PointReader:
             if not 1 <= numbers[0] <= 12:
                 raise self.fail(f"'{token.text}'", token, f": with {half[0]} the hour is 1-12")
             numbers[0] = numbers[0] % 12 + (12 if half[0] == "pm" else 0)
-        said = dict(zip(("hour", "minute", "second"), numbers, strict=False))
+        units: tuple[str, ...] = ("hour", "minute", "second")
+        said = dict(zip(units, numbers, strict=False))
         for name, value in said.items():
             self._bounded(name, value, token)
         return said
@@ -242,13 +243,13 @@ class PointReader:
                     self.at -= 1
                     raise self.missing("a day, as in ClosestWeekdayTo 15th,")
                 return DaySpec("nearest_in", self._bounded("day", int(number[1]), token))
-        for ordinal, number in ORDINALS.items():
+        for ordinal, place in ORDINALS.items():
             name = word.removeprefix(ordinal)
             if name != word and name in WEEKDAYS:
                 weekday = WEEKDAYS[name]
-                if number < 0:
+                if place < 0:
                     return DaySpec("last_of", weekday=weekday)
-                return DaySpec("nth", number, weekday)
+                return DaySpec("nth", place, weekday)
         return None
 
     def _shifted(self, day: DaySpec) -> DaySpec:

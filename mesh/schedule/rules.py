@@ -12,7 +12,7 @@ from typing import Protocol
 
 from mesh.schedule.days import DaysLike, next_day
 from mesh.schedule.times import TimesLike
-from mesh.schedule.zones import MAX_WALL, MIN_WALL, Zone
+from mesh.schedule.zones import Zone
 
 __all__ = ["Dated", "Either", "Rule"]
 

@@ -6,14 +6,16 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from mesh.errors import InvalidSchedule
 from mesh.schedule.cron import MACROS, Cron, parse_cron
 from mesh.schedule.rules import Rule
 from mesh.schedule.zones import Zone, zone_named
 
-__all__ = ["Notation", "Schedule", "build", "parse"]
+__all__ = ["Notation", "Schedule", "build", "duration_text", "parse", "parse_duration"]
+
+_S = TypeVar("_S", bound="Schedule")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FAR = 2**63
@@ -46,7 +48,9 @@ class Schedule:
     _text: str | None
 
     def __init__(self) -> None:
-        raise TypeError("a Schedule is made by mesh.schedule.parse(...) or mesh.schedule.every(...)")
+        raise TypeError(
+            "a Schedule is made by mesh.schedule.parse(...) or mesh.schedule.every(...)"
+        )
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a schedule cannot be changed: {name}")
@@ -215,7 +219,7 @@ def _parse_text(
     day_or: bool,
 ) -> Schedule:
     words = expression.split()
-    options = {}
+    options: dict[str, tuple[str, int]] = {}
     body = expression
     # Five or six words that begin like cron hold no option: each option has two words.
     if not (4 < len(words) < 7 and words[0][0] in "0123456789*"):
@@ -233,13 +237,15 @@ def _parse_text(
     if "tz" in options:
         timezone = options["tz"][0]
     if "starting" in options:
-        start = _option_moment(*options["starting"], expression)
+        start = _option_moment(options["starting"], expression)
     if "ending" in options:
-        end = _option_moment(*options["ending"], expression)
+        end = _option_moment(options["ending"], expression)
     spread = _jitter(jitter)
     if "jitter" in options:
-        spread = _option_jitter(*options["jitter"], expression)
-    return _make(body, words, expression, timezone, start, end, spread, day_or and "both" not in options)
+        spread = _option_jitter(options["jitter"], expression)
+    return _make(
+        body, words, expression, timezone, start, end, spread, day_or and "both" not in options
+    )
 
 
 def _make(
@@ -274,11 +280,19 @@ def _make(
         from mesh.schedule.meaning import meaning
 
         sentence = parse_sentence(body, expression)
-        return build(sentence, meaning(sentence, zone, begins, expression), zone, begins, ends, jitter)
+        return build(
+            sentence,
+            meaning(sentence, zone, begins, expression),
+            zone,
+            begins,
+            ends,
+            jitter,
+            Schedule,
+        )
     cron = parse_cron(words, expression, day_or=day_or)
     if not day_or and not cron.both_restricted:
         cron = cron._replace(day_or=True)
-    return build(cron, cron.rule(), zone, begins, ends, jitter)
+    return build(cron, cron.rule(), zone, begins, ends, jitter, Schedule)
 
 
 def build(
@@ -288,8 +302,8 @@ def build(
     start: int | None,
     end: int | None,
     jitter: int,
-    kind: type[Schedule] = Schedule,
-) -> Schedule:
+    kind: type[_S],
+) -> _S:
     """A schedule of its parts; moments and ``jitter`` in microseconds."""
     made = object.__new__(kind)
     put = object.__setattr__
@@ -333,7 +347,9 @@ def _jitter(jitter: timedelta | float) -> int:
     return microseconds
 
 
-def _option_moment(text: str, place: int, expression: str) -> datetime:
+def _option_moment(option: tuple[str, int], expression: str) -> datetime:
+    text, place = option
+    moment: datetime | None
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -347,7 +363,8 @@ def _option_moment(text: str, place: int, expression: str) -> datetime:
     return moment
 
 
-def _option_jitter(text: str, place: int, expression: str) -> int:
+def _option_jitter(option: tuple[str, int], expression: str) -> int:
+    text, place = option
     microseconds = parse_duration(text)
     if microseconds is None:
         raise InvalidSchedule(

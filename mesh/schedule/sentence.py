@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from mesh.schedule.days import DaySpec
-from mesh.schedule.vocabulary import month_names, weekday_names
+from mesh.schedule.vocabulary import Unit, month_names, weekday_names
 
-__all__ = ["DATE_UNITS", "TIME_UNITS", "Every", "On", "Point", "Sentence", "Unit", "Window"]
+__all__ = ["DATE_UNITS", "TIME_UNITS", "Every", "On", "Point", "Sentence", "Window"]
 
-Unit = Literal["second", "minute", "hour", "day", "week", "month", "year"]
 DATE_UNITS = ("year", "month", "day", "weekday")
 TIME_UNITS = ("hour", "minute", "second")
 
@@ -30,9 +29,7 @@ class Point(NamedTuple):
     @property
     def units(self) -> tuple[str, ...]:
         """The units that it says something of."""
-        return tuple(
-            unit for unit in (*DATE_UNITS, *TIME_UNITS) if getattr(self, unit) is not None
-        )
+        return tuple(unit for unit in (*DATE_UNITS, *TIME_UNITS) if getattr(self, unit) is not None)
 
     @property
     def text(self) -> str:
@@ -102,12 +99,12 @@ def _day_text(day: DaySpec) -> str:
 class Every(NamedTuple):
     """``every 2 weeks anchored on sun``. ``weekday`` is for ``every monday``."""
 
-    count: int
+    step: int
     unit: Unit
     weekday: int | None = None
     anchor: int | None = None
     duration: int | None = None
-    """Microseconds, for ``every PT1.5S``; unit and count mean nothing then."""
+    """Microseconds, for ``every PT1.5S``; unit and step mean nothing then."""
     place: int = 0
 
     @property
@@ -119,7 +116,7 @@ class Every(NamedTuple):
             return f"every {duration_text(self.duration)}"
         if self.weekday is not None:
             return f"every {weekday_names[self.weekday]}"
-        text = f"every {self.unit}" if self.count == 1 else f"every {self.count} {self.unit}s"
+        text = f"every {self.unit}" if self.step == 1 else f"every {self.step} {self.unit}s"
         if self.anchor is None:
             return text
         match self.unit:
@@ -179,5 +176,6 @@ class Sentence(NamedTuple):
     @property
     def text(self) -> str:
         """Its canonical spelling."""
-        parts = ([] if self.every is None else [self.every]) + [*self.ons, *self.windows]
-        return " ".join(part.text for part in parts)
+        parts = [] if self.every is None else [self.every.text]
+        parts += [on.text for on in self.ons] + [window.text for window in self.windows]
+        return " ".join(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from mesh.errors import InvalidSchedule, did_you_mean
 
@@ -18,7 +18,10 @@ __all__ = [
     "UNIT_SECONDS",
     "WEEKDAYS",
     "Token",
+    "Unit",
     "fail",
+    "long_month_names",
+    "long_weekday_names",
     "month_names",
     "nearest",
     "tokens",
@@ -28,33 +31,37 @@ __all__ = [
 month_names = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 weekday_names = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 
-_LONG_MONTHS = (
-    "january february march april may june july august september october november december"
+long_month_names = (
+    *("january", "february", "march", "april", "may", "june"),
+    *("july", "august", "september", "october", "november", "december"),
 )
-_LONG_WEEKDAYS = "sunday monday tuesday wednesday thursday friday saturday"
+long_weekday_names = (
+    *("sunday", "monday", "tuesday", "wednesday"),
+    *("thursday", "friday", "saturday"),
+)
 
 MONTHS = {name: number + 1 for number, name in enumerate(month_names)}
-MONTHS |= {name: number + 1 for number, name in enumerate(_LONG_MONTHS.split())}
+MONTHS |= {name: number + 1 for number, name in enumerate(long_month_names)}
 MONTHS["sept"] = 9
 WEEKDAYS = {name: number for number, name in enumerate(weekday_names)}
-WEEKDAYS |= {name: number for number, name in enumerate(_LONG_WEEKDAYS.split())}
+WEEKDAYS |= {name: number for number, name in enumerate(long_weekday_names)}
 WEEKDAYS |= {"tues": 2, "weds": 3, "thur": 4, "thurs": 4}
 
-UNITS = {
-    alias: unit
-    for unit, aliases in {
-        "second": "second seconds sec secs",
-        "minute": "minute minutes min mins",
-        "hour": "hour hours hr hrs",
-        "day": "day days dy dys",
-        "week": "week weeks wk wks",
-        "month": "month months mth mths",
-        "year": "year years yr yrs",
-    }.items()
-    for alias in aliases.split()
+Unit = Literal["second", "minute", "hour", "day", "week", "month", "year"]
+_ALIASES: dict[Unit, str] = {
+    "second": "second seconds sec secs",
+    "minute": "minute minutes min mins",
+    "hour": "hour hours hr hrs",
+    "day": "day days dy dys",
+    "week": "week weeks wk wks",
+    "month": "month months mth mths",
+    "year": "year years yr yrs",
+}
+UNITS: dict[str, Unit] = {
+    alias: unit for unit, aliases in _ALIASES.items() for alias in aliases.split()
 }
 UNIT_SECONDS = {"second": 1, "minute": 60, "hour": 3600}
-SHORTCUTS = {
+SHORTCUTS: dict[str, Unit] = {
     "secondly": "second",
     "minutely": "minute",
     "hourly": "hour",
@@ -68,11 +75,14 @@ ANCHORS = frozenset({"anchoredon", "anchoredat", "basedon", "basedat"})
 ORDINALS = {"first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5, "last": -1}
 SPECIALS = {
     **dict.fromkeys(
-        "firstday firstdayofmonth firstdayofthemonth firstofmonth firstofthemonth".split(), "first"
+        ["firstday", "firstdayofmonth", "firstdayofthemonth", "firstofmonth", "firstofthemonth"],
+        "first",
     ),
-    **dict.fromkeys(
-        "lastday lastdayofmonth lastdayofthemonth lastofmonth lastofthemonth".split(), "last"
-    ),
+    "lastday": "last",
+    "lastdayofmonth": "last",
+    "lastdayofthemonth": "last",
+    "lastofmonth": "last",
+    "lastofthemonth": "last",
     "firstweekday": "first_work",
     "lastweekday": "last_work",
     "closestweekdayto": "nearest_in",
@@ -137,6 +147,6 @@ def fail(what: str, place: int, hint: str, expression: str) -> InvalidSchedule:
 
 
 def nearest(word: str, known: tuple[str, ...], otherwise: str) -> str:
-    """"did you mean", or another hint where nothing is near (never a list of all the words)."""
+    """ "did you mean", or another hint where nothing is near (never a list of all the words)."""
     hint = did_you_mean(word, known)
     return hint if hint.startswith(";") else otherwise

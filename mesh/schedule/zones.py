@@ -106,7 +106,9 @@ def zone_named(name: str) -> Zone:
     known = available_timezones() | {"UTC"}
     for candidate in known:
         if candidate.casefold() == name.casefold():
-            return Zone(candidate, UTC) if candidate == "UTC" else Zone(candidate, ZoneInfo(candidate))
+            return (
+                Zone(candidate, UTC) if candidate == "UTC" else Zone(candidate, ZoneInfo(candidate))
+            )
     if (iana := WINDOWS.get(name.casefold())) is not None:
         hint = f" is a Windows name; the IANA name is '{iana}'"
     elif not known - {"UTC"}:

@@ -128,6 +128,7 @@ def _narrowed(ranges: list[DayChoice]) -> Days:
     """What can be said as bits is: it costs next to nothing to look up."""
     months, days, weekdays = ALL_MONTHS, ALL_DAYS, ALL_WEEKDAYS
     years: frozenset[int] | None = None
+    from_year = 1
     specs: list[DaySpec] = []
     rest: list[DayChoice] = []
     for choice in ranges:
@@ -149,12 +150,23 @@ def _narrowed(ranges: list[DayChoice]) -> Days:
             rest.append(choice)
             if kinds == {"month_day"}:
                 months &= reduce(int.__or__, (_bits(span, 1, 12, 100) for span in choice))
+        if kinds <= {"date", "year"}:
+            begins = (span.low // (10_000 if span.kind == "date" else 1) for span in choice)  # type: ignore[operator]
+            from_year = max(from_year, min(begins))
         if kinds <= {"date", "year"} and (named_years := _years(choice)) is not None:
             years = named_years if years is None else years & named_years
     if years is not None and not years:
         months = 0
         years = None
-    return Days(months, days, weekdays, day_specs=tuple(specs), years=years, ranges=tuple(rest))
+    return Days(
+        months,
+        days,
+        weekdays,
+        day_specs=tuple(specs),
+        years=years,
+        ranges=tuple(rest),
+        from_year=from_year,
+    )
 
 
 def _bits(span: DayRange, first: int, size: int, unit: int = 1) -> int:

@@ -139,7 +139,11 @@ class DayRange(NamedTuple):
             assert isinstance(low, DaySpec)
             assert isinstance(high, DaySpec)
             begin, end = low.resolve(first, days), high.resolve(first, days)
-            return _span(begin or days + 1, end or days, days) if begin or end else 0
+            if begin:
+                return _span(begin, end or days, days)
+            # A month without its 30th has no days from the 30th on; some of 30th to 5th it has.
+            reversed_ = low.kind == high.kind == "day" and high.number < low.number
+            return (1 << end) - 1 if reversed_ else 0
         match self.kind:
             case "weekday":
                 return weekday_bits(_weekdays(low, high), first)
@@ -151,6 +155,10 @@ class DayRange(NamedTuple):
                 here = month * 100
             case _:
                 here = year * 10000 + month * 100
+        if self.kind == "date" and (here + 31 < low or here + 1 > high):
+            return 0
+        if low <= here + 1 and here + days <= high:
+            return ALL_DAYS
         bits = 0
         for day in range(1, days + 1):
             if _inside(here + day, low, high):
@@ -205,14 +213,17 @@ class Days:
 
     ``days`` and ``day_specs`` together are the days of the month, ``weekdays`` and
     ``weekday_specs`` the days of the week; a day must be in both, or with ``either`` in one of
-    them. Each of ``ranges`` is a choice: a day must be in one range of each.
+    them. Each of ``ranges`` is a choice: a day must be in one range of each. None is before
+    ``from_year``.
     """
 
     __slots__ = (
         "_shapes",
+        "_some",
         "day_specs",
         "days",
         "either",
+        "from_year",
         "months",
         "ranges",
         "weekday_specs",
@@ -230,6 +241,7 @@ class Days:
         weekday_specs: Sequence[DaySpec] = (),
         either: bool = False,
         years: frozenset[int] | None = None,
+        from_year: int = 1,
         ranges: Sequence[Sequence[DayRange]] = (),
     ) -> None:
         self.months = months
@@ -239,9 +251,11 @@ class Days:
         self.weekday_specs = weekday_specs
         self.either = either
         self.years = years
+        self.from_year = from_year
         self.ranges = ranges
         # What a month looks like depends on its first weekday and its length alone.
         self._shapes: dict[int, int] = {}
+        self._some: bool | None = None
 
     def mask(self, year: int, month: int) -> int:
         """The days of one month."""
@@ -276,12 +290,17 @@ class Days:
 
     def next_month(self, year: int, month: int) -> tuple[int, int] | None:
         """The first month, this one or a later one, that has a day of the set."""
+        if year < self.from_year:
+            year, month = self.from_year, 1
         last = min(year + _CYCLE, 9999)
         if self.years is not None:
             last = min(last, max(self.years))
             year, month = (year, month) if year >= min(self.years) else (min(self.years), 1)
-        elif self._never():
-            return None
+        else:
+            if self._some is None:
+                self._some = self._possible()
+            if not self._some:
+                return None
         while year <= last:
             months = self.months >> month
             if not months:
@@ -295,8 +314,8 @@ class Days:
                 year, month = year + 1, 1
         return None
 
-    def _never(self) -> bool:
-        """Whether no month at all has such a day, without its year being looked at.
+    def _possible(self) -> bool:
+        """Whether any month has such a day, whatever its year and the ranges.
 
         Every month of every length begins on each weekday in some year.
         """
@@ -306,8 +325,8 @@ class Days:
         for days in sorted(lengths, reverse=True):
             for first in range(7):
                 if self._shape(first, days):
-                    return False
-        return True
+                    return True
+        return False
 
 
 def next_day(days: DaysLike, number: int) -> int | None:

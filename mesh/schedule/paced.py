@@ -8,6 +8,7 @@ of its own, from its first occurrence.
 from __future__ import annotations
 
 from datetime import date
+from math import gcd
 
 from mesh.schedule.days import UNIX, Days, DaysLike, length, low_bit, next_day
 from mesh.schedule.pace import run_begin
@@ -86,6 +87,25 @@ class PacedMonths(_Limited):
             if not begin <= self.phase <= number:
                 phase = begin
         return self.days.mask(year, month) if (number - phase) % self.count == 0 else 0
+
+    def next_month(self, year: int, month: int) -> tuple[int, int] | None:
+        """The first month, this one or a later one, that has a day of the set."""
+        if self.months is not None:
+            return super().next_month(year, month)
+        cycle = 400 * self.per_year
+        # After so many steps the pace is back at the same place of the calendar.
+        for _ in range(cycle // gcd(cycle, self.count) + 1):
+            number = year if self.per_year == 1 else year * 12 + month - 1
+            if wait := (self.phase - number) % self.count:
+                number += wait
+                year, month = (number, 1) if self.per_year == 1 else (number // 12, number % 12 + 1)
+            if year > 9999:
+                return None
+            found = self.days.next_month(year, month)
+            if found is None or self.mask(*found):
+                return found
+            year, month = found
+        return None
 
 
 class PacedDays(_Limited):

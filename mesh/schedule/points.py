@@ -138,7 +138,7 @@ class PointReader:
                 raise self.fail(f"'{token.text}'", token, f": with {half[0]} the hour is 1-12")
             numbers[0] = numbers[0] % 12 + (12 if half[0] == "pm" else 0)
         units: tuple[str, ...] = ("hour", "minute", "second")
-        said = dict(zip(units, numbers, strict=False))
+        said: dict[str, int] = dict(zip(units, numbers, strict=False))
         for name, value in said.items():
             self._bounded(name, value, token)
         return said

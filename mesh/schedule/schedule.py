@@ -89,11 +89,8 @@ class Schedule:
         ``None``: it never fires again. Slots are without jitter: they name what happens.
         Raises ``ValueError`` for a ``moment`` without a time zone.
         """
-        after = _microseconds(moment, "moment")
-        if self._start is not None and after < self._start:
-            after = self._start - 1
-        slot = self._rule.after(after, self._zone)
-        if slot is None or (self._end is not None and slot >= self._end):
+        slot = self._next(_microseconds(moment, "moment"))
+        if slot is None:
             return None
         try:
             return self._zone.moment(slot)
@@ -106,14 +103,23 @@ class Schedule:
         Like ``range``: a slot at ``start`` is included, one at ``end`` is not. Raises
         ``ValueError`` for a moment without a time zone.
         """
-        _microseconds(end, "end")
-        return self._between(_moment(_microseconds(start, "start") - 1), end)
+        return self._between(_microseconds(start, "start") - 1, _microseconds(end, "end"))
 
-    def _between(self, after: datetime, end: datetime) -> Iterator[datetime]:
-        slot = self.next_after(after)
+    def _between(self, after: int, end: int) -> Iterator[datetime]:
+        # By instants: two datetimes of one zone are compared by what the clock shows.
+        slot = self._next(after)
         while slot is not None and slot < end:
-            yield slot
-            slot = self.next_after(slot)
+            try:
+                yield self._zone.moment(slot)
+            except OverflowError:  # the year 10000
+                return
+            slot = self._next(slot)
+
+    def _next(self, after: int) -> int | None:
+        if self._start is not None and after < self._start:
+            after = self._start - 1
+        slot = self._rule.after(after, self._zone)
+        return None if slot is None or (self._end is not None and slot >= self._end) else slot
 
     def delay(self, slot: datetime, key: str = "") -> timedelta:
         """How long after ``slot`` to really start: 0 up to, but not, ``jitter``.

@@ -7,7 +7,6 @@ gap of wall times that are never shown; clocks that go back show some twice.
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
 from zoneinfo import ZoneInfo, available_timezones
@@ -24,7 +23,7 @@ _EPOCH_UTC = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Zone:
-    """One zone. Compare by identity: ``zone_named`` returns the same object for the same name."""
+    """One zone, by its IANA name."""
 
     __slots__ = ("info", "name")
 
@@ -100,8 +99,8 @@ def zone_named(name: str) -> Zone:
     except (KeyError, ValueError, OSError):
         pass
     else:
-        # A file system that ignores case finds "europe/london" too.
-        if os.path.normcase("A") == "A" and not _wrong_case(name):
+        # A file system that ignores case finds "europe/london" too: then look for its real name.
+        if name != name.lower():
             return Zone(name, info)
     known = available_timezones() | {"UTC"}
     for candidate in known:
@@ -116,10 +115,6 @@ def zone_named(name: str) -> Zone:
     else:
         hint = " is unknown" + (_nearest(name, known) or ", use an IANA name like 'Europe/London'")
     raise InvalidSchedule(f"time zone '{name}'{hint}", name)
-
-
-def _wrong_case(name: str) -> bool:
-    return name == name.lower() and name not in available_timezones()
 
 
 def _nearest(name: str, known: set[str]) -> str:

@@ -12,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo, available_timezones
 
+from hypothesis import strategies as st
+
 EPOCH = datetime(1970, 1, 1)
 
 # Not zones, but how some systems keep other sets of them, or what this machine's clock is.
@@ -55,13 +57,13 @@ Watched = list[tuple[int, datetime]]
 
 
 def watch(zone: ZoneInfo, begin: int, end: int, step: int) -> Watched:
-    """Look at each second, or (``step`` 60) each whole minute of the clock and each change."""
+    """Look whenever the clock shows a multiple of ``step`` seconds, and at each change."""
     shown: Watched = []
     instant = begin
     while instant < end:
         now = wall(instant, zone)
         shown.append((instant, now))
-        ahead = step - now.second % step
+        ahead = step - _second(now) % step
         if wall(instant + ahead, zone) - now != timedelta(seconds=ahead):
             # The clock is changed on the way: look at the second when it is.
             ahead = 1
@@ -69,6 +71,10 @@ def watch(zone: ZoneInfo, begin: int, end: int, step: int) -> Watched:
                 ahead += 1
         instant += ahead
     return shown
+
+
+def _second(now: datetime) -> int:
+    return now.hour * 3600 + now.minute * 60 + now.second
 
 
 def slots(
@@ -85,7 +91,7 @@ def slots(
         if any(
             matches(time)
             for time in times
-            if time.second % step == 0 and not (fixed and time <= latest)
+            if _second(time) % step == 0 and not (fixed and time <= latest)
         ):
             found.append(instant)
         latest = max(latest, now)
@@ -93,7 +99,7 @@ def slots(
 
 
 def _skipped(expected: datetime, now: datetime, step: int) -> Iterator[datetime]:
-    at = expected + timedelta(seconds=-expected.second % step)
+    at = expected + timedelta(seconds=-_second(expected) % step)
     while at < now:
         yield at
         at += timedelta(seconds=step)
@@ -122,3 +128,15 @@ class CronFields:
             return False
         of_month, of_week = now.day in self.days, now.isoweekday() % 7 in self.weekdays
         return of_month or of_week if self.either else of_month and of_week
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> tuple[str, int]:
+    """A zone and an instant at which its clock changes (or just some instant)."""
+    zone = draw(st.sampled_from(ZONES))
+    year = draw(st.integers(1970, 2037))
+    found = transitions(zone, year)
+    if found:
+        return zone, draw(st.sampled_from(found))
+    begin = int(datetime(year, 1, 1, tzinfo=UTC).timestamp())
+    return zone, begin + draw(st.integers(0, 366 * 86_400))

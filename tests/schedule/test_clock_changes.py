@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from schedule_oracle import ZONES, CronFields, offset, slots, transitions, watch
+from schedule_oracle import ZONES, CronFields, changes, offset, slots, transitions, watch
 
 from mesh.schedule import Schedule, parse
 
@@ -76,17 +76,6 @@ def cron_fields(draw: st.DrawFn, seconds: bool = False) -> CronFields:
         either=day[0][0] != "*" and weekday[0][0] != "*",
         fixed=not (second[2] or minute[2] or hour[2]),
     )
-
-
-@st.composite
-def changes(draw: st.DrawFn) -> tuple[str, int]:
-    """A zone and an instant at which its clock changes (or just some instant)."""
-    zone = draw(st.sampled_from(ZONES))
-    year = draw(st.integers(1970, 2037))
-    found = transitions(zone, year)
-    if found:
-        return zone, draw(st.sampled_from(found))
-    return zone, draw(st.integers(0, 366 * DAY)) + int(datetime(year, 1, 1, tzinfo=UTC).timestamp())
 
 
 @settings(max_examples=40, deadline=None)
@@ -191,10 +180,63 @@ def check_battery(zone: str, instant: int) -> None:
         assert found == [slot for slot in expected if slot >= begin], (zone, at(instant), text)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(changes())
 def test_what_is_usual_around_a_change(change: tuple[str, int]) -> None:
     check_battery(*change)
+
+
+YEARS = [
+    ("Europe/Amsterdam", 2026),
+    ("America/New_York", 2026),
+    ("Australia/Lord_Howe", 2026),  # half an hour
+    ("America/Santiago", 2026),  # at midnight
+    ("Pacific/Apia", 2011),  # and a day that never was
+]
+
+
+@pytest.mark.parametrize(("zone", "year"), YEARS)
+def test_a_year_across_its_changes(zone: str, year: int) -> None:
+    begin = int(datetime(year, 1, 1, tzinfo=UTC).timestamp())
+    end = begin + 365 * DAY
+    watched = watch(ZoneInfo(zone), begin - DAY, end, 900)
+    quarters = set(range(0, 60, 15))
+    for text, matches, fixed in [
+        ("*/15 * * * *", lambda now: True, False),
+        ("30 * * * *", lambda now: now.minute == 30, False),
+        ("0 0 * * *", lambda now: (now.hour, now.minute) == (0, 0), True),
+        ("30 2 * * *", lambda now: (now.hour, now.minute) == (2, 30), True),
+        ("0,15,30,45 0,1,2 * * *", lambda now: now.hour < 3 and now.minute in quarters, True),
+        (
+            "0 */2 * * SUN",
+            lambda now: not (now.hour % 2 or now.minute or now.weekday() != 6),
+            False,
+        ),
+        ("every 30 minutes", lambda now: now.minute in (0, 30), False),
+        (
+            "every day at [01:30, 02:15]",
+            lambda now: (now.hour, now.minute) in {(1, 30), (2, 15)},
+            True,
+        ),
+    ]:
+        expected = [slot for slot in slots(watched, matches, 900, fixed=fixed) if slot >= begin]
+        assert instants(parse(text, zone), begin, end) == expected, text
+
+
+def test_the_policy_in_one_night_each() -> None:
+    """What the docs say, spelt out."""
+
+    def night(text: str, day: str) -> list[str]:
+        begin = datetime.fromisoformat(f"{day}T00:00+01:00")
+        slots = parse(text, "Europe/Amsterdam").between(begin, begin + timedelta(hours=4))
+        return [slot.strftime("%H:%M%z")[:8] for slot in slots]
+
+    assert night("30 2 * * *", "2026-03-29") == ["03:00+02"]
+    assert night("0,20,40 2 * * *", "2026-03-29") == ["03:00+02"]
+    assert night("*/20 2 * * *", "2026-03-29") == ["03:00+02"]
+    assert night("30 2 * * *", "2026-10-25") == ["02:30+02"]
+    assert night("*/30 2 * * *", "2026-10-25") == ["02:00+02", "02:30+02", "02:00+01", "02:30+01"]
+    assert night("every 90 minutes", "2026-10-25") == ["01:00+02", "02:30+02", "03:00+01"]
 
 
 @pytest.mark.skipif(not EXHAUSTIVE, reason="takes minutes: set MESH_EXHAUSTIVE=1")

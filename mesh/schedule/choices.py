@@ -128,7 +128,7 @@ def _narrowed(ranges: list[DayChoice]) -> Days:
     """What can be said as bits is: it costs next to nothing to look up."""
     months, days, weekdays = ALL_MONTHS, ALL_DAYS, ALL_WEEKDAYS
     years: frozenset[int] | None = None
-    from_year = 1
+    from_year, upto_year = 1, 9999
     specs: list[DaySpec] = []
     rest: list[DayChoice] = []
     for choice in ranges:
@@ -151,8 +151,8 @@ def _narrowed(ranges: list[DayChoice]) -> Days:
             if kinds == {"month_day"}:
                 months &= reduce(int.__or__, (_bits(span, 1, 12, 100) for span in choice))
         if kinds <= {"date", "year"}:
-            begins = (span.low // (10_000 if span.kind == "date" else 1) for span in choice)  # type: ignore[operator]
-            from_year = max(from_year, min(begins))
+            from_year = max(from_year, min(_year(span, span.low) for span in choice))
+            upto_year = min(upto_year, max(_year(span, span.high) for span in choice))
         if kinds <= {"date", "year"} and (named_years := _years(choice)) is not None:
             years = named_years if years is None else years & named_years
     if years is not None and not years:
@@ -166,6 +166,7 @@ def _narrowed(ranges: list[DayChoice]) -> Days:
         years=years,
         ranges=tuple(rest),
         from_year=from_year,
+        upto_year=upto_year,
     )
 
 
@@ -185,16 +186,19 @@ def month_bits(choice: DayChoice) -> int:
     return reduce(int.__or__, (_bits(span, 1, 12) for span in choice))
 
 
+def _year(span: DayRange, end: int | DaySpec) -> int:
+    assert isinstance(end, int)
+    return end // 10_000 if span.kind == "date" else end
+
+
 def _years(choice: DayChoice) -> frozenset[int] | None:
     """The years of ranges of dates or years, if they are few."""
     years: set[int] = set()
     for span in choice:
-        assert isinstance(span.low, int)
-        assert isinstance(span.high, int)
-        unit = 10_000 if span.kind == "date" else 1
-        if span.high // unit - span.low // unit > 1_000:
+        low, high = _year(span, span.low), _year(span, span.high)
+        if high - low > 1_000:
             return None
-        years.update(range(span.low // unit, span.high // unit + 1))
+        years.update(range(low, high + 1))
     return frozenset(years)
 
 
@@ -205,8 +209,18 @@ def is_time(window: Window) -> bool:
 
 
 def day_window(window: Window, expression: str) -> DayChoice:
-    """The ranges of a window of days."""
-    return tuple(_day_range(low, high, window, expression) for low, high in window.ranges)
+    """The ranges of a window of days; none if every day is in it, as in ``upto 31st``."""
+    choice = tuple(_day_range(low, high, window, expression) for low, high in window.ranges)
+    return () if any(_is_all(span) for span in choice) else choice
+
+
+def _is_all(span: DayRange) -> bool:
+    low, high = span.low, span.high
+    if isinstance(low, DaySpec) or isinstance(high, DaySpec):
+        return low == DaySpec("day", 1) and high in (DaySpec("last"), DaySpec("day", 31))
+    if span.kind == "weekday":
+        return (high - low) % 7 == 6
+    return (low, high) in {"month": [(1, 12)], "month_day": [(101, 1231)]}.get(span.kind, [])
 
 
 _LEAST = {
@@ -311,9 +325,14 @@ def spans(window: TimeWindow, within: int = 86_400) -> Spans:
 
 def intersect(one: Spans, other: Spans) -> Spans:
     """What is in both."""
-    return tuple(
-        (max(low, begin), min(high, end))
-        for low, high in one
-        for begin, end in other
-        if max(low, begin) < min(high, end)
-    )
+    found = []
+    here = there = 0
+    while here < len(one) and there < len(other):
+        low, high = max(one[here][0], other[there][0]), min(one[here][1], other[there][1])
+        if low < high:
+            found.append((low, high))
+        if one[here][1] < other[there][1]:
+            here += 1
+        else:
+            there += 1
+    return tuple(found)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from calendar import isleap
 from collections.abc import Sequence
 from datetime import date
+from functools import reduce
 from typing import Literal, NamedTuple, Protocol
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "DaySpec",
     "Days",
     "DaysLike",
+    "Runs",
     "day_number",
     "length",
     "low_bit",
@@ -214,7 +216,7 @@ class Days:
     ``days`` and ``day_specs`` together are the days of the month, ``weekdays`` and
     ``weekday_specs`` the days of the week; a day must be in both, or with ``either`` in one of
     them. Each of ``ranges`` is a choice: a day must be in one range of each. None is before
-    ``from_year``.
+    ``from_year`` or after ``upto_year``.
     """
 
     __slots__ = (
@@ -226,6 +228,7 @@ class Days:
         "from_year",
         "months",
         "ranges",
+        "upto_year",
         "weekday_specs",
         "weekdays",
         "years",
@@ -242,6 +245,7 @@ class Days:
         either: bool = False,
         years: frozenset[int] | None = None,
         from_year: int = 1,
+        upto_year: int = 9999,
         ranges: Sequence[Sequence[DayRange]] = (),
     ) -> None:
         self.months = months
@@ -252,6 +256,7 @@ class Days:
         self.either = either
         self.years = years
         self.from_year = from_year
+        self.upto_year = upto_year
         self.ranges = ranges
         # What a month looks like depends on its first weekday and its length alone.
         self._shapes: dict[int, int] = {}
@@ -292,7 +297,7 @@ class Days:
         """The first month, this one or a later one, that has a day of the set."""
         if year < self.from_year:
             year, month = self.from_year, 1
-        last = min(year + _CYCLE, 9999)
+        last = min(year + _CYCLE, self.upto_year)
         if self.years is not None:
             last = min(last, max(self.years))
             year, month = (year, month) if year >= min(self.years) else (min(self.years), 1)
@@ -315,17 +320,29 @@ class Days:
         return None
 
     def _possible(self) -> bool:
-        """Whether any month has such a day, whatever its year and the ranges.
+        """Whether any month has such a day, if years were of no matter.
 
         Every month of every length begins on each weekday in some year.
         """
-        lengths = {_LENGTHS[month] for month in range(1, 13) if self.months >> month & 1}
-        if self.months >> 2 & 1:
-            lengths.add(29)
-        for days in sorted(lengths, reverse=True):
-            for first in range(7):
-                if self._shape(first, days):
-                    return True
+        # A range of dates may hold the day; whether it does, the search will tell.
+        ranges = [
+            choice
+            for choice in self.ranges
+            if not any(span.kind in ("date", "year") for span in choice)
+        ]
+        for month in range(1, 13):
+            if not self.months >> month & 1:
+                continue
+            days = 29 if month == 2 else _LENGTHS[month]
+            for size in range(days - (month == 2), days + 1):
+                for first in range(7):
+                    bits = self._shape(first, size)
+                    for choice in ranges:
+                        bits &= reduce(
+                            int.__or__, (span.bits(0, month, first, size) for span in choice)
+                        )
+                    if bits:
+                        return True
         return False
 
 
@@ -346,3 +363,40 @@ def next_day(days: DaysLike, number: int) -> int | None:
         return None
     year, month = found
     return date(year, month, 1).toordinal() - UNIX + low_bit(days.mask(year, month))
+
+
+class Runs:
+    """Where runs of consecutive days of a set begin. Remembers the months that it has seen."""
+
+    __slots__ = ("_begins", "days")
+
+    def __init__(self, days: DaysLike) -> None:
+        self.days = days
+        # By the number of a month's first day, for months that a run leads into.
+        self._begins: dict[int, int] = {}
+
+    def begin(self, day: int) -> int:
+        """The first of the consecutive days that lead to ``day``, all of them in the set.
+
+        Days before 1970 are not looked at, unless ``day`` is one.
+        """
+        at = date.fromordinal(day + UNIX)
+        year, month, upto = at.year, at.month, at.day
+        led_into: list[int] = []
+        while True:
+            first = date(year, month, 1).toordinal() - UNIX
+            gaps = ~self.days.mask(year, month) & (1 << upto) - 1
+            if gaps:
+                found = first + gaps.bit_length()
+                break
+            if (first <= 0 and day >= 0) or year == 1:
+                found = first
+                break
+            if first in self._begins:
+                found = self._begins[first]
+                break
+            led_into.append(first)
+            year, month = (year, month - 1) if month > 1 else (year - 1, 12)
+            upto = length(year, month)
+        self._begins.update(dict.fromkeys(led_into, found))
+        return found

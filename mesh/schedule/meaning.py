@@ -78,7 +78,8 @@ class _Meaning:
             if is_time(window):
                 self.times.append(time_window(window, expression))
             else:
-                self.days.append(day_window(window, expression))
+                choice = day_window(window, expression)
+                self.days += [choice] if choice else []
         self.begins = None if start is None else self._begins(start)
 
     def _begins(self, start: int) -> _Start:

@@ -10,18 +10,17 @@ in the window. A window that clocks going back open a second time goes on with i
 from __future__ import annotations
 
 from bisect import bisect_right
-from datetime import date
 
-from mesh.schedule.days import UNIX, Days, DaysLike, next_day
+from mesh.schedule.days import Days, DaysLike, Runs, next_day
 from mesh.schedule.zones import Zone
 
-__all__ = ["WHOLE_DAY", "Pace", "WindowedPace", "run_begin"]
+__all__ = ["WHOLE_DAY", "Pace", "WindowedPace"]
 
 _DAY = 86_400
 _SECOND = 1_000_000
 WHOLE_DAY: tuple[tuple[int, int], ...] = ((0, _DAY),)
 # How many windows in a row may hold no slot at all before we believe that none ever will.
-_PATIENCE = 1_000
+_PATIENCE = 400
 
 
 class Pace:
@@ -48,7 +47,7 @@ class WindowedPace:
     at the first wall time whose rest by ``cell`` seconds is ``phase``.
     """
 
-    __slots__ = ("cell", "days", "phase", "spans", "start", "step", "window_of_start")
+    __slots__ = ("_runs", "cell", "days", "phase", "spans", "start", "step", "window_of_start")
 
     def __init__(
         self,
@@ -63,6 +62,7 @@ class WindowedPace:
     ) -> None:
         self.step = step
         self.days: DaysLike = Days() if days is None else days
+        self._runs = Runs(self.days)
         self.spans = spans
         self.start = start
         self.cell = cell
@@ -157,7 +157,7 @@ class WindowedPace:
         if low > 0 or self.spans[-1][1] < _DAY:
             return day * _DAY + low
         if self.spans == WHOLE_DAY:
-            return run_begin(self.days, day) * _DAY
+            return self._runs.begin(day) * _DAY
         if next_day(self.days, day - 1) == day - 1:
             return (day - 1) * _DAY + self.spans[-1][0]
         return day * _DAY
@@ -170,24 +170,3 @@ class WindowedPace:
             day += 1
             high = self.spans[0][1]
         return day * _DAY + high
-
-
-def run_begin(days: DaysLike, day: int) -> int:
-    """The first of the consecutive days that lead to ``day``, all of them in the set.
-
-    Days before 1970 are not looked at, unless ``day`` is one.
-    """
-    at = date.fromordinal(day + UNIX)
-    year, month = at.year, at.month
-    upto = at.day
-    while True:
-        gaps = ~days.mask(year, month) & (1 << upto) - 1
-        if gaps:
-            return date(year, month, 1).toordinal() - UNIX + gaps.bit_length()
-        begin = date(year, month, 1).toordinal() - UNIX
-        if (begin <= 0 and day >= 0) or year == 1:
-            return begin
-        year, month = (year, month - 1) if month > 1 else (year - 1, 12)
-        upto = 31
-        # Months shorter than 31 days have no bits above their length.
-        upto = (date(year + month // 12, month % 12 + 1, 1) - date(year, month, 1)).days

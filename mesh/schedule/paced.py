@@ -10,8 +10,7 @@ from __future__ import annotations
 from datetime import date
 from math import gcd
 
-from mesh.schedule.days import UNIX, Days, DaysLike, length, low_bit, next_day
-from mesh.schedule.pace import run_begin
+from mesh.schedule.days import UNIX, Days, DaysLike, Runs, length, low_bit, next_day
 
 __all__ = ["FirstOfMonth", "FirstOfYear", "PacedDays", "PacedMonths", "PacedWeeks"]
 
@@ -119,7 +118,7 @@ class PacedDays(_Limited):
         super().__init__(days)
         self.count = count
         self.phase = phase
-        self.runs = runs
+        self.runs = Runs(days) if runs else None
 
     def mask(self, year: int, month: int) -> int:
         """The days of one month."""
@@ -133,9 +132,9 @@ class PacedDays(_Limited):
         for day in range(length(year, month)):
             if not bits >> day & 1:
                 continue
-            if self.runs and previous != day - 1:
-                begin = run_begin(self.days, zeroth + day)
-                phase = self.phase if self._same_run(begin) else begin
+            if self.runs is not None and previous != day - 1:
+                begin = self.runs.begin(zeroth + day)
+                phase = self.phase if self._same_run(self.runs, begin) else begin
             previous = day
             if (zeroth + day - phase) % self.count == 0 and (
                 not self.runs or zeroth + day >= phase
@@ -143,11 +142,11 @@ class PacedDays(_Limited):
                 paced |= 1 << day
         return paced
 
-    def _same_run(self, begin: int) -> bool:
+    def _same_run(self, runs: Runs, begin: int) -> bool:
         """Whether the phase lies in the run that begins on the day ``begin``."""
         if begin > self.phase or next_day(self.days, self.phase) != self.phase:
             return False
-        return run_begin(self.days, self.phase) == begin
+        return runs.begin(self.phase) == begin
 
 
 class PacedWeeks(_Limited):
@@ -161,7 +160,7 @@ class PacedWeeks(_Limited):
         super().__init__(days)
         self.count = count
         self.phase = phase
-        self.within = within
+        self.within = None if within is None else Runs(within)
 
     def mask(self, year: int, month: int) -> int:
         """The days of one month."""
@@ -178,8 +177,8 @@ class PacedWeeks(_Limited):
     def _phase(self, day: int) -> int:
         if self.within is None:
             return self.phase
-        begin = run_begin(self.within, day)
-        if begin <= self.phase <= day and run_begin(self.within, self.phase) == begin:
+        begin = self.within.begin(day)
+        if begin <= self.phase <= day and self.within.begin(self.phase) == begin:
             return self.phase
         first = next_day(self.days, begin)
         return day if first is None else first

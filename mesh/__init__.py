@@ -14,6 +14,7 @@ from mesh.errors import ConfigError as ConfigError
 from mesh.errors import InvalidArguments as InvalidArguments
 from mesh.errors import InvalidJob as InvalidJob
 from mesh.errors import InvalidResult as InvalidResult
+from mesh.errors import InvalidSchedule as InvalidSchedule
 from mesh.errors import JobCancelled as JobCancelled
 from mesh.errors import JobFailed as JobFailed
 from mesh.errors import JobNotFound as JobNotFound
@@ -45,6 +46,7 @@ __all__ = [
     "InvalidArguments",
     "InvalidJob",
     "InvalidResult",
+    "InvalidSchedule",
     "Job",
     "JobCancelled",
     "JobFailed",

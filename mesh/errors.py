@@ -4,6 +4,7 @@
 
     MeshError
     ├── ConfigError                 an option, URL, environment variable or mesh.toml entry is wrong
+    │   └── InvalidSchedule         a schedule's expression, zone or option; also a ``ValueError``
     ├── InvalidJob                  refused in the caller; nothing was stored
     │   ├── InvalidArguments        an argument is missing, of a wrong type, or cannot be encoded
     │   └── PayloadTooLarge         the encoded arguments exceed the cluster's limit
@@ -40,6 +41,7 @@ __all__ = [
     "InvalidArguments",
     "InvalidJob",
     "InvalidResult",
+    "InvalidSchedule",
     "JobCancelled",
     "JobFailed",
     "JobNotFound",
@@ -73,6 +75,19 @@ def _restore(kind: type[MeshError], args: tuple[Any, ...]) -> MeshError:
 
 class ConfigError(MeshError):
     """An option, URL, environment variable or ``mesh.toml`` entry is wrong."""
+
+
+class InvalidSchedule(ConfigError, ValueError):
+    """A schedule's expression, time zone or option is wrong.
+
+    ``position`` is the column of the offending word in ``expression``, counted from 1, or
+    ``None`` when no one word is to blame.
+    """
+
+    def __init__(self, message: str, expression: str = "", position: int | None = None) -> None:
+        super().__init__(message)
+        self.expression = expression
+        self.position = position
 
 
 class InvalidJob(MeshError):

@@ -57,6 +57,7 @@ def test_every_error_says_what_it_means() -> None:
     ("kind", "also"),
     [
         (errors.InvalidArguments, TypeError),
+        (errors.InvalidSchedule, ValueError),
         (errors.UnknownHandler, LookupError),
         (errors.JobNotFound, LookupError),
         (errors.ResultTimeout, TimeoutError),
@@ -72,6 +73,7 @@ def test_errors_that_python_has_a_word_for(
     "error",
     [
         errors.ConfigError("no"),
+        errors.InvalidSchedule("unknown unit 'minuts' at 9", "every 5 minuts", 9),
         errors.PublishOutcomeUnknown("who knows", ["a", "b"]),
         errors.JobNotFound("an-id", " (yet)"),
         errors.JobFailed("it failed", "an-id", "failed", "ValueError", "Traceback…"),

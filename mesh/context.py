@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Generator, Mapping
+from datetime import datetime
 from functools import cached_property
 from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
+from mesh.clock import to_datetime
 from mesh.codec import encode_json
 from mesh.wire import Envelope
 
@@ -62,6 +64,17 @@ class Context(Generic[ProgressT]):
     @property
     def lane(self) -> str:
         return self._job.lane
+
+    @property
+    def schedule(self) -> str | None:
+        """The name of the schedule that made the job."""
+        return self._job.schedule
+
+    @property
+    def slot(self) -> datetime | None:
+        """The moment of the schedule that the job is for, in UTC, whenever it really starts.
+        ``None`` for jobs of no schedule, and for runs out of turn."""
+        return None if self._job.slot is None else to_datetime(self._job.slot)
 
     @property
     def meta(self) -> Mapping[str, str]:

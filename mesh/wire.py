@@ -65,6 +65,10 @@ class Envelope(Struct, frozen=True, array_like=True, gc=False):
     """The caller chose the id, so the job may have been stored before."""
     misses: int = 0
     """How many workers gave the job back because they do not know its handler."""
+    schedule: str | None = None
+    """The schedule that made it."""
+    slot: float | None = None
+    """The moment of the schedule that it is for; ``None`` for a run out of turn."""
 
 
 class ErrorInfo(Struct, frozen=True, array_like=True, gc=False):

@@ -155,6 +155,21 @@ class MemoryAgent:
         store.wake()
         return [None] * len(jobs)
 
+    async def withdraw(self, lane: str, priority: int, job_ids: Sequence[str]) -> set[str]:
+        store, now = self._reach(), self._clock.time()
+        with store.lock:
+            gone = {
+                job_id
+                for job_id in job_ids
+                if (entry := store.entries.get(job_id)) is not None
+                and entry.eligible_at > now
+                and not entry.receipt
+                and not entry.started
+            }
+            for job_id in gone:
+                del store.entries[job_id]
+        return gone
+
     async def consume(self, lane: str, *, lease: float) -> MemoryConsumer:
         self._reach()
         return MemoryConsumer(self, lane, lease)

@@ -11,6 +11,7 @@ before it runs. And it does not say who holds a message: see ``held``.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
@@ -20,7 +21,7 @@ from mesh.ports import AgentCapabilities, AgentSettings, Check, LaneDepth
 from mesh.wire import Accepted, Envelope, Record
 from mesh_agents.nats.connection import Connection
 from mesh_agents.nats.consumer import NatsConsumer
-from mesh_agents.nats.frames import Frame, Message, Names, ledger_entries, pack
+from mesh_agents.nats.frames import Frame, Message, Names, ledger_entries, level, pack
 from mesh_agents.nats.held import ack_subject, extended
 from mesh_agents.nats.ledger import NatsLedger
 from mesh_agents.nats.options import Options
@@ -136,6 +137,16 @@ class NatsAgent:
             else:
                 self._unsure.pop(part, None)
         return dict.fromkeys(parts, outcome)
+
+    async def withdraw(self, lane: str, priority: int, job_ids: Sequence[str]) -> set[str]:
+        async def purge(job_id: str) -> bool:
+            subject = self._names.later(jobs, f"{job_id}:1")
+            # Each waits on a subject of its own: see pack() and Names.later().
+            return (await self._streams.purge("JOBS", subject)) > 0
+
+        jobs = self._names.jobs(check_name("lane", lane), level(priority), 1)
+        gone = await asyncio.gather(*(purge(job_id) for job_id in job_ids))
+        return {job_id for job_id, is_gone in zip(job_ids, gone, strict=True) if is_gone}
 
     async def consume(self, lane: str, *, lease: float) -> NatsConsumer:
         consumer = NatsConsumer(self._streams, check_name("lane", lane), lease, self._clock)

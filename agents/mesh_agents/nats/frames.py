@@ -31,6 +31,7 @@ __all__ = [
     "Origin",
     "chunks",
     "ledger_entries",
+    "level",
     "pack",
 ]
 
@@ -87,9 +88,10 @@ class Names:
     def jobs(self, lane: str, priority: int, count: int | str) -> str:
         return f"{self.root}.jobs.{lane}.{priority}.{count}"
 
-    def later(self, jobs_subject: str, unique: str) -> str:
+    def later(self, jobs_subject: str, message_id: str) -> str:
         """Where a frame waits that is to appear on ``jobs_subject``. A second message on the
-        same subject would replace the first, hence ``unique``."""
+        same subject would replace the first, hence something of the frame's own."""
+        unique = hashlib.sha256(message_id.encode()).hexdigest()[:32]
         return f"{self.root}.later.{jobs_subject[len(self.root) + 6 :]}.{unique}"
 
     def consumer(self, lane: str, priority: int) -> str:
@@ -106,7 +108,7 @@ class Frame:
     def message(self, names: Names, now: float, prior: int | None = None) -> Message:
         """The message to publish: at once, or held by the server until ``due_at``."""
         job = self.jobs[0]
-        subject = names.jobs(check_name("lane", job.lane), _level(job), len(self.jobs))
+        subject = names.jobs(check_name("lane", job.lane), level(job.priority), len(self.jobs))
         headers = {MESSAGE_ID: self.message_id}
         if prior is not None:
             headers[PRIOR] = str(prior)
@@ -115,8 +117,7 @@ class Frame:
         if job.due_at > now:
             headers["Nats-Schedule"] = schedule_header(job.due_at)
             headers["Nats-Schedule-Target"] = subject
-            unique = hashlib.sha256(self.message_id.encode()).hexdigest()[:32]
-            subject = names.later(subject, unique)
+            subject = names.later(subject, self.message_id)
         return Message(subject, encode_frame(self.jobs), headers)
 
 
@@ -153,13 +154,13 @@ def pack(jobs: Iterable[tuple[Envelope, str]]) -> list[Frame]:
     differ between any two storings of a job that both are meant.
 
     A job whose id the caller chose travels alone: pushed again in other company it must be
-    recognized.
+    recognized. So does a schedule's: it may be withdrawn.
     """
     groups: dict[tuple[str, int, float], list[tuple[Envelope, str]]] = {}
     frames: list[Frame] = []
     for item in jobs:
         job, part = item
-        if job.given_id:
+        if job.given_id or job.schedule is not None:
             frames.append(Frame((job,), part))
             continue
         key = (job.lane, job.priority, job.due_at)
@@ -212,8 +213,9 @@ def _frame(group: Sequence[tuple[Envelope, str]]) -> Frame:
     return Frame(tuple(job for job, _ in group), message_id)
 
 
-def _level(job: Envelope) -> int:
-    return min(max(job.priority, Priority.LOWEST), Priority.HIGHEST)
+def level(priority: int) -> int:
+    """The priority, or the nearest that there is."""
+    return min(max(priority, Priority.LOWEST), Priority.HIGHEST)
 
 
 def _size(job: Envelope) -> int:

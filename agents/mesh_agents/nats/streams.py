@@ -150,6 +150,12 @@ class Streams:
         """Configuration and state of a stream."""
         return await self.api(f"STREAM.INFO.{self.names.stream(kind)}", body or None)
 
+    async def purge(self, kind: str, subject: str) -> int:
+        """Delete the messages of a subject. Returns how many there were. Raises ``ApiError``,
+        ``AgentUnavailable``."""
+        answer = await self.api(f"STREAM.PURGE.{self.names.stream(kind)}", {"filter": subject})
+        return int(answer["purged"])
+
     async def ensure(self) -> None:
         """Create what is missing, bring up to date what differs. Concurrent calls share."""
         async with self._ensuring:

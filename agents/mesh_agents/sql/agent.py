@@ -117,6 +117,12 @@ class SqlAgent:
             self._signals.signal(topics)
         return None
 
+    async def withdraw(self, lane: str, priority: int, job_ids: Sequence[str]) -> set[str]:
+        if not job_ids:
+            return set()
+        async with self.database.write(timeout=PATIENCE) as connection:
+            return await self._store.withdraw(connection, job_ids)
+
     async def consume(self, lane: str, *, lease: float) -> SqlConsumer:
         return SqlConsumer(self._store, self._clock, check_name("lane", lane), lease)
 

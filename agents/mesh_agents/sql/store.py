@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, delete, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.job import Priority
@@ -138,6 +138,14 @@ class Store:
         jobs = self.tables.jobs
         ids = self._locked([receipt_id(r) for r in receipts], self._held(receipts))
         gone = delete(jobs).where(jobs.c.agent == self.name, ids).returning(jobs.c.receipt)
+        return set((await connection.execute(gone)).scalars())
+
+    async def withdraw(self, connection: AsyncConnection, job_ids: Collection[str]) -> set[str]:
+        """Delete those of the jobs that are not due and were never leased. Returns their ids."""
+        jobs, now = self.tables.jobs, self.database.now()
+        untouched = and_(jobs.c.eligible_at > now, jobs.c.receipt.is_(None), jobs.c.started == 0)
+        ids = self._locked(list(job_ids), untouched)
+        gone = delete(jobs).where(jobs.c.agent == self.name, ids).returning(jobs.c.id)
         return set((await connection.execute(gone)).scalars())
 
     async def extend(

@@ -244,6 +244,22 @@ class AgentConformance:
         await harness.pass_time(3)
         assert ids(await pull_all(consumer, 1)) == [later.id]
 
+    async def test_a_schedules_job_can_be_withdrawn(self, harness: AgentHarness) -> None:
+        """Until it is due, and no other job goes with it."""
+        agent = await harness.connect()
+        consumer = await agent.consume("default", lease=30)
+        due = harness.now() + 2
+        gone, kept = (make_job(due_at=due, schedule="s", slot=due) for _ in range(2))
+        await push(agent, gone, kept, other := make_job(due_at=due))
+        wanted = [gone.id, new_job_id()]
+        assert await agent.withdraw("default", gone.priority, wanted) == {gone.id}
+        assert await agent.withdraw("default", gone.priority, wanted) == set()
+        await harness.pass_time(2.1)
+        held = await pull_all(consumer, 2)
+        assert sorted(ids(held)) == sorted([kept.id, other.id])
+        assert await agent.withdraw("default", kept.priority, [kept.id]) == set()
+        assert await is_empty(consumer)
+
     async def test_a_waiting_pull_gets_a_delayed_job(self, harness: AgentHarness) -> None:
         agent = await harness.connect()
         consumer = await agent.consume("default", lease=30)

@@ -25,6 +25,8 @@ from mesh.errors import MeshError as MeshError
 from mesh.errors import PayloadTooLarge as PayloadTooLarge
 from mesh.errors import PublishOutcomeUnknown as PublishOutcomeUnknown
 from mesh.errors import ResultTimeout as ResultTimeout
+from mesh.errors import ScheduleExists as ScheduleExists
+from mesh.errors import ScheduleNotFound as ScheduleNotFound
 from mesh.errors import UnknownHandler as UnknownHandler
 from mesh.handler import Handler as Handler
 from mesh.handler import Job as Job
@@ -63,6 +65,8 @@ __all__ = [
     "PublishOutcomeUnknown",
     "ResultTimeout",
     "Retry",
+    "ScheduleExists",
+    "ScheduleNotFound",
     "State",
     "UnknownHandler",
 ]

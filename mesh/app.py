@@ -27,6 +27,7 @@ from mesh.job import PriorityName, State, check_job_id
 from mesh.plugins import connect_agent, connect_master
 from mesh.ports import Agent, Master
 from mesh.retry import Retry
+from mesh.schedules import AppSchedules, Expression, ScheduleOptions
 from mesh.sync import Sync
 from mesh.wire import Envelope
 
@@ -34,6 +35,7 @@ __all__ = ["Mesh"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+H = TypeVar("H", bound=Handler[..., Any, Any])
 
 _HANDLER_OPTIONS = ("name", "lane", "priority", "retry", "timeout")
 
@@ -73,6 +75,8 @@ class Mesh(Submitter):
         self.clock: Clock = clock or SystemClock()
         self.handlers: dict[str, Handler[..., Any, Any]] = {}
         """The registered handlers by name."""
+        self.schedules = AppSchedules(self)
+        """Create, change, list and run schedules."""
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Client] = WeakKeyDictionary()
         self._latest: tuple[asyncio.AbstractEventLoop | None, Client | None] = None, None
         # The one that was asked for last: nearly always the one that is asked for next.
@@ -137,6 +141,55 @@ class Mesh(Submitter):
         """Register the handler of a typed request: a function of one ``Job`` subclass."""
         return self._register(Handler(self, function, request=True))
 
+    @overload
+    def schedule(
+        self,
+        handler: Handler[..., Any, Any],
+        expression: Expression,
+        /,
+        *args: Any,
+        name: str | None = None,
+        **options: Unpack[ScheduleOptions],
+    ) -> None: ...
+    @overload
+    def schedule(
+        self,
+        expression: Expression,
+        /,
+        *args: Any,
+        name: str | None = None,
+        **options: Unpack[ScheduleOptions],
+    ) -> Callable[[H], H]: ...
+
+    def schedule(self, *args: Any, name: str | None = None, **options: Any) -> Any:
+        """Make jobs of a handler again and again: ``app.schedule(nightly, "0 2 * * *")``, or
+        above the handler, ``@app.schedule("every 5 minutes")``.
+
+        Further arguments are the jobs' (by name: ``kwargs={...}``); ``name`` is the schedule's
+        (default: the handler's). ``docs/schedules.md`` says what the options mean.
+
+        Raises ``InvalidSchedule``, ``InvalidArguments`` or ``ConfigError`` at once.
+        """
+        if args and isinstance(args[0], Handler):
+            if len(args) < 2:
+                raise ConfigError("app.schedule(handler, ...): say when, such as 'every day'")
+            return self.schedules.declare(args[0], args[1], args[2:], name, options)
+        if not args or callable(args[0]):
+            raise ConfigError(
+                f"app.schedule({', '.join(map(repr, args[:1]))}): give a handler (a function under "
+                "@app.job) and an expression, or an expression alone as a decorator"
+            )
+
+        def decorate(handler: Any) -> Any:
+            if not isinstance(handler, Handler):
+                raise ConfigError(
+                    f"@app.schedule({args[0]!r}) must stand above @app.job, on a handler"
+                )
+            self.schedules.declare(handler, args[0], args[1:], name, options)
+            return handler
+
+        return decorate
+
     def _register(self, handler: Handler[P, Any, Any]) -> Handler[P, Any, Any]:
         other = self.handlers.get(handler.name)
         if other is not None:
@@ -183,6 +236,10 @@ class Mesh(Submitter):
         """A job by its id. Raises ``JobNotFound``."""
         info = await self._client().job(check_job_id(job_id))
         return self._handle(info.id, info.name, self._result_codec(info.name), None)
+
+    def handle_of(self, job: Envelope) -> JobHandle[Any]:
+        """The handle of a job that the master holds."""
+        return self._handle(job.id, job.name, self._result_codec(job.name), State.SCHEDULED)
 
     def _result_codec(self, name: str) -> ValueCodec:
         handler = self.handlers.get(name)

@@ -27,6 +27,9 @@ from mesh.service import Group
 
 __all__ = ["main"]
 
+OVERDUE = 30.0
+"""Seconds after a slot by when a coordinator has surely made its job."""
+
 cli = typer.Typer(
     name="mesh",
     help="Background jobs with the speed of a message broker and the memory of a database.",
@@ -119,6 +122,7 @@ async def examine(app: Mesh) -> list[Check]:
         checks += agent_checks
     if master is not None and all(check.ok for check in checks):
         checks += await _check_lanes(app, master)
+        checks += await _check_schedules(master)
     for agent in agents:
         await agent.close()
     if master is not None:
@@ -160,6 +164,28 @@ async def _check_lanes(app: Mesh, master: Master) -> list[Check]:
         )
         for lane in app.lanes
     ]
+
+
+async def _check_schedules(master: Master) -> list[Check]:
+    """Whether jobs are made, and no schedule was given up."""
+    found = [s for s in await master.schedules.all() if s.state != "deleted"]
+    if not found:
+        return []
+    now = master.schedules.now()
+    checks: list[Check] = []
+    for schedule in found:
+        subject = f"schedule {schedule.name}"
+        if schedule.state == "disabled":
+            advice = f"then: mesh schedules resume {schedule.name}"
+            checks.append(Check(subject, False, f"is disabled: {schedule.reason}", advice))
+        elif schedule.next_slot is not None and schedule.next_slot < now - OVERDUE:
+            late = f"has made no job for {now - schedule.next_slot:.0f} s"
+            advice = "start a coordinator: mesh master APP; if one runs, see its log"
+            checks.append(Check(subject, False, late, advice))
+    if not checks:
+        active = sum(schedule.state == "active" for schedule in found)
+        checks.append(Check("schedules", True, f"{active} active, {len(found) - active} paused"))
+    return checks
 
 
 @cli.command()

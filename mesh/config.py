@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import msgspec
 
@@ -69,6 +69,12 @@ class Config:
     schema: str | None = None
     """The database schema of the master's tables, where the database has such."""
     table_prefix: str = "mesh_"
+    schedule_prefix: str = ""
+    """In front of the names of the app's schedules: for apps that share a cluster."""
+    schedules_existing: Literal["update_from_code", "keep_database"] = "update_from_code"
+    """When a process starts whose code has a schedule that the master has otherwise."""
+    schedules_orphaned: Literal["disable", "ignore", "delete"] = "disable"
+    """What becomes of a schedule that no living process of the app has in its code any more."""
 
     @classmethod
     def build(cls, url: str | None = None, **values: Any) -> Config:
@@ -152,6 +158,8 @@ def _convert(place: str, key: str, value: Any) -> Any:
     converted = _convert_to(_TYPES[key], place, key, value)
     if key == "cluster":
         return check_name(key, converted)
+    if key == "schedule_prefix" and not _PREFIX.match(converted):
+        raise ConfigError(f"{place}: {key}={value!r}: use up to 64 letters, digits and '_.:/-'")
     if isinstance(converted, int | float) and not (
         0 < converted < inf or (converted == 0 and key not in _POSITIVE)
     ):
@@ -177,6 +185,7 @@ def _check_url(place: str, key: str, value: Any) -> str:
     return value
 
 
+_PREFIX = re.compile(r"[A-Za-z0-9_.:/-]{0,64}\Z")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 

@@ -12,14 +12,19 @@ import sys
 import threading
 from collections.abc import Coroutine
 from dataclasses import asdict, is_dataclass
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import msgspec
 import typer
 
 from mesh.app import Mesh
+from mesh.clock import to_datetime
 from mesh.errors import ConfigError, did_you_mean
 from mesh.service import Service
+
+# rich takes long to import, and most commands print no table.
+if TYPE_CHECKING:
+    from rich.table import Table
 
 __all__ = [
     "AgentsOption",
@@ -30,9 +35,12 @@ __all__ = [
     "fail",
     "find_app",
     "load_app",
+    "moment",
     "print_json",
+    "print_table",
     "run",
     "run_service",
+    "table",
 ]
 
 T = TypeVar("T")
@@ -208,6 +216,29 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
+
+
+def table(*columns: str) -> Table:
+    """A table for ``print_table``."""
+    from rich.table import Table
+
+    rows = Table(box=None, pad_edge=False)
+    for column in columns:
+        rows.add_column(column, overflow="fold")
+    return rows
+
+
+def print_table(rows: Table) -> None:
+    from rich.console import Console
+
+    # Lines are cut for people; what is piped on stays whole.
+    console = Console(soft_wrap=False)
+    console.print(rows) if console.is_terminal else Console(width=1000).print(rows)
+
+
+def moment(moment: float | None) -> str:
+    """A moment as people read it, to the second, in UTC."""
+    return "" if moment is None else to_datetime(moment).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def fail(message: str, status: int = 1) -> NoReturn:

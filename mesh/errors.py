@@ -20,6 +20,8 @@
     │   ├── SchemaMismatch          the master's schema is older or newer than this code
     │   └── LeaseLost               a newer holder took the lease: this one's write was refused
     ├── JobNotFound
+    ├── ScheduleNotFound
+    ├── ScheduleExists              the name is taken
     ├── JobNotSucceeded             raised by ``job.result()``
     │   ├── JobFailed
     │   └── JobCancelled            cancelled, skipped or expired
@@ -53,6 +55,8 @@ __all__ = [
     "PayloadTooLarge",
     "PublishOutcomeUnknown",
     "ResultTimeout",
+    "ScheduleExists",
+    "ScheduleNotFound",
     "SchemaMismatch",
     "UnknownHandler",
     "UnsupportedVersion",
@@ -160,6 +164,24 @@ class JobNotFound(MeshError, LookupError):
     def __init__(self, job_id: str, hint: str = "") -> None:
         super().__init__(f"job {job_id} is not in the master{hint}")
         self.job_id = job_id
+
+
+class ScheduleNotFound(MeshError, LookupError):
+    """The master has no schedule of that name."""
+
+    def __init__(self, name: str, hint: str = "") -> None:
+        super().__init__(f"no schedule is named '{name}'{hint}")
+        self.name = name
+
+
+class ScheduleExists(MeshError):
+    """There is a schedule of that name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"there is a schedule named '{name}' already: update it, or choose another name"
+        )
+        self.name = name
 
 
 class JobNotSucceeded(MeshError):

@@ -25,6 +25,7 @@ import msgspec
 from mesh.clock import Clock, SystemClock
 from mesh.errors import AgentError
 from mesh.job import State
+from mesh.recurring import Schedules
 from mesh.wire import Envelope, Heartbeat, Record
 
 __all__ = [
@@ -270,6 +271,14 @@ class Agent(Protocol):
         """
         ...
 
+    async def withdraw(self, lane: str, priority: int, job_ids: Sequence[str]) -> set[str]:
+        """Take back jobs of a schedule at their first attempt, which are not due yet. Returns
+        those that were there, are gone, and will never be delivered.
+
+        Raises ``AgentUnavailable`` if that is not known.
+        """
+        ...
+
     async def consume(self, lane: str, *, lease: float) -> Consumer:
         """Access to a lane; ``lease`` is the seconds a delivery is held without ``extend``."""
         ...
@@ -338,6 +347,9 @@ class JobInfo:
     error_message: str | None = None
     error_traceback: str | None = None
     meta: Mapping[str, str] | None = None
+    schedule: str | None = None
+    """The schedule that made it, and the slot that it is for."""
+    slot: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,6 +398,7 @@ class JobFilter:
     state: State | None = None
     name: str | None = None
     lane: str | None = None
+    schedule: str | None = None
     limit: int = 50
     before: str | None = None
     """Only jobs with a smaller id: the last id of the page before."""
@@ -420,6 +433,9 @@ class Master(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+    @property
+    def schedules(self) -> Schedules: ...
 
     # jobs ------------------------------------------------------------------------------------
 

@@ -1,4 +1,5 @@
-"""The commands ``mesh master``, ``mesh jobs``, ``mesh workers`` and ``mesh db``."""
+"""The commands ``mesh master``, ``mesh jobs``, ``mesh workers`` and ``mesh db``; those of
+``mesh schedules`` are in a module of their own."""
 
 from __future__ import annotations
 
@@ -9,7 +10,6 @@ import msgspec
 import typer
 
 from mesh.app import Mesh
-from mesh.clock import to_datetime
 from mesh.codec import encode_json
 from mesh.console import (
     AgentsOption,
@@ -19,21 +19,23 @@ from mesh.console import (
     MasterOption,
     find_app,
     load_app,
+    moment,
     print_json,
+    print_table,
     run,
     run_service,
+    table,
 )
 from mesh.errors import ConfigError, InvalidArguments, JobNotFound, did_you_mean
 from mesh.job import Priority, State, check_job_id
 from mesh.ports import AttemptInfo, EventInfo, JobFilter, JobInfo, Master
 from mesh.roles import RoleOptions, make_role
 from mesh.wire import Heartbeat
+from mesh_master.schedule_commands import schedules
 
 # What takes long to import (SQLAlchemy, Alembic, rich) is imported by the commands that need it:
 # this module is imported for every ``mesh`` command there is.
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from mesh_master.store import SqlMaster
 
 __all__ = ["register"]
@@ -49,12 +51,13 @@ def register(cli: typer.Typer) -> None:
     cli.command()(master)
     cli.command()(workers)
     cli.add_typer(jobs, name="jobs")
+    cli.add_typer(schedules, name="schedules")
     cli.add_typer(db, name="db")
 
 
 def master(app: AppArgument, agent: AgentsOption = None) -> None:
-    """Run the master's duties (recorders, dispatcher) until SIGTERM or Ctrl-C. Any number of
-    processes may do so."""
+    """Run the master's duties (recorders, dispatcher, scheduler) until SIGTERM or Ctrl-C. Any
+    number of processes may do so."""
     loaded = load_app(app)
     options = RoleOptions(agents=tuple(agent or ()))
     run_service(make_role("coordinator", loaded, options), loaded)
@@ -86,6 +89,7 @@ def list_jobs(
     state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
     name: Annotated[str | None, typer.Option(help="Only jobs of this handler.")] = None,
     lane: Annotated[str | None, typer.Option(help="Only jobs of this lane.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="Only jobs of this schedule.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
     before: Annotated[
         str | None, typer.Option(help="The last id of the page before, for the next one.")
@@ -97,6 +101,7 @@ def list_jobs(
         state=None if state is None else _parse_state(state),
         name=name,
         lane=lane,
+        schedule=schedule,
         limit=limit,
         before=None if before is None else check_job_id(before),
     )
@@ -104,18 +109,18 @@ def list_jobs(
     if as_json:
         print_json(found)
         return
-    table = _table("id", "name", "lane", "state", "attempt", "enqueued", "took")
+    rows = table("id", "name", "lane", "state", "attempt", "enqueued", "took")
     for job in found:
-        table.add_row(
+        rows.add_row(
             job.id,
             job.name,
             job.lane,
             job.state,
             str(job.attempt),
-            _moment(job.enqueued_at),
+            moment(job.enqueued_at),
             _duration(job.started_at, job.finished_at),
         )
-    _print(table)
+    print_table(rows)
     if len(found) == limit:
         typer.echo(f"more: --before {found[-1].id}")
 
@@ -287,36 +292,15 @@ def _encoded(result: Any) -> bytes:
     return encode_json(result)
 
 
-def _table(*columns: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _print(table: Table) -> None:
-    from rich.console import Console
-
-    # Lines are cut for people; what is piped on stays whole.
-    console = Console(soft_wrap=False)
-    console.print(table) if console.is_terminal else Console(width=1000).print(table)
-
-
-def _moment(moment: float | None) -> str:
-    return "" if moment is None else to_datetime(moment).strftime("%Y-%m-%d %H:%M:%SZ")
-
-
 def _duration(begin: float | None, end: float | None) -> str:
     return "" if begin is None or end is None else f"{end - begin:.3f} s"
 
 
 def _show_workers(found: list[Heartbeat], now: float) -> None:
-    table = _table("worker", "state", "agent", "host", "pid", "lanes", "finished", "seen")
+    rows = table("worker", "state", "agent", "host", "pid", "lanes", "finished", "seen")
     for worker in found:
         lanes = ", ".join(f"{x.lane} {x.running}/{x.concurrency}" for x in worker.lanes)
-        table.add_row(
+        rows.add_row(
             worker.worker,
             worker.state,
             worker.agent,
@@ -326,7 +310,7 @@ def _show_workers(found: list[Heartbeat], now: float) -> None:
             str(worker.finished),
             f"{max(0.0, now - worker.at):.0f} s ago",
         )
-    _print(table)
+    print_table(rows)
 
 
 def _show_job(job: JobInfo, attempts: list[AttemptInfo], events: list[EventInfo]) -> None:
@@ -335,8 +319,10 @@ def _show_job(job: JobInfo, attempts: list[AttemptInfo], events: list[EventInfo]
         "name": job.name,
         "lane": f"{job.lane}, priority {Priority(job.priority).word}",
         "state": f"{job.state}, attempt {job.attempt}",
-        "enqueued": _moment(job.enqueued_at),
-        "due": _moment(job.due_at),
+        "enqueued": moment(job.enqueued_at),
+        "due": moment(job.due_at),
+        "schedule": job.schedule or "",
+        "slot": moment(job.slot),
         "agent": job.agent or "",
         "arguments": _shown(job.payload),
         "result": _shown(job.result),
@@ -349,11 +335,11 @@ def _show_job(job: JobInfo, attempts: list[AttemptInfo], events: list[EventInfo]
         error = f": {attempt.error_type}: {attempt.error_message}" if attempt.error_type else ""
         typer.echo(
             f"attempt {attempt.attempt:<2} {attempt.outcome} by {attempt.worker or 'unknown'}, "
-            f"{_moment(attempt.started_at)} "
+            f"{moment(attempt.started_at)} "
             f"{_duration(attempt.started_at, attempt.finished_at)}{error}"
         )
     for event in events:
-        typer.echo(f"event {event.seq:<4} {_moment(event.at)} {event.kind} {_shown(event.data)}")
+        typer.echo(f"event {event.seq:<4} {moment(event.at)} {event.kind} {_shown(event.data)}")
     if job.error_traceback:
         typer.echo(job.error_traceback.rstrip())
 

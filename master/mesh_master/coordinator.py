@@ -1,6 +1,7 @@
 """The coordinator: a process's share of the master's duties.
 
-One recorder for each agent and one dispatcher; any number of coordinators may run. States:
+One recorder for each agent, a dispatcher and a scheduler; any number of coordinators may run.
+States:
 *opening* (the master is not there: try again; a wrong schema or cluster ends it), *running*
 (each duty looks after itself: an agent that is away stops its own recorder alone).
 """
@@ -14,9 +15,11 @@ from mesh.clock import Clock, SystemClock
 from mesh.errors import ConfigError, MasterUnavailable
 from mesh.ports import Agent, Master
 from mesh.roles import RoleOptions
+from mesh.schedules import Declaring
 from mesh.service import Backoff, Group, Service, unique_name
 from mesh_master.dispatcher import Dispatcher
 from mesh_master.recorder import Recorder
+from mesh_master.scheduler import Scheduler
 
 __all__ = ["Coordinator", "coordinator_role"]
 
@@ -33,9 +36,10 @@ class Coordinator(Group):
         transient_threshold: float = 60.0,
         clock: Clock | None = None,
         holder: str | None = None,
+        others: Sequence[Service] = (),
     ) -> None:
         """``serves`` gives the names of the agents that serve a lane; without it all do.
-        ``holder`` names this process among the coordinators."""
+        ``holder`` names this process among the coordinators. ``others`` run with its duties."""
         self.master = master
         self.agents = dict(agents)
         self._serves = serves or (lambda lane: list(self.agents))
@@ -48,7 +52,11 @@ class Coordinator(Group):
         self.dispatcher = Dispatcher(
             master, self._agents_for, threshold=transient_threshold, clock=self._clock
         )
-        super().__init__("coordinator", [*self.recorders, self.dispatcher])
+        self.scheduler = Scheduler(
+            master, self.agents, ahead=transient_threshold, holder=holder, clock=self._clock
+        )
+        duties = [*self.recorders, self.dispatcher, self.scheduler]
+        super().__init__("coordinator", [*duties, *others])
 
     def _agents_for(self, lane: str) -> list[Agent]:
         return [self.agents[name] for name in self._serves(lane) if name in self.agents]
@@ -85,4 +93,5 @@ def coordinator_role(app: Mesh, options: RoleOptions) -> Service:
         serves=lambda lane: [agent.name for agent in app.config.agents_for(lane)],
         transient_threshold=app.config.transient_threshold,
         clock=app.clock,
+        others=[Declaring(app, app.connect_master())],
     )

@@ -54,6 +54,8 @@ async def list_jobs(tables: Tables, connection: AsyncConnection, where: JobFilte
         query = query.where(jobs.name == where.name)
     if where.lane is not None:
         query = query.where(jobs.lane == where.lane)
+    if where.schedule is not None:
+        query = query.where(jobs.schedule == where.schedule)
     if where.before is not None:
         query = query.where(jobs.id < where.before)
     return [_job(row) for row in await connection.execute(query)]
@@ -142,4 +144,6 @@ def _job(row: Row[Any]) -> JobInfo:
         error_message=row.error_message,
         error_traceback=row.error_traceback,
         meta=None if row.meta is None else _meta.decode(row.meta),
+        schedule=row.schedule,
+        slot=row.slot,
     )

@@ -56,6 +56,7 @@ from mesh.sql.bulk import Excluded
 from mesh.wire import Envelope, Heartbeat, Record, decode_frame, encode_frame
 from mesh_master import merge, queries, schema
 from mesh_master.plain import MOVE_COLUMNS, NEW_COLUMNS, Plain, sort_out
+from mesh_master.schedules import SqlSchedules
 from mesh_master.tables import Tables
 
 __all__ = ["SqlMaster"]
@@ -92,11 +93,16 @@ class SqlMaster:
             settings.table_prefix, settings.schema if self.database.has_schemas else None
         )
         self._writes = _Writes(self.database, self.tables)
+        self._schedules = SqlSchedules(self.database, self.tables)
         self._is_open = False
 
     @property
     def url(self) -> str:
         return self.database.url
+
+    @property
+    def schedules(self) -> SqlSchedules:
+        return self._schedules
 
     async def open(self) -> None:
         try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Index,
     Integer,
@@ -27,6 +28,8 @@ from mesh.sql import JobId, Moment
 __all__ = ["Tables"]
 
 _HELD = text("envelope IS NOT NULL")
+_OF_SCHEDULE = text("schedule IS NOT NULL")
+_OPEN = text("schedule IS NOT NULL AND finished_at IS NULL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,9 @@ class Tables:
     workers: Table
     agents: Table
     leases: Table
+    schedules: Table
+    declarations: Table
+    """Which schedules living processes have in their code."""
     cluster: Table
     """What the cluster agreed on, by key."""
 
@@ -57,6 +63,8 @@ class Tables:
             workers=_workers(metadata, prefix),
             agents=_agents(metadata, prefix),
             leases=_leases(metadata, prefix),
+            schedules=_schedules(metadata, prefix),
+            declarations=_declarations(metadata, prefix),
             cluster=_cluster(metadata, prefix),
         )
 
@@ -89,10 +97,29 @@ def _jobs(metadata: MetaData, prefix: str) -> Table:
         # Of held jobs alone: what is to be pushed, and until when a dispatcher has it in hand.
         Column("envelope", LargeBinary),
         Column("claimed_until", Moment),
+        # Of a schedule's jobs alone.
+        Column("schedule", String),
+        Column("slot", Moment),
+        Column("schedule_revision", Integer),
         Index(f"{name}_state", "state", "id"),
         Index(f"{name}_name", "name", "id"),
         Index(f"{name}_lane", "lane", "id"),
         Index(f"{name}_due", "due_at", postgresql_where=_HELD, sqlite_where=_HELD),
+        # A slot has one job, whoever makes it.
+        Index(
+            f"{name}_slot",
+            "schedule",
+            "slot",
+            unique=True,
+            postgresql_where=_OF_SCHEDULE,
+            sqlite_where=_OF_SCHEDULE,
+        ),
+        Index(
+            f"{name}_schedule_open",
+            "schedule",
+            postgresql_where=_OPEN,
+            sqlite_where=_OPEN,
+        ),
     )
 
 
@@ -160,6 +187,47 @@ def _leases(metadata: MetaData, prefix: str) -> Table:
         Column("holder", String),
         Column("token", Integer, nullable=False),
         Column("expires_at", Moment, nullable=False),
+    )
+
+
+def _schedules(metadata: MetaData, prefix: str) -> Table:
+    name = f"{prefix}schedules"
+    return Table(
+        name,
+        metadata,
+        Column("name", String, primary_key=True),
+        # JSON of mesh.recurring.Definition.
+        Column("definition", Text, nullable=False),
+        Column("app", String, nullable=False),
+        Column("source", String, nullable=False),
+        Column("state", String, nullable=False),
+        Column("reason", Text),
+        Column("revision", Integer, nullable=False),
+        Column("created_at", Moment, nullable=False),
+        Column("updated_at", Moment, nullable=False),
+        Column("next_slot", Moment),
+        Column("last_slot", Moment),
+        Column("code_hash", String),
+        Column("synced_at", Moment),
+        Column("failures_after", Moment, nullable=False),
+        Column("pending", Boolean, nullable=False),
+        Index(f"{name}_next", "next_slot"),
+    )
+
+
+def _declarations(metadata: MetaData, prefix: str) -> Table:
+    return Table(
+        f"{prefix}declarations",
+        metadata,
+        Column("name", String, primary_key=True),
+        Column("hash", String, primary_key=True),
+        Column("app", String, nullable=False),
+        Column("definition", Text),
+        Column("existing", String, nullable=False),
+        Column("orphaned", String, nullable=False),
+        Column("first_seen", Moment, nullable=False),
+        Column("declared_at", Moment, nullable=False),
+        Column("seen_at", Moment, nullable=False),
     )
 
 

@@ -7,6 +7,7 @@ import logging
 from mesh.app import Mesh
 from mesh.errors import ConfigError, did_you_mean
 from mesh.roles import RoleOptions
+from mesh.schedules import Declaring
 from mesh.service import Group, Service
 from mesh_workers.worker import Worker
 
@@ -39,4 +40,6 @@ def worker_role(app: Mesh, options: RoleOptions) -> Service:
         if options.lanes or not served:
             raise ConfigError(f"{problem}{did_you_mean(lane, served)}")
         log.warning("%s, so its jobs wait for other workers", problem)
+    if app.schedules.declared and app.config.master is not None:
+        workers.append(Declaring(app, app.connect_master()))
     return Group("workers", workers)

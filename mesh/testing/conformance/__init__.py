@@ -1,7 +1,7 @@
 """Behaviour that every implementation of a port shows.
 
-Subclass ``AgentConformance`` or ``MasterConformance`` in a test module and provide its
-``harness`` fixture::
+Subclass ``AgentConformance``, ``MasterConformance`` or ``SchedulesConformance`` in a test module
+and provide its ``harness`` fixture::
 
     class TestMyAgent(AgentConformance):
         @pytest.fixture
@@ -15,11 +15,13 @@ from mesh.testing.conformance.agent import AgentHarness as AgentHarness
 from mesh.testing.conformance.agent import make_job as make_job
 from mesh.testing.conformance.master import MasterConformance as MasterConformance
 from mesh.testing.conformance.master import MasterHarness as MasterHarness
+from mesh.testing.conformance.schedules import SchedulesConformance as SchedulesConformance
 
 __all__ = [
     "AgentConformance",
     "AgentHarness",
     "MasterConformance",
     "MasterHarness",
+    "SchedulesConformance",
     "make_job",
 ]

@@ -1,0 +1,153 @@
+"""Schedules on a whole cluster: three coordinators, of which one is killed every seven seconds.
+
+50 schedules, each every 1 to 5 seconds. Every slot has exactly one job, which ran exactly once.
+``SECONDS=60`` gives all combinations of databases and agents a whole minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mesh import Mesh, State
+from mesh.ports import JobFilter, JobInfo
+from mesh.testing.servers import NatsServer, PostgresServer
+
+PATIENCE = 60.0
+KILL_EVERY = 7.0
+MESH = str(Path(sys.executable).parent / "mesh")
+
+CLOCKWORK = """
+import os
+from datetime import UTC, datetime, timedelta
+from mesh import Context, Mesh
+
+app = Mesh.from_env()
+begin = datetime.fromtimestamp(int(os.environ["BEGIN"]), UTC)
+end = begin + timedelta(seconds=int(os.environ["LAST"]))
+
+@app.job
+async def tick(period: int, ctx: Context) -> None:
+    line = f"{ctx.schedule} {ctx.slot.timestamp():.0f} {datetime.now(UTC).timestamp()}\\n"
+    file = os.open("ran.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, line.encode())
+    os.close(file)
+
+for n in range(50):
+    period = n % 5 + 1
+    expression = f"*/{period} * * * * *" if n % 2 else f"every {period} seconds"
+    app.schedule(tick, expression, period, name=f"s{n}-{period}", start=begin, end=end)
+"""
+
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start ``mesh ARGUMENTS`` in the cluster's folder; what still runs at the end is killed."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(*arguments: str) -> subprocess.Popen[bytes]:
+        with (tmp_path / f"{len(started)}-{arguments[0]}.log").open("w") as log:
+            process = subprocess.Popen(
+                [MESH, *arguments], cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT
+            )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+    for log in sorted(tmp_path.glob("*.log")):
+        sys.stdout.write(f"--- {log.name}\n{log.read_text()[-2000:]}\n")
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("master", "agent", "seconds"),
+    [
+        ("postgres", "nats", 60),
+        ("sqlite", "sqlite", 15),
+        ("postgres", "postgres", 15),
+        ("sqlite", "nats", 15),
+    ],
+)
+async def test_every_slot_has_one_job_whatever_coordinator_dies(
+    master: str,
+    agent: str,
+    seconds: int,
+    tmp_path: Path,
+    nats_server: NatsServer,
+    postgres: PostgresServer,
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seconds = int(os.environ.get("SECONDS", seconds))
+    urls = {
+        "postgres": postgres.create_database(),
+        "nats": nats_server.url,
+        "sqlite": f"sqlite:///{tmp_path / 'mesh.db'}",
+    }
+    begin = int(time.time()) + 12
+    for name, value in {
+        "MESH_CLUSTER": f"clockwork-{master}-{agent}-{os.getpid()}",
+        "MESH_MASTER": urls[master],
+        "MESH_AGENTS": f"a={urls[agent]}",
+        "BEGIN": str(begin),
+        "LAST": str(seconds),
+    }.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "clockwork.py").write_text(CLOCKWORK)
+    subprocess.run([MESH, "db", "upgrade"], cwd=tmp_path, check=True)
+    start("worker", "clockwork:app", "--concurrency", "50")
+    coordinators = [start("master", "clockwork:app") for _ in range(3)]
+    while time.time() < begin + seconds:
+        await asyncio.sleep(KILL_EVERY)
+        victim = random.randrange(3)
+        coordinators[victim].send_signal(signal.SIGKILL)
+        coordinators[victim].wait()
+        coordinators[victim] = start("master", "clockwork:app")
+
+    expected = {
+        (f"s{n}-{n % 5 + 1}", slot)
+        for n in range(50)
+        for slot in range(begin, begin + seconds)
+        if (slot - (0 if n % 2 else begin)) % (n % 5 + 1) == 0
+    }
+    async with Mesh.from_env() as app:
+        jobs = await _until_all_ended(app, len(expected))
+    assert Counter((job.schedule, int(job.slot or 0)) for job in jobs) == Counter(expected)
+    ran = [line.split() for line in (tmp_path / "ran.txt").read_text().splitlines()]
+    assert Counter((name, int(slot)) for name, slot, _ in ran) == Counter(expected)
+    late = sorted(float(at) - int(slot) for _, slot, at in ran)
+    sys.stdout.write(
+        f"{len(ran)} jobs, late by (s): median {late[len(late) // 2]:.4f}, "
+        f"p99 {late[len(late) * 99 // 100]:.4f}, at most {late[-1]:.4f}\n"
+    )
+
+
+async def _until_all_ended(app: Mesh, count: int) -> list[JobInfo]:
+    master = await app.master()
+    states: defaultdict[State, int] = defaultdict(int)
+    async with asyncio.timeout(PATIENCE):
+        while states[State.SUCCEEDED] < count:
+            await asyncio.sleep(0.2)
+            states = defaultdict(int, await master.count_jobs())
+    jobs: list[JobInfo] = []
+    before = None
+    while page := await master.list_jobs(JobFilter(limit=1000, before=before)):
+        jobs += page
+        before = page[-1].id
+    return jobs

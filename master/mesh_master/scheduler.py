@@ -3,10 +3,11 @@
 One coordinator leads, by a lease. What it does is safe even if two believe that they lead: the
 cursor of a schedule moves in the transaction that makes the jobs, and a slot has one job.
 
-A **round** looks at the schedules with a slot that is due within ``ahead`` seconds, and at those
-that were changed. Their jobs are held on the master; the dispatcher, which moves held jobs to
-agents within the same time, does the rest, so that a job starts at its second and not at a
-poll's. A schedule that minds overlaps gets its job at the slot itself: before, nobody can know.
+A **round** looks at the schedules whose cursor is due within half of ``ahead`` seconds, and at
+those that were changed, and makes jobs for the whole of that time: so one that fires every second
+takes a transaction in half a minute, not one a second. The jobs are held on the master; the
+dispatcher, which moves held jobs to agents within the same time, does the rest, so that a job
+starts at its second and not at a poll's. A schedule that minds overlaps gets its job at the slot itself: before, nobody can know.
 
 A changed schedule first takes back what was made under its older revisions and has not started:
 from the master at once, from an agent if that still has it. What cannot be taken back in
@@ -129,6 +130,7 @@ class Scheduler(Service):
         self._store = master.schedules
         self._agents = agents
         self._ahead = ahead
+        self._look = max(ahead / 2, min(ahead, 2 * interval))
         self._holder = holder
         self._clock = clock or SystemClock()
         self._interval = interval
@@ -176,7 +178,7 @@ class Scheduler(Service):
             await self._try(schedule, self._watch)
         now = self._store.now()
         wake = now + self._interval
-        for schedule in await self._store.due(now + self._ahead, _BATCH):
+        for schedule in await self._store.due(now + self._look, _BATCH):
             if schedule.pending:
                 await self._try(schedule, self._withdraw)
             elif (next_slot := schedule.next_slot) is not None:

@@ -275,9 +275,10 @@ class Schedules(Protocol):
         """A waiting job may go to an agent."""
         ...
 
-    async def withdraw(self, job_ids: Sequence[str], reason: str) -> None:
+    async def withdraw(self, job_ids: Sequence[str], reason: str) -> int:
         """End jobs that no agent has (any more) and that have not started: those that never left
-        the master go without a trace, others are ``cancelled``. Their slots may be made anew."""
+        the master go without a trace, others are ``cancelled``. Their slots may be made anew.
+        Returns how many; those that a dispatcher has in hand by now are left alone."""
         ...
 
     async def declare(self, declarations: Sequence[Declaration], *, starting: bool) -> None:

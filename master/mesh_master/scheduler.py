@@ -288,11 +288,13 @@ class Scheduler(Service):
         ]
         gone = [job.job_id for job in stale if job.agent is None and not job.claimed]
         gone += await self._from_agents([job for job in stale if job.agent is not None])
+        count = 0
         if gone:
             words = {"active": "changed", "deleted": "deleted"}
             did = words.get(schedule.state, schedule.state)
-            await self._store.withdraw(gone, f"schedule {schedule.name} was {did} before it began")
-        return len(gone) < len(stale)
+            why = f"schedule {schedule.name} was {did} before it began"
+            count = await self._store.withdraw(gone, why)
+        return count < len(stale)
 
     async def _from_agents(self, jobs: Sequence[SlotOutcome]) -> list[str]:
         groups: defaultdict[tuple[str, str, int], list[str]] = defaultdict(list)

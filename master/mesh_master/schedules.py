@@ -182,7 +182,7 @@ class SqlSchedules:
                 )
             )
 
-    async def withdraw(self, job_ids: Sequence[str], reason: str) -> None:
+    async def withdraw(self, job_ids: Sequence[str], reason: str) -> int:
         jobs = self._tables.jobs
         these = and_(one_of(self._database, jobs.c.id, job_ids), jobs.c.finished_at.is_(None))
         held = and_(
@@ -198,10 +198,11 @@ class SqlSchedules:
             "error_type": "Withdrawn",
             "error_message": reason,
         }
-        unstarted = jobs.c.state.in_([State.SCHEDULED, State.WAITING, State.QUEUED])
+        taken_back = jobs.c.state == State.QUEUED
         async with self._database.write(timeout=_PATIENCE) as connection:
-            await connection.execute(delete(jobs).where(these, held))
-            await connection.execute(update(jobs).where(these, unstarted).values(**end))
+            gone = await connection.execute(delete(jobs).where(these, held))
+            ended = await connection.execute(update(jobs).where(these, taken_back).values(**end))
+            return gone.rowcount + ended.rowcount
 
     # declarations ----------------------------------------------------------------------------
 

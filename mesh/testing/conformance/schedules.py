@@ -227,7 +227,7 @@ class SchedulesConformance:
             (there.id, AGENT, False),
             (kept.id, None, False),
         ]
-        await store.withdraw([here.id, there.id, done.id], "changed")
+        assert await store.withdraw([here.id, there.id, done.id], "changed") == 2
         infos = await master.get_jobs([here.id, there.id, done.id, kept.id])
         assert {i: (infos[i].state, infos[i].slot) for i in infos} == {
             there.id: (State.CANCELLED, None),
@@ -238,6 +238,18 @@ class SchedulesConformance:
         # Late news of it changes nothing.
         await record(master, Accepted(there, 1.0))
         assert (await master.get_jobs([there.id]))[there.id].state is State.CANCELLED
+
+    async def test_what_is_in_a_dispatchers_hand_is_not_withdrawn(
+        self, harness: MasterHarness
+    ) -> None:
+        """It may be on an agent by now, though nobody has heard of it."""
+        master = await harness.connect()
+        store = master.schedules
+        schedule = await stored(store, make_schedule())
+        (job,) = await make(store, schedule, FIRST)
+        assert await master.claim_due(FIRST, 10, 30.0) == [job]
+        assert await store.withdraw([job.id], "changed") == 0
+        assert (await master.get_jobs([job.id]))[job.id].state is State.SCHEDULED
 
     async def test_declarations_are_kept_apart_by_what_they_say(
         self, harness: MasterHarness

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ from mesh import Mesh
 from mesh.errors import ConfigError, InvalidArguments, ScheduleExists, ScheduleNotFound
 from mesh.job import State, new_job_id
 from mesh.ports import AgentSettings, JobFilter, JobInfo, MasterSettings
-from mesh.recurring import Definition, ScheduleInfo, slot_job_id
+from mesh.recurring import Declaration, Definition, ScheduleInfo, slot_job_id
 from mesh.roles import RoleOptions
 from mesh.schedule import parse
 from mesh.schedules import Declaring, declarations
@@ -614,10 +614,17 @@ async def test_a_worker_declares_what_its_code_has(rig: Rig) -> None:
     group = worker_role(app, RoleOptions())
     assert isinstance(group, Group)
     (declaring,) = [member for member in group.members if isinstance(member, Declaring)]
-    async with declaring:
-        async with asyncio.timeout(30):
-            while not (found := await rig.master.schedules.declarations()):
-                await asyncio.sleep(0.01)  # another connection's commit gives no signal
+    declared, store = asyncio.Event(), declaring._master.schedules
+    declare = store.declare
+
+    async def signalling(found: Sequence[Declaration], *, starting: bool) -> None:
+        await declare(found, starting=starting)
+        declared.set()
+
+    store.declare = signalling  # type: ignore[method-assign, assignment]
+    async with declaring, asyncio.timeout(30):
+        await declared.wait()
+    found = await rig.master.schedules.declarations()
     assert {d.name for d in found} == {"", "shop.work"}
     await reconcile(rig.master.schedules)
     assert [s.name for s in await rig.app.schedules.list()] == ["shop.work"]

@@ -7,7 +7,8 @@ A **round** looks at the schedules whose cursor is due within half of ``ahead`` 
 those that were changed, and makes jobs for the whole of that time: so one that fires every second
 takes a transaction in half a minute, not one a second. The jobs are held on the master; the
 dispatcher, which moves held jobs to agents within the same time, does the rest, so that a job
-starts at its second and not at a poll's. A schedule that minds overlaps gets its job at the slot itself: before, nobody can know.
+starts at its second and not at a poll's. A schedule that minds overlaps gets its job at the slot
+itself: before, nobody can know.
 
 A changed schedule first takes back what was made under its older revisions and has not started:
 from the master at once, from an agent if that still has it. What cannot be taken back in

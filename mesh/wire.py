@@ -29,6 +29,8 @@ __all__ = [
     "Finished",
     "Heartbeat",
     "LaneLoad",
+    "Limit",
+    "Parent",
     "Record",
     "Retrying",
     "Started",
@@ -39,6 +41,29 @@ __all__ = [
 ]
 
 VERSION = 1
+
+
+class Limit(Struct, frozen=True, array_like=True, gc=False):
+    """One limit that a job counts against, with all jobs of the cluster that name the same key."""
+
+    key: str
+    concurrency: int = 0
+    """How many may be under way at once; 0 is any number."""
+    rate: float = 0.0
+    """How many may begin a second, on average; 0 is any number."""
+    burst: float = 1.0
+    """How many may begin at once after a pause."""
+
+
+class Parent(Struct, frozen=True, array_like=True, gc=False):
+    """A job that another was to run after, and how it ended."""
+
+    id: str
+    name: str
+    """Its name in the workflow, else its handler's."""
+    state: State
+    result: bytes | None = None
+    """JSON."""
 
 
 class Envelope(Struct, frozen=True, array_like=True, gc=False):
@@ -69,6 +94,24 @@ class Envelope(Struct, frozen=True, array_like=True, gc=False):
     """The schedule that made it."""
     slot: float | None = None
     """The moment of the schedule that it is for; ``None`` for a run out of turn."""
+    expires_at: float = 0.0
+    """Not to start its first attempt after this moment; 0 is never."""
+    deadline: float = 0.0
+    """No attempt runs beyond this moment; 0 is never."""
+    key: str | None = None
+    """The idempotency key."""
+    result_ttl: float | None = None
+    """Seconds for which the history keeps the job after its end; ``None`` takes the cluster's."""
+    workflow: str | None = None
+    """The workflow that it is part of."""
+    parent: str | None = None
+    """The job whose handler enqueued it."""
+    parents: list[Parent] | None = None
+    """The jobs that it ran after; filled in when the last of them has ended."""
+    limits: list[Limit] | None = None
+    """What it counts against while it is under way."""
+    headers: dict[str, str] | None = None
+    """What middleware has to say to middleware: not shown, not searched."""
 
 
 class ErrorInfo(Struct, frozen=True, array_like=True, gc=False):

@@ -350,6 +350,17 @@ class JobInfo:
     schedule: str | None = None
     """The schedule that made it, and the slot that it is for."""
     slot: float | None = None
+    key: str | None = None
+    workflow: str | None = None
+    parent: str | None = None
+    """The job whose handler enqueued it."""
+    retry_of: str | None = None
+    """The ended job that it does again."""
+    retried_as: str | None = None
+    """The job that does it again."""
+    result_ttl: float | None = None
+    """Seconds for which it is kept after its end; ``None``: as the cluster says."""
+    expires_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ from mesh.wire import (
 )
 
 __all__ = [
+    "DESCRIPTION_COLUMNS",
     "JOB_COLUMNS",
     "LOST",
     "STATE_COLUMNS",
@@ -76,7 +77,8 @@ STATE_COLUMNS = (
     "error_traceback",
     "envelope",
 )
-IDENTITY_COLUMNS = ("id", "name", "lane", "priority", "enqueued_at", "payload", "meta")
+DESCRIPTION_COLUMNS = ("payload", "meta", "parent", "result_ttl", "expires_at")
+IDENTITY_COLUMNS = ("id", "name", "lane", "priority", "enqueued_at", *DESCRIPTION_COLUMNS)
 JOB_COLUMNS = IDENTITY_COLUMNS + STATE_COLUMNS
 _EMPTY: Row = dict.fromkeys(JOB_COLUMNS)
 _STATELESS: Row = dict.fromkeys(STATE_COLUMNS)
@@ -325,7 +327,13 @@ def _identity(job: Envelope | Run) -> Row:
 def description(job: Envelope) -> Row:
     """The columns that only the job itself can fill, not its worker."""
     meta = None if job.meta is None else as_json(msgspec.json.encode(job.meta))
-    return {"payload": as_json(job.payload), "meta": meta}
+    return {
+        "payload": as_json(job.payload),
+        "meta": meta,
+        "parent": job.parent,
+        "result_ttl": job.result_ttl,
+        "expires_at": job.expires_at or None,
+    }
 
 
 def _attempt_row(record: Retrying | Finished, state: State) -> Row:

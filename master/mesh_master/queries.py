@@ -146,4 +146,11 @@ def _job(row: Row[Any]) -> JobInfo:
         meta=None if row.meta is None else _meta.decode(row.meta),
         schedule=row.schedule,
         slot=row.slot,
+        key=row.key,
+        workflow=row.workflow,
+        parent=row.parent,
+        retry_of=row.retry_of,
+        retried_as=row.retried_as,
+        result_ttl=row.result_ttl,
+        expires_at=row.expires_at,
     )

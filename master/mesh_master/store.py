@@ -386,7 +386,7 @@ class _Writes:
 
         def move(new: Excluded) -> dict[str, Any]:
             wins = new["version"] > jobs.version
-            moved = {
+            moved: dict[str, Any] = {
                 name: case((wins, new[name]), else_=jobs[name]) for name in merge.STATE_COLUMNS
             }
             return moved | {
@@ -394,8 +394,9 @@ class _Writes:
                     (wins, func.coalesce(new["due_at"], jobs.due_at)), else_=jobs.due_at
                 ),
                 "claimed_until": case((wins, null()), else_=jobs.claimed_until),
-                "payload": func.coalesce(jobs.payload, new["payload"]),
-                "meta": func.coalesce(jobs.meta, new["meta"]),
+                **{
+                    name: func.coalesce(jobs[name], new[name]) for name in merge.DESCRIPTION_COLUMNS
+                },
             }
 
         self.jobs = BulkUpsert(database, tables.jobs, merge.JOB_COLUMNS, ["id"], move)

@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Float,
     Index,
     Integer,
     LargeBinary,
@@ -30,6 +31,9 @@ __all__ = ["Tables"]
 _HELD = text("envelope IS NOT NULL")
 _OF_SCHEDULE = text("schedule IS NOT NULL")
 _OPEN = text("schedule IS NOT NULL AND finished_at IS NULL")
+_EXPIRES = text("expires_at IS NOT NULL AND envelope IS NOT NULL")
+_GATED = text("gate IS NOT NULL AND envelope IS NOT NULL")
+_IS_OPEN = text("is_open")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,13 @@ class Tables:
     schedules: Table
     declarations: Table
     """Which schedules living processes have in their code."""
+    keys: Table
+    """Which job an idempotency key stands for."""
+    dependencies: Table
+    """Which jobs wait for which."""
+    limits: Table
+    slots: Table
+    """Which jobs count against which limits now."""
     cluster: Table
     """What the cluster agreed on, by key."""
 
@@ -65,6 +76,10 @@ class Tables:
             leases=_leases(metadata, prefix),
             schedules=_schedules(metadata, prefix),
             declarations=_declarations(metadata, prefix),
+            keys=_keys(metadata, prefix),
+            dependencies=_dependencies(metadata, prefix),
+            limits=_limits(metadata, prefix),
+            slots=_slots(metadata, prefix),
             cluster=_cluster(metadata, prefix),
         )
 
@@ -101,6 +116,32 @@ def _jobs(metadata: MetaData, prefix: str) -> Table:
         Column("schedule", String),
         Column("slot", Moment),
         Column("schedule_revision", Integer),
+        Column("key", String),
+        Column("workflow", JobId),
+        # The job whose handler enqueued it.
+        Column("parent", JobId),
+        # The ended job that it does again, and the one that does it again.
+        Column("retry_of", JobId),
+        Column("retried_as", JobId),
+        # Seconds to keep it after its end.
+        Column("result_ttl", Float),
+        Column("expires_at", Moment),
+        # Of held jobs alone: not to be dispatched ahead of its time.
+        Column("firm", Boolean),
+        # Of waiting jobs alone: how many of its parents have not ended.
+        Column("pending", Integer),
+        # Of held jobs alone: a JSON list of the limits under which it may be dispatched.
+        Column("gate", Text),
+        _where_given(f"{name}_workflow", "workflow", "id"),
+        _where_given(f"{name}_parent", "parent", "id"),
+        _where_given(f"{name}_key", "key", "id"),
+        Index(f"{name}_expires", "expires_at", postgresql_where=_EXPIRES, sqlite_where=_EXPIRES),
+        Index(
+            f"{name}_gate",
+            *("gate", "priority", "due_at"),
+            postgresql_where=_GATED,
+            sqlite_where=_GATED,
+        ),
         Index(f"{name}_state", "state", "id"),
         Index(f"{name}_name", "name", "id"),
         Index(f"{name}_lane", "lane", "id"),
@@ -121,6 +162,12 @@ def _jobs(metadata: MetaData, prefix: str) -> Table:
             sqlite_where=_OPEN,
         ),
     )
+
+
+def _where_given(name: str, column: str, *others: str) -> Index:
+    """An index of the rows that have the column at all."""
+    given = text(f"{column} IS NOT NULL")
+    return Index(name, column, *others, postgresql_where=given, sqlite_where=given)
 
 
 def _attempts(metadata: MetaData, prefix: str) -> Table:
@@ -228,6 +275,62 @@ def _declarations(metadata: MetaData, prefix: str) -> Table:
         Column("first_seen", Moment, nullable=False),
         Column("declared_at", Moment, nullable=False),
         Column("seen_at", Moment, nullable=False),
+    )
+
+
+def _keys(metadata: MetaData, prefix: str) -> Table:
+    return Table(
+        f"{prefix}keys",
+        metadata,
+        Column("key", String, primary_key=True),
+        Column("job_id", JobId, nullable=False),
+        # NULL: as long as the job has not ended.
+        Column("until", Moment),
+    )
+
+
+def _dependencies(metadata: MetaData, prefix: str) -> Table:
+    name = f"{prefix}dependencies"
+    return Table(
+        name,
+        metadata,
+        Column("child_id", JobId, primary_key=True),
+        Column("parent_id", JobId, primary_key=True),
+        Column("position", Integer, nullable=False),
+        # The outcome of the parent that the child asks for: success, failure or finished.
+        Column("outcome", String, nullable=False),
+        # What the child calls the parent, and which of its arguments the result becomes.
+        Column("name", String),
+        Column("feeds", String),
+        Column("is_open", Boolean, nullable=False),
+        Index(f"{name}_open", "parent_id", postgresql_where=_IS_OPEN, sqlite_where=_IS_OPEN),
+    )
+
+
+def _limits(metadata: MetaData, prefix: str) -> Table:
+    return Table(
+        f"{prefix}limits",
+        metadata,
+        Column("key", String, primary_key=True),
+        Column("concurrency", Integer, nullable=False),
+        Column("rate", Float, nullable=False),
+        Column("burst", Float, nullable=False),
+        # How many could begin at the moment when they were counted.
+        Column("tokens", Float, nullable=False),
+        Column("counted_at", Moment, nullable=False),
+    )
+
+
+def _slots(metadata: MetaData, prefix: str) -> Table:
+    name = f"{prefix}slots"
+    return Table(
+        name,
+        metadata,
+        Column("job_id", JobId, primary_key=True),
+        Column("key", String, primary_key=True),
+        # Held until the job has begun; else until it has ended.
+        Column("until_started", Boolean, nullable=False),
+        Index(f"{name}_key", "key"),
     )
 
 

@@ -1,0 +1,91 @@
+"""What a job can be told that holds it on the master: keys, parents, limits."""
+
+from __future__ import annotations
+
+from alembic.operations import Operations
+from sqlalchemy import Boolean, Column, Float, Integer, String, Text, text
+
+from mesh.sql import JobId, Moment
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade(op: Operations, prefix: str, schema: str | None) -> None:
+    jobs = f"{prefix}jobs"
+    for column in (
+        Column("key", String),
+        Column("workflow", JobId),
+        Column("parent", JobId),
+        Column("retry_of", JobId),
+        Column("retried_as", JobId),
+        Column("result_ttl", Float),
+        Column("expires_at", Moment),
+        Column("firm", Boolean),
+        Column("pending", Integer),
+        Column("gate", Text),
+    ):
+        op.add_column(jobs, column, schema=schema)
+    for name, columns, condition in (
+        ("workflow", ["workflow", "id"], "workflow IS NOT NULL"),
+        ("parent", ["parent", "id"], "parent IS NOT NULL"),
+        ("key", ["key", "id"], "key IS NOT NULL"),
+        ("expires", ["expires_at"], "expires_at IS NOT NULL AND envelope IS NOT NULL"),
+        ("gate", ["gate", "priority", "due_at"], "gate IS NOT NULL AND envelope IS NOT NULL"),
+    ):
+        where = text(condition)
+        op.create_index(
+            f"{jobs}_{name}",
+            jobs,
+            columns,
+            schema=schema,
+            postgresql_where=where,
+            sqlite_where=where,
+        )
+    op.create_table(
+        f"{prefix}keys",
+        Column("key", String, primary_key=True),
+        Column("job_id", JobId, nullable=False),
+        Column("until", Moment),
+        schema=schema,
+    )
+    dependencies = f"{prefix}dependencies"
+    op.create_table(
+        dependencies,
+        Column("child_id", JobId, primary_key=True),
+        Column("parent_id", JobId, primary_key=True),
+        Column("position", Integer, nullable=False),
+        Column("outcome", String, nullable=False),
+        Column("name", String),
+        Column("feeds", String),
+        Column("is_open", Boolean, nullable=False),
+        schema=schema,
+    )
+    is_open = text("is_open")
+    op.create_index(
+        f"{dependencies}_open",
+        dependencies,
+        ["parent_id"],
+        schema=schema,
+        postgresql_where=is_open,
+        sqlite_where=is_open,
+    )
+    op.create_table(
+        f"{prefix}limits",
+        Column("key", String, primary_key=True),
+        Column("concurrency", Integer, nullable=False),
+        Column("rate", Float, nullable=False),
+        Column("burst", Float, nullable=False),
+        Column("tokens", Float, nullable=False),
+        Column("counted_at", Moment, nullable=False),
+        schema=schema,
+    )
+    slots = f"{prefix}slots"
+    op.create_table(
+        slots,
+        Column("job_id", JobId, primary_key=True),
+        Column("key", String, primary_key=True),
+        Column("until_started", Boolean, nullable=False),
+        schema=schema,
+    )
+    op.create_index(f"{slots}_key", slots, ["key"], schema=schema)

@@ -166,6 +166,15 @@ class JobNotFound(MeshError, LookupError):
         self.job_id = job_id
 
 
+class KeyExists(MeshError):
+    """The idempotency key stands for another job: nothing was stored."""
+
+    def __init__(self, message: str, key: str, job_id: str) -> None:
+        super().__init__(message)
+        self.key = key
+        self.job_id = job_id
+
+
 class ScheduleNotFound(MeshError, LookupError):
     """The master has no schedule of that name."""
 

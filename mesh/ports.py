@@ -16,7 +16,9 @@ Rules for both ports:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,17 +26,20 @@ import msgspec
 
 from mesh.clock import Clock, SystemClock
 from mesh.errors import AgentError
+from mesh.held import Held, Stored
 from mesh.job import State
 from mesh.recurring import Schedules
 from mesh.wire import Envelope, Heartbeat, Record
 
 __all__ = [
+    "HELD",
     "Agent",
     "AgentCapabilities",
     "AgentInfo",
     "AgentSettings",
     "AttemptInfo",
     "Check",
+    "Claimed",
     "Consumer",
     "Delivery",
     "EventInfo",
@@ -49,6 +54,8 @@ __all__ = [
     "Master",
     "MasterSettings",
     "Settlement",
+    "Signals",
+    "Unblocked",
 ]
 
 
@@ -427,6 +434,48 @@ class Lease:
     """Seconds from the last ``acquire`` or ``renew``."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unblocked:
+    """What ``Master.unblock`` did, and whether there is more to come."""
+
+    jobs: int = 0
+    """Jobs that were waiting and are so no longer."""
+    waits: bool = False
+    """Some job waits for another's end: to run after it, or to have its place under a limit."""
+    gated: bool = False
+    """Some job is held under a limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """Jobs that a dispatcher has in hand."""
+
+    jobs: Sequence[Envelope]
+    more_at: float | None = None
+    """When a rate lets the next one begin, if one waits for that alone."""
+
+
+class Signals(Protocol):
+    """Hints that something was committed, across processes where the database can. What is lost
+    with one is time: whoever waits looks again after ``pause``."""
+
+    def waiting(self, topic: str, event: asyncio.Event) -> AbstractContextManager[None]:
+        """Within the block, signals of the topic set ``event``."""
+        ...
+
+    def signal(self, topics: Collection[str]) -> None:
+        """Something of these topics was committed."""
+        ...
+
+    def pause(self, looks: int) -> float:
+        """Seconds until a waiter that looked ``looks`` times in vain looks again."""
+        ...
+
+
+HELD = "held"
+"""The topic of those who wait for jobs that may be dispatched."""
+
+
 class Master(Protocol):
     """The durable history and configuration of a cluster."""
 
@@ -448,14 +497,58 @@ class Master(Protocol):
     @property
     def schedules(self) -> Schedules: ...
 
+    @property
+    def signals(self) -> Signals:
+        """For those who wait for what others write. Of an opened master."""
+        ...
+
     # jobs ------------------------------------------------------------------------------------
+
+    async def submit(self, jobs: Sequence[Held], within: Any = None) -> list[Stored]:
+        """Store jobs with their conditions, in one transaction, and say what became of each.
+
+        *Keys*: a job whose key stands for another is not stored, and that one is returned as
+        existing. A key stands for a job as its rule said when it was stored; the newcomer's rule
+        says what happens on a conflict. Of any number who come at once, one is stored.
+        *Parents*: the job is ``waiting`` until all it waits for have ended as asked, or one has
+        ended otherwise, which cancels it. *Limits*: it is held until its limits let it go, those
+        of higher priority first, then the earliest due.
+
+        ``within`` is the caller's own transaction, of ``mesh.sql.Within``'s kinds, on the
+        master's database: jobs are there when that commits, and not otherwise. Raises
+        ``ConfigError`` if it cannot be that.
+        """
+        ...
+
+    async def find_key(self, key: str) -> str | None:
+        """The job for which a key stands now."""
+        ...
+
+    async def unblock(self, ended: Collection[str] | None = None) -> Unblocked:
+        """Let go what waited for the jobs ``ended``, or, without it, for any that have ended;
+        end held jobs that have expired. May be called by many at once, with ids that have not
+        ended or that nobody waits for.
+
+        A job whose parents have ended as asked is ``scheduled``, with their results in its
+        envelope, and in its arguments where they feed them.
+        """
+        ...
+
+    async def claim_gated(self, until: float, limit: int, claim: float) -> Claimed:
+        """Like ``claim_due``, for jobs under limits: as many of each as the limits allow now.
+
+        A job counts against its limits' concurrency from its claim to its end, and against
+        their rates once.
+        """
+        ...
 
     async def hold(self, jobs: Sequence[Envelope]) -> None:
         """Store jobs as ``scheduled`` in one transaction. Ids already known are left alone."""
         ...
 
     async def claim_due(self, until: float, limit: int, claim: float) -> list[Envelope]:
-        """Take up to ``limit`` held jobs that are due by ``until``, the earliest first.
+        """Take up to ``limit`` held jobs that are due by ``until``, the earliest first; not those
+        under limits, nor before they are due those that are ``firm``.
 
         Several dispatchers may claim at once; none gets another's. A claimed job stays
         ``scheduled`` and is not claimed again for ``claim`` seconds, by when an ``Accepted``

@@ -29,8 +29,10 @@ def due(tables: Tables, until: float, now: float, limit: int) -> Select[Any]:
     return (
         select(*wanted)
         .where(
-            jobs.envelope.is_not(None),  # held: so the partial index says it too
+            jobs.envelope.is_not(None),  # held, under no limit: so the partial index says it too
+            jobs.gate.is_(None),
             jobs.due_at <= until,
+            or_(jobs.firm.is_(None), jobs.due_at <= now),
             or_(jobs.claimed_until.is_(None), jobs.claimed_until <= now),
         )
         .order_by(jobs.due_at)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -39,25 +39,44 @@ from mesh.errors import (
     MasterUnavailable,
     WireError,
 )
+from mesh.held import Held, Stored
 from mesh.job import State, is_job_id
 from mesh.ports import (
+    HELD,
     AgentInfo,
     AttemptInfo,
     Check,
+    Claimed,
     EventInfo,
     JobFilter,
     JobInfo,
     Known,
     Lease,
     MasterSettings,
+    Unblocked,
 )
-from mesh.sql import BulkUpdate, BulkUpsert, Database, DatabaseErrors, InsertNew, one_of
+from mesh.sql import (
+    FAULTS,
+    NOTIFY,
+    BulkUpdate,
+    BulkUpsert,
+    Database,
+    DatabaseErrors,
+    InsertNew,
+    Signals,
+    executor_within,
+    make_signals,
+    one_of,
+)
 from mesh.sql.bulk import Excluded
 from mesh.wire import Envelope, Heartbeat, Record, decode_frame, encode_frame
-from mesh_master import merge, queries, schema
+from mesh_master import merge, queries, schema, unblocking
+from mesh_master.gates import Gates
+from mesh_master.holding import Holding
 from mesh_master.plain import MOVE_COLUMNS, NEW_COLUMNS, Plain, sort_out
 from mesh_master.schedules import SqlSchedules
 from mesh_master.tables import Tables
+from mesh_master.unblocking import Unblocking
 
 __all__ = ["SqlMaster"]
 
@@ -94,6 +113,12 @@ class SqlMaster:
         )
         self._writes = _Writes(self.database, self.tables)
         self._schedules = SqlSchedules(self.database, self.tables)
+        self._holding = Holding(self.database, self.tables)
+        self._unblocking = Unblocking(self.database, self.tables)
+        self._gates = Gates(self.database, self.tables)
+        self._signals = make_signals(
+            self.database, f"{self.database.place} {self.tables.jobs.fullname}"
+        )
         self._is_open = False
 
     @property
@@ -109,6 +134,7 @@ class SqlMaster:
             await self.database.open()
             await schema.ensure(self.database, self.settings)
             await self._join_cluster()
+            await self._signals.open()
         except BaseException:
             # Who could not open it will not close it.
             if not self._is_open:
@@ -118,6 +144,7 @@ class SqlMaster:
 
     async def close(self) -> None:
         self._is_open = False
+        await self._signals.close()
         await self.database.close()
 
     async def _join_cluster(self) -> None:
@@ -137,12 +164,68 @@ class SqlMaster:
                 "each cluster its own table_prefix"
             )
 
+    @property
+    def signals(self) -> Signals:
+        return self._signals
+
     # jobs ------------------------------------------------------------------------------------
+
+    async def submit(self, jobs: Sequence[Held], within: Any = None) -> list[Stored]:
+        if within is not None:
+            return await self._submit_within(within, jobs)
+        async with self.database.write(timeout=_PATIENCE) as connection:
+            stored = await self._holding.store(connection, jobs)
+        self._signals.signal({HELD})
+        return stored
+
+    async def _submit_within(self, within: Any, jobs: Sequence[Held]) -> list[Stored]:
+        run = executor_within(within, self.database)
+        try:
+            stored = await self._holding.store(run, jobs)
+            notice = self._signals.certain_notice({HELD})
+            if notice is not None:
+                await run.execute(NOTIFY, notice.parameters)
+        except FAULTS as error:
+            raise MasterError(
+                f"{self.database.refused(error)}; nothing was stored: is options(session=...) a "
+                "session on the master's database, with its schema up to date?"
+            ) from error
+        return stored
+
+    async def find_key(self, key: str) -> str | None:
+        async with self.database.read(timeout=_PATIENCE) as connection:
+            return await self._holding.find_key(connection, key)
+
+    async def unblock(self, ended: Collection[str] | None = None) -> Unblocked:
+        jobs, left = 0, None if ended is None else set(ended)
+        if ended is None:
+            async with self.database.write(timeout=_PATIENCE) as connection:
+                jobs += len(await self._unblocking.expire(connection))
+        while left is None or left:
+            async with self.database.write(timeout=_PATIENCE) as connection:
+                told, gone = await self._unblocking.tell(connection, left)
+            jobs += told
+            if left is not None:
+                # Those that ended by it may have children themselves.
+                left = {*gone, *(left if told == unblocking.AT_ONCE else ())}
+            elif not told:
+                break
+        async with self.database.write(timeout=_PATIENCE) as connection:
+            freed = await self._unblocking.free_slots(connection, ended)
+            waits, gated = await self._unblocking.outlook(connection)
+        return Unblocked(jobs + freed, waits, gated)
+
+    async def claim_gated(self, until: float, limit: int, claim: float) -> Claimed:
+        async with self.database.write(timeout=_PATIENCE) as connection:
+            rows, more_at = await self._gates.claim(connection, until, limit, claim)
+        read = (self._read_held(row.id, row.envelope) for row in rows)
+        return Claimed([job for job in read if job is not None], more_at)
 
     async def hold(self, jobs: Sequence[Envelope]) -> None:
         rows = {job.id: merge.held_row(job, encode_frame([job])) for job in jobs}
         async with self.database.write(timeout=_PATIENCE) as connection:
             await self._writes.held.run(connection, [rows[key] for key in sorted(rows)])
+        self._signals.signal({HELD})
 
     async def claim_due(self, until: float, limit: int, claim: float) -> list[Envelope]:
         jobs, now = self.tables.jobs, self.database.now()

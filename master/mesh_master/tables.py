@@ -28,7 +28,7 @@ from mesh.sql import JobId, Moment
 
 __all__ = ["Tables"]
 
-_HELD = text("envelope IS NOT NULL")
+_HELD = text("envelope IS NOT NULL AND gate IS NULL")
 _OF_SCHEDULE = text("schedule IS NOT NULL")
 _OPEN = text("schedule IS NOT NULL AND finished_at IS NULL")
 _EXPIRES = text("expires_at IS NOT NULL AND envelope IS NOT NULL")

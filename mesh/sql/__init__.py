@@ -7,25 +7,35 @@ from mesh.sql.bulk import one_of as one_of
 from mesh.sql.database import NOTIFY as NOTIFY
 from mesh.sql.database import Database as Database
 from mesh.sql.database import DatabaseErrors as DatabaseErrors
+from mesh.sql.database import Executor as Executor
 from mesh.sql.database import Notice as Notice
+from mesh.sql.faults import FAULTS as FAULTS
 from mesh.sql.insert import InsertAll as InsertAll
 from mesh.sql.insert import InsertNew as InsertNew
 from mesh.sql.options import split_options as split_options
+from mesh.sql.signals import Signals as Signals
+from mesh.sql.signals import make_signals as make_signals
 from mesh.sql.types import JobId as JobId
 from mesh.sql.types import Moment as Moment
+from mesh.sql.within import executor_within as executor_within
 
 __all__ = [
+    "FAULTS",
     "NOTIFY",
     "Alone",
     "BulkUpdate",
     "BulkUpsert",
     "Database",
     "DatabaseErrors",
+    "Executor",
     "InsertAll",
     "InsertNew",
     "JobId",
     "Moment",
     "Notice",
+    "Signals",
+    "executor_within",
+    "make_signals",
     "one_of",
     "split_options",
 ]

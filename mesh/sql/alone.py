@@ -15,7 +15,7 @@ from sqlalchemy.engine import Dialect
 
 from mesh.sql.database import Database
 
-__all__ = ["Alone"]
+__all__ = ["Alone", "Compiled", "Statement"]
 
 Statement = Select[Any] | Insert | Update | Delete
 _Convert = Callable[[Any], Any]
@@ -29,7 +29,7 @@ class Alone:
         self._database = database
         self._statement = statement
         self._durable = durable
-        self._compiled: _Compiled | None = None
+        self._compiled: Compiled | None = None
 
     async def run(
         self, parameters: Mapping[str, Any], *, timeout: float | None = None
@@ -45,13 +45,13 @@ class Alone:
                 result = await connection.execute(self._statement, parameters)
                 return result.all() if result.returns_rows else []
         if self._compiled is None:
-            self._compiled = _Compiled(self._statement, self._database.engine.dialect)
+            self._compiled = Compiled(self._statement, self._database.engine.dialect)
         arguments = self._compiled.arguments(parameters)
         async with self._database.driver(timeout=timeout, durable=self._durable) as driver:
             return self._compiled.rows(await driver.fetch(self._compiled.text, *arguments))
 
 
-class _Compiled:
+class Compiled:
     """A statement as the driver takes it, and how values go in and come out."""
 
     def __init__(self, statement: Statement, dialect: Dialect) -> None:
@@ -62,6 +62,8 @@ class _Compiled:
             (name, compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect))
             for name in compiled.positiontup or ()
         ]
+        self.names = [column.name for column in statement.exported_columns]
+        """Of the columns of its rows."""
         self._out: list[tuple[int, _Convert]] = [
             (place, convert)
             for place, column in enumerate(statement.exported_columns)

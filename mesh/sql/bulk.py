@@ -13,9 +13,8 @@ from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Table, bindparam, column, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.sql.database import Database
+from mesh.sql.database import Database, Executor
 
 __all__ = ["BulkUpdate", "BulkUpsert", "Excluded", "as_arrays", "one_of"]
 
@@ -66,7 +65,7 @@ class BulkUpsert:
                 where=None if where is None else where(excluded),
             )
 
-    async def run(self, connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+    async def run(self, connection: Executor, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the rows, each with every column and no two with the same key.
 
         Writers that share keys must bring their rows in the same order, so that they wait for
@@ -116,18 +115,16 @@ class BulkUpdate:
         values |= {table.c[name]: value for name, value in (also or {}).items()}
         self._statement = table.update().where(table.c[key] == new[key], where(new)).values(values)
 
-    async def run(
-        self, connection: AsyncConnection, rows: Sequence[tuple[Any, ...]], **more: Any
-    ) -> int:
+    async def run(self, connection: Executor, rows: Sequence[tuple[Any, ...]], **more: Any) -> int:
         """Change the rows, given as tuples in the order of the columns, no two with the same
         key. Returns how many were found and met the condition."""
         if not rows:
             return 0
         if self._as_arrays:
             arrays = as_arrays(self._names, rows)
-            return (await connection.execute(self._statement, arrays | more)).rowcount
+            return int((await connection.execute(self._statement, arrays | more)).rowcount)
         each = [dict(zip(self._names, row, strict=True)) | more for row in rows]
-        return (await connection.execute(self._statement, each)).rowcount
+        return int((await connection.execute(self._statement, each)).rowcount)
 
 
 def as_arrays(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> dict[str, Sequence[Any]]:

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import (
@@ -86,6 +86,12 @@ _HASTY = _PLANNING | {
     "plan_cache_mode": "auto",
 }
 """Those of the sessions for what need not be durable."""
+
+
+class Executor(Protocol):
+    """What runs statements in a transaction: ``AsyncConnection`` is one."""
+
+    async def execute(self, statement: Any, parameters: Any = None, /) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +206,11 @@ class Database:
         return self._parsed.get_backend_name() == "sqlite"
 
     @property
+    def kind(self) -> str:
+        """SQLAlchemy's name of the dialect, such as ``postgresql``."""
+        return self._parsed.get_backend_name()
+
+    @property
     def skips_locked(self) -> bool:
         """Several connections may claim rows at once (``FOR UPDATE SKIP LOCKED``)."""
         return not self.is_local
@@ -241,12 +252,13 @@ class Database:
         """An INSERT that has ``on_conflict_do_update`` and ``on_conflict_do_nothing``."""
         return sqlite.insert(table) if self.is_local else postgresql.insert(table)
 
-    def claiming(self, query: Query) -> Query:
-        """The query, such that rows it returns are locked and rows others locked are left out.
+    def claiming(self, query: Query, *, of: Table | None = None) -> Query:
+        """The query, such that rows it returns are locked (``of`` one table, if it joins several)
+        and rows others locked are left out.
 
         Within ``write``; where there is one writer at a time, nothing needs to be said.
         """
-        return query.with_for_update(skip_locked=True) if self.skips_locked else query
+        return query.with_for_update(skip_locked=True, of=of) if self.skips_locked else query
 
     def locking(self, query: Query, *, shared: bool = False) -> Query:
         """The query, such that rows it returns are locked, waiting for others to let go;
@@ -255,6 +267,10 @@ class Database:
         Within ``write``. Order it: transactions that lock in the same order cannot deadlock.
         """
         return query.with_for_update(read=shared) if self.skips_locked else query
+
+    def refused(self, error: BaseException) -> MeshError:
+        """What the owner raises for a statement that failed in somebody else's transaction."""
+        return self._translate(error)
 
     def once(self, query: Query, name: str) -> Query:
         """The query, run once and by itself, wherever the planner puts it in a statement.

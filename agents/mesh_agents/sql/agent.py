@@ -15,12 +15,11 @@ from mesh.errors import (
 )
 from mesh.job import check_name
 from mesh.ports import AgentCapabilities, AgentSettings, Check, LaneDepth
-from mesh.sql import Database, DatabaseErrors, split_options
+from mesh.sql import Database, DatabaseErrors, make_signals, split_options
 from mesh.wire import Envelope, Record
 from mesh_agents.sql.consumer import SqlConsumer
 from mesh_agents.sql.ledger import SqlLedger
-from mesh_agents.sql.signals import LEDGER, LocalSignals, ServerSignals, Signals
-from mesh_agents.sql.store import PATIENCE, Store
+from mesh_agents.sql.store import LEDGER, PATIENCE, Store
 from mesh_agents.sql.tables import DEFAULT_PREFIX, Tables
 
 __all__ = ["SqlAgent"]
@@ -65,9 +64,7 @@ class SqlAgent:
             raise ConfigError(f"{what}: this database has no schemas; use table_prefix")
         self.tables = Tables(prefix, schema)
         place = f"{self.database.place} {self.tables.jobs.fullname} {name}"
-        self._signals: Signals = (
-            ServerSignals(self.database, place) if self.database.notifies else LocalSignals(place)
-        )
+        self._signals = make_signals(self.database, place)
         self._store = Store(self.name, self.database, self.tables, self._signals)
         self._clock = settings.clock
         self._push_timeout = settings.push_timeout

@@ -37,8 +37,7 @@ from mesh.job import Priority
 from mesh.ports import Delivery, Settlement
 from mesh.sql import Alone, Moment, one_of
 from mesh.wire import decode_frame
-from mesh_agents.sql.signals import LEDGER
-from mesh_agents.sql.store import PATIENCE, Store
+from mesh_agents.sql.store import LEDGER, PATIENCE, Store
 
 __all__ = ["SqlConsumer"]
 

@@ -17,8 +17,7 @@ from mesh.errors import CorruptMessage, UnsupportedVersion
 from mesh.ports import LedgerBatch, Lookup
 from mesh.sql import one_of
 from mesh.wire import Record, decode_records
-from mesh_agents.sql.signals import LEDGER
-from mesh_agents.sql.store import PATIENCE, Store
+from mesh_agents.sql.store import LEDGER, PATIENCE, Store
 
 __all__ = ["SqlLedger"]
 

@@ -16,12 +16,14 @@ from sqlalchemy import ColumnElement, and_, delete, insert, select, tuple_, upda
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.job import Priority
-from mesh.sql import Database, InsertAll, InsertNew, Notice, one_of
+from mesh.sql import Database, InsertAll, InsertNew, Notice, Signals, one_of
 from mesh.wire import Accepted, Envelope, Record, Started, encode_frame, encode_records
-from mesh_agents.sql.signals import Signals
 from mesh_agents.sql.tables import Tables
 
-__all__ = ["PATIENCE", "Store", "receipt_id"]
+__all__ = ["LEDGER", "PATIENCE", "Store", "receipt_id"]
+
+LEDGER = "/ledger"
+"""The topic of those who wait for the ledger: not the name of any lane, for lanes are topics."""
 
 PATIENCE = 30.0
 """Seconds after which a transaction that got no answer is given up, push apart."""

@@ -10,6 +10,8 @@ from mesh.sql import JobId, Moment
 revision = "0003"
 down_revision = "0002"
 
+_GATED = "gate IS NOT NULL AND envelope IS NOT NULL"
+
 
 def upgrade(op: Operations, prefix: str, schema: str | None) -> None:
     jobs = f"{prefix}jobs"
@@ -26,13 +28,17 @@ def upgrade(op: Operations, prefix: str, schema: str | None) -> None:
         Column("gate", Text),
     ):
         op.add_column(jobs, column, schema=schema)
-    for name, columns, condition in (
+    # Those under limits are not looked at by those who look for the others.
+    op.drop_index(f"{jobs}_due", jobs, schema=schema)
+    indexes: list[tuple[str, list[str], str]] = [
+        ("due", ["due_at"], "envelope IS NOT NULL AND gate IS NULL"),
         ("workflow", ["workflow", "id"], "workflow IS NOT NULL"),
         ("parent", ["parent", "id"], "parent IS NOT NULL"),
         ("key", ["key", "id"], "key IS NOT NULL"),
         ("expires", ["expires_at"], "expires_at IS NOT NULL AND envelope IS NOT NULL"),
-        ("gate", ["gate", "priority", "due_at"], "gate IS NOT NULL AND envelope IS NOT NULL"),
-    ):
+        ("gate", ["gate", "priority", "due_at"], _GATED),
+    ]
+    for name, columns, condition in indexes:
         where = text(condition)
         op.create_index(
             f"{jobs}_{name}",

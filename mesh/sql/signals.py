@@ -1,9 +1,9 @@
-"""Waking those who wait for a lane's jobs or for the ledger.
+"""Waking those who wait for what others write to a database.
 
-A **topic** is a lane's name or ``LEDGER``. Waking is a hint, never a promise: whoever waits
+A **topic** names what is waited for. Waking is a hint, never a promise: whoever waits
 also looks again after ``pause``. What can be lost is time, not a job.
 
-``LocalSignals``: where the database cannot notify. Agents of the same place in the same event
+``LocalSignals``: where the database cannot notify. Users of the same place in the same event
 loop wake each other at once; other processes and threads find out by looking, soon.
 
 ``ServerSignals``: NOTIFY and LISTEN. Two loops: the *listener* starts with the first waiter and
@@ -27,14 +27,12 @@ from weakref import WeakKeyDictionary
 
 from mesh.errors import MeshError
 from mesh.service import Backoff, Service
-from mesh.sql import NOTIFY, Alone, Database, Notice
+from mesh.sql.alone import Alone
+from mesh.sql.database import NOTIFY, Database, Notice
 
-__all__ = ["LEDGER", "LocalSignals", "ServerSignals", "Signals"]
+__all__ = ["LocalSignals", "ServerSignals", "Signals", "make_signals"]
 
 log = logging.getLogger("mesh")
-
-LEDGER = "/ledger"
-"""Not the name of any lane."""
 
 # Seconds between two notifications of one sender: thousands of small commits wake few times.
 _SPACING = 0.005
@@ -82,7 +80,7 @@ class LocalSignals:
     )
 
     def __init__(self, place: str) -> None:
-        """``place`` is the same for agents that hold the same jobs."""
+        """``place`` is the same for those who wake each other."""
         self._place = place
         self._waiters = _Waiters()
 
@@ -107,6 +105,9 @@ class LocalSignals:
     def notice(self, topics: Collection[str]) -> None:
         """Never: here signals cost nothing, after the commit."""
 
+    def certain_notice(self, topics: Collection[str]) -> None:
+        """Never: who waits here looks often."""
+
     def pause(self, looks: int) -> float:
         """Seconds until a waiter that looked ``looks`` times in vain looks again."""
         return _jittered(min(0.003 * 1.5 ** min(looks, 12), 0.25))
@@ -116,7 +117,7 @@ class ServerSignals(Service):
     """Across processes, by the database server."""
 
     def __init__(self, database: Database, place: str) -> None:
-        """``place`` is the same for agents that hold the same jobs."""
+        """``place`` is the same for those who wake each other."""
         super().__init__(f"{database.what}: signals")
         self._database = database
         # Identifiers are at most 63 bytes long; a place may be longer.
@@ -155,6 +156,10 @@ class ServerSignals(Service):
         if self._pending or now - self._sent_at < _QUIET:
             return None
         self._sent_at = now
+        return self.certain_notice(topics)
+
+    def certain_notice(self, topics: Collection[str]) -> Notice:
+        """What a transaction must send with its commit, since nobody here learns of that."""
         return Notice(self._channel, topics)
 
     def pause(self, looks: int) -> float:
@@ -213,3 +218,8 @@ class ServerSignals(Service):
 
 
 Signals = LocalSignals | ServerSignals
+
+
+def make_signals(database: Database, place: str) -> Signals:
+    """As the database can. ``place`` is the same for those who wake each other."""
+    return ServerSignals(database, place) if database.notifies else LocalSignals(place)

@@ -1,0 +1,182 @@
+"""Claiming jobs under limits: as many as their limits let go.
+
+A job's **gate** names all of its limits; jobs with the same gate are let go in turn. Who claims
+locks the limits' rows first, in the order of their keys, so that what it counts stays true until
+it commits. A job that was let go counts by rows of its own, its **slots**: against a
+concurrency until it has ended, against a rate until it has begun, so that no more of them than a
+few seconds' worth wait on agents while no worker is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+import msgspec
+from sqlalchemy import Row, and_, func, insert, null, or_, select, union_all, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.job import Priority
+from mesh.sql import BulkUpdate, Database, one_of
+from mesh_master.tables import Tables
+
+__all__ = ["Gates"]
+
+_GATES_AT_ONCE = 200
+_UNSTARTED = 5.0
+"""Seconds of a rate's jobs that may be on agents and not have begun."""
+
+
+@dataclass(slots=True)
+class _Limit:
+    """A limit, and what it has left at the moment: of a concurrency, or else of a rate."""
+
+    concurrency: int
+    rate: float
+    burst: float
+    tokens: float
+    slots: int
+
+    @property
+    def room(self) -> int:
+        if self.concurrency:
+            return max(0, self.concurrency - self.slots)
+        ahead = self.burst + self.rate * _UNSTARTED - self.slots
+        return max(0, int(min(self.tokens + 1e-9, ahead)))
+
+    @property
+    def next_in(self) -> float:
+        """Seconds until the rate lets one more go; 0 if that is not what it waits for."""
+        return 0.0 if self.concurrency or self.tokens >= 1 else (1 - self.tokens) / self.rate
+
+    def take(self, count: int) -> None:
+        self.slots += count
+        self.tokens -= count
+
+
+class Gates:
+    """The statements that claim under limits. Built once, run often."""
+
+    def __init__(self, database: Database, tables: Tables) -> None:
+        self._database = database
+        self._tables = tables
+        self._counted = BulkUpdate(
+            database,
+            tables.limits,
+            ("key", "tokens", "counted_at"),
+            "key",
+            lambda new: tables.limits.c.key == new["key"],
+        )
+        self._last = ""
+        """The gate that the last claim looked at: the next goes on behind it."""
+
+    async def claim(
+        self, run: AsyncConnection, until: float, limit: int, claim: float
+    ) -> tuple[list[Row[Any]], float | None]:
+        """The rows (id, envelope) of jobs that were let go, and the moment when a rate lets the
+        next one go."""
+        now = self._database.now()
+        gates = await self._gates(run)
+        if not gates:
+            return [], None
+        keys = {gate: msgspec.json.decode(gate, type=list[str]) for gate in gates}
+        limits = await self._limits(run, sorted({k for each in keys.values() for k in each}), now)
+        claimed: list[Row[Any]] = []
+        slots: list[dict[str, Any]] = []
+        more_at: float | None = None
+        for gate, names in keys.items():
+            mine = [limits[name] for name in names if name in limits]
+            room = min([limit - len(claimed), *(one.room for one in mine)])
+            if room > 0:
+                rows = await self._let_go(run, gate, until, now, room, claim)
+                for one in mine:
+                    one.take(len(rows))
+                slots += [_slot(row.id, k, limits[k]) for row in rows for k in names if k in limits]
+                claimed += rows
+                if len(rows) < room:
+                    continue
+            waits = max((one.next_in for one in mine), default=0.0)
+            if waits:
+                more_at = min(more_at or inf, now + waits)
+        if slots:
+            await run.execute(insert(self._tables.slots), slots)
+            rates = sorted(item for item in limits.items() if not item[1].concurrency)
+            await self._counted.run(run, [(key, one.tokens, now) for key, one in rates])
+        return claimed, more_at
+
+    async def _gates(self, run: AsyncConnection) -> list[str]:
+        """Some gates at which jobs are held, each once; others the next time."""
+        jobs = self._tables.jobs.c
+        # From one gate to the next by the index, however many jobs are held at each.
+        held = (jobs.gate.is_not(None), jobs.envelope.is_not(None))
+        first = select(func.min(jobs.gate).label("gate")).where(*held, jobs.gate > self._last)
+        gates = first.cte("gates", recursive=True)
+        behind = select(func.min(jobs.gate)).where(*held, jobs.gate > gates.c.gate)
+        gates = gates.union_all(select(behind.scalar_subquery()).where(gates.c.gate.is_not(None)))
+        query = select(gates.c.gate).where(gates.c.gate.is_not(None)).limit(_GATES_AT_ONCE)
+        found = list((await run.execute(query)).scalars())
+        if not found and self._last:
+            self._last = ""
+            return await self._gates(run)
+        self._last = found[-1] if len(found) == _GATES_AT_ONCE else ""
+        return found
+
+    async def _limits(
+        self, run: AsyncConnection, keys: Sequence[str], now: float
+    ) -> dict[str, _Limit]:
+        table, slots = self._tables.limits, self._tables.slots.c
+        these = select(table).where(one_of(self._database, table.c.key, keys))
+        rows = (await run.execute(self._database.locking(these.order_by(table.c.key)))).all()
+        counts = select(slots.key, func.count()).where(one_of(self._database, slots.key, keys))
+        taken = {row[0]: row[1] for row in await run.execute(counts.group_by(slots.key))}
+        return {
+            row.key: _Limit(
+                row.concurrency,
+                row.rate,
+                row.burst,
+                min(row.burst, row.tokens + max(0.0, now - row.counted_at) * row.rate),
+                taken.get(row.key, 0),
+            )
+            for row in rows
+        }
+
+    async def _let_go(
+        self, run: AsyncConnection, gate: str, until: float, now: float, room: int, claim: float
+    ) -> Sequence[Row[Any]]:
+        jobs = self._tables.jobs
+        columns = jobs.c
+        held = and_(columns.gate == gate, columns.envelope.is_not(None), columns.due_at <= until)
+        held = and_(held, or_(columns.firm.is_(None), columns.due_at <= now))
+        wanted = [columns.id, columns.priority, columns.due_at]
+        # Each is read in the order of the index; together they would be sorted.
+        of_each = [
+            select(
+                select(*wanted)
+                .where(held, columns.priority == each)
+                .order_by(columns.due_at)
+                .limit(room)
+                .subquery()
+            )
+            for each in sorted(Priority, reverse=True)
+        ]
+        first = union_all(*of_each).subquery()
+        ids = select(first.c.id).order_by(first.c.priority.desc(), first.c.due_at).limit(room)
+        chosen = list((await run.execute(ids)).scalars())
+        if not chosen:
+            return []
+        # Meanwhile one may have been cancelled. Let go once, a job needs no leave again, though
+        # its dispatcher dies.
+        take = (
+            update(jobs)
+            .where(one_of(self._database, columns.id, chosen), held)
+            .values(claimed_until=now + claim, gate=null())
+            .returning(columns.id, columns.envelope)
+        )
+        rows: Sequence[Row[Any]] = (await run.execute(take)).all()
+        return rows
+
+
+def _slot(job_id: str, key: str, limit: _Limit) -> dict[str, Any]:
+    return {"job_id": job_id, "key": key, "until_started": not limit.concurrency}

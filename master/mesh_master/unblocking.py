@@ -1,0 +1,262 @@
+"""Letting jobs go that waited for others to end.
+
+A dependency is *open* until its parent's end was told to the child. Whoever closes it counts the
+child's ``pending`` down in the same transaction, under the lock of the child's row: so each end
+is told once, whoever tells it and how often, and no step looks at more than what it closes. A
+child whose count is 0 is let go; one whose parent ended otherwise than asked is cancelled, and
+has ended itself then.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Row, Select, and_, delete, exists, func, literal, null, or_, select, update
+
+from mesh.job import TERMINAL_VERSION, State, state_version
+from mesh.sql import BulkUpdate, Database, Executor, one_of
+from mesh.wire import Envelope, Parent, decode_frame, encode_frame
+from mesh_master.merge import as_json
+from mesh_master.tables import Tables
+
+__all__ = ["AT_ONCE", "Unblocking"]
+
+AT_ONCE = 500
+"""Dependencies closed, or jobs ended, in one transaction."""
+
+_MOST_RESULTS = 512 * 1024
+"""Bytes of its parents' results that may travel with a job."""
+
+_GONE = ("id", "state", "finished_at", "error_type", "error_message")
+_READY = ("id", "state", "version", "pending", "due_at", "payload", "envelope")
+
+_OVER: Mapping[str, Any] = {
+    "version": literal(TERMINAL_VERSION),
+    "envelope": null(),
+    "pending": null(),
+    "claimed_until": null(),
+}
+"""What is alike in all held jobs that end."""
+
+
+class Unblocking:
+    """The statements that let jobs go. Built once, run often."""
+
+    def __init__(self, database: Database, tables: Tables) -> None:
+        self._database = database
+        self._tables = tables
+        dependencies, jobs = tables.dependencies.c, tables.jobs.c
+        waits = jobs.state == State.WAITING
+        self._close = BulkUpdate(
+            database,
+            tables.dependencies,
+            ("child_id", "parent_id"),
+            "child_id",
+            lambda new: dependencies.parent_id == new["parent_id"],
+            {"is_open": literal(False)},
+        )
+        self._count = BulkUpdate(database, tables.jobs, ("id", "pending"), "id", lambda new: waits)
+        self._ready = BulkUpdate(database, tables.jobs, _READY, "id", lambda new: waits)
+        self._gone = BulkUpdate(database, tables.jobs, _GONE, "id", lambda new: waits, _OVER)
+
+    async def tell(self, run: Executor, ended: Collection[str] | None) -> tuple[int, list[str]]:
+        """Tell some children the end of their parents: of ``ended``, or of any that have ended.
+        Returns how many dependencies that closed, and the children that ended by it."""
+        closed: Sequence[Row[Any]] = (await run.execute(self._closable(ended))).all()
+        if not closed:
+            return 0, []
+        await self._close.run(run, sorted((row.child_id, row.parent_id) for row in closed))
+        told = Counter(row.child_id for row in closed)
+        refusals = {r.child_id: _refusal(r) for r in closed if not _is_as_asked(r)}
+        jobs = self._tables.jobs.c
+        children: Sequence[Row[Any]] = (
+            await run.execute(
+                self._database.locking(
+                    select(jobs.id, jobs.pending, jobs.envelope)
+                    .where(one_of(self._database, jobs.id, list(told)), jobs.state == State.WAITING)
+                    .order_by(jobs.id)
+                )
+            )
+        ).all()
+        left = {row.id: row.pending - told[row.id] for row in children}
+        still = [(i, n) for i, n in left.items() if n > 0 and i not in refusals]
+        await self._count.run(run, still)
+        gone = {i: refusals[i] for i in left if i in refusals}
+        gone |= await self._let_go(
+            run, [row for row in children if left[row.id] <= 0 and row.id not in gone]
+        )
+        await self._end(run, gone)
+        return len(closed), list(gone)
+
+    def _closable(self, ended: Collection[str] | None) -> Select[Any]:
+        dependencies, jobs = self._tables.dependencies, self._tables.jobs.c
+        columns = dependencies.c
+        wanted = [columns.child_id, columns.parent_id, columns.outcome]
+        query = (
+            select(*wanted, jobs.state, jobs.name, jobs.error_type, jobs.error_message)
+            .join_from(dependencies, self._tables.jobs, jobs.id == columns.parent_id)
+            .where(columns.is_open, jobs.finished_at.is_not(None))
+            .limit(AT_ONCE)
+        )
+        if ended is not None:
+            query = query.where(one_of(self._database, columns.parent_id, list(ended)))
+        return self._database.claiming(query, of=dependencies)
+
+    async def _let_go(
+        self, run: Executor, children: Sequence[Row[Any]]
+    ) -> dict[str, tuple[State, str, str]]:
+        """Let children go whose parents have all ended as asked. Returns those that cannot run."""
+        if not children:
+            return {}
+        now = self._database.now()
+        parents = await self._parents(run, [child.id for child in children])
+        ready: list[tuple[Any, ...]] = []
+        failed: dict[str, tuple[State, str, str]] = {}
+        for child in children:
+            (job,) = decode_frame(child.envelope)
+            try:
+                job = _with_parents(job, parents.get(child.id, []))
+            except ValueError as error:
+                failed[child.id] = (State.FAILED, "ParentResults", str(error))
+                continue
+            due_at = max(job.due_at, now)
+            version = state_version(State.SCHEDULED, job.attempt)
+            envelope = encode_frame([job])
+            payload = as_json(job.payload)
+            ready.append((child.id, State.SCHEDULED, version, 0, due_at, payload, envelope))
+        await self._ready.run(run, ready)
+        return failed
+
+    async def _parents(
+        self, run: Executor, children: Sequence[str]
+    ) -> dict[str, list[tuple[Row[Any], bytes | None]]]:
+        """Each child's parents in order, with their results as far as those may travel."""
+        dependencies, jobs = self._tables.dependencies, self._tables.jobs
+        columns = dependencies.c
+        of_children = one_of(self._database, columns.child_id, children)
+        size = func.coalesce(func.length(jobs.c.result), 0).label("size")
+        query = (
+            select(*columns, jobs.c.state, jobs.c.name.label("handler"), size)
+            .join_from(dependencies, jobs, jobs.c.id == columns.parent_id)
+            .where(of_children)
+            .order_by(columns.child_id, columns.position)
+        )
+        found: dict[str, list[Row[Any]]] = {}
+        for row in (await run.execute(query)).all():
+            found.setdefault(row.child_id, []).append(row)
+        small = [
+            row.parent_id
+            for rows in found.values()
+            if sum(row.size for row in rows) <= _MOST_RESULTS
+            for row in rows
+        ]
+        results = select(jobs.c.id, jobs.c.result).where(
+            one_of(self._database, jobs.c.id, sorted(set(small))), jobs.c.result.is_not(None)
+        )
+        texts = {row.id: row.result.encode() for row in (await run.execute(results)).all()}
+        return {
+            child: [(row, texts.get(row.parent_id)) for row in rows]
+            for child, rows in found.items()
+        }
+
+    async def _end(self, run: Executor, gone: Mapping[str, tuple[State, str, str]]) -> None:
+        now = self._database.now()
+        rows = [(i, state, now, kind, text) for i, (state, kind, text) in sorted(gone.items())]
+        await self._gone.run(run, rows)
+        await self._forget(run, list(gone))
+
+    async def _forget(self, run: Executor, children: Sequence[str]) -> None:
+        """What has ended waits for nobody."""
+        if children:
+            table = self._tables.dependencies
+            await run.execute(
+                update(table)
+                .where(one_of(self._database, table.c.child_id, children), table.c.is_open)
+                .values(is_open=False)
+            )
+
+    async def expire(self, run: Executor) -> list[str]:
+        """End some held jobs that were not to start any more. Returns their ids."""
+        now, jobs = self._database.now(), self._tables.jobs
+        free = or_(jobs.c.claimed_until.is_(None), jobs.c.claimed_until <= now)
+        late = and_(jobs.c.envelope.is_not(None), jobs.c.expires_at <= now, free)
+        query = select(jobs.c.id).where(late).order_by(jobs.c.id).limit(AT_ONCE)
+        late_ids = list((await run.execute(self._database.claiming(query))).scalars())
+        if late_ids:
+            await run.execute(
+                update(jobs)
+                .where(one_of(self._database, jobs.c.id, late_ids))
+                .values(
+                    state=State.EXPIRED,
+                    finished_at=now,
+                    error_type="Expired",
+                    error_message="it had not started when its time to start was over",
+                    **_OVER,
+                )
+            )
+            await self._forget(run, late_ids)
+        return late_ids
+
+    async def free_slots(self, run: Executor, ended: Collection[str] | None) -> int:
+        """Let others have the place under their limits of jobs that need it no more."""
+        slots, jobs = self._tables.slots, self._tables.jobs.c
+        begun = and_(slots.c.until_started, jobs.state.not_in([State.SCHEDULED, State.QUEUED]))
+        over = exists().where(jobs.id == slots.c.job_id, or_(jobs.finished_at.is_not(None), begun))
+        query = delete(slots).where(over)
+        if ended is not None:
+            query = query.where(one_of(self._database, slots.c.job_id, list(ended)))
+        freed: int = (await run.execute(query)).rowcount
+        return freed
+
+    async def outlook(self, run: Executor) -> tuple[bool, bool]:
+        """Whether some job waits for another's end, and whether some is held under a limit."""
+        jobs = self._tables.jobs.c
+        gated = exists().where(jobs.gate.is_not(None), jobs.envelope.is_not(None))
+        waits = or_(
+            exists().where(self._tables.dependencies.c.is_open), exists(select(self._tables.slots))
+        )
+        row = (await run.execute(select(waits.label("waits"), gated.label("gated")))).one()
+        return bool(row.waits), bool(row.gated)
+
+
+def _is_as_asked(row: Row[Any]) -> bool:
+    if row.outcome == "finished":
+        return True
+    return bool((row.state == State.SUCCEEDED) == (row.outcome == "success"))
+
+
+def _refusal(row: Row[Any]) -> tuple[State, str, str]:
+    why = f": {row.error_type}: {row.error_message}" if row.error_type else ""
+    message = f"it was to run after the {row.outcome} of job {row.parent_id} ({row.name})"
+    return State.CANCELLED, "ParentEnded", f"{message}, which {row.state}{why}"
+
+
+def _with_parents(job: Envelope, rows: Sequence[tuple[Row[Any], bytes | None]]) -> Envelope:
+    """The job with what its parents resulted in. Raises ``ValueError`` if that is too much."""
+    parents = [
+        Parent(row.parent_id, row.name or row.handler, State(row.state), result)
+        for row, result in rows
+    ]
+    fed: dict[str, Any] = {}
+    for row, result in rows:
+        if row.feeds is None:
+            continue
+        if result is None and row.size:
+            size = sum(each.size for each, _ in rows)
+            raise ValueError(
+                f"the results of its {len(rows)} parents take {size} bytes, and {_MOST_RESULTS} "
+                "may travel with a job: let them store what they make and return references"
+            )
+        value = msgspec.Raw(result or b"null")
+        if row.feeds.endswith("[]"):
+            fed.setdefault(row.feeds[:-2], []).append(value)
+        else:
+            fed[row.feeds] = value
+    payload = job.payload
+    if fed:
+        arguments = msgspec.json.decode(payload, type=dict[str, msgspec.Raw])
+        payload = msgspec.json.encode({**arguments, **fed})
+    return msgspec.structs.replace(job, parents=parents, payload=payload)

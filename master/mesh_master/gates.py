@@ -25,7 +25,7 @@ from mesh_master.tables import Tables
 __all__ = ["Gates"]
 
 _GATES_AT_ONCE = 200
-_UNSTARTED = 5.0
+_UNSTARTED = 2.0
 """Seconds of a rate's jobs that may be on agents and not have begun."""
 
 
@@ -174,8 +174,8 @@ class Gates:
             .values(claimed_until=now + claim, gate=null())
             .returning(columns.id, columns.envelope)
         )
-        rows: Sequence[Row[Any]] = (await run.execute(take)).all()
-        return rows
+        taken: dict[str, Row[Any]] = {row.id: row for row in await run.execute(take)}
+        return [taken[job_id] for job_id in chosen if job_id in taken]
 
 
 def _slot(job_id: str, key: str, limit: _Limit) -> dict[str, Any]:

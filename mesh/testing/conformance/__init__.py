@@ -1,6 +1,7 @@
 """Behaviour that every implementation of a port shows.
 
-Subclass ``AgentConformance``, ``MasterConformance`` or ``SchedulesConformance`` in a test module
+Subclass ``AgentConformance``, or ``MasterConformance`` and the suites of a master's parts
+(``ConditionsConformance``, ``SchedulesConformance``), in a test module
 and provide its ``harness`` fixture::
 
     class TestMyAgent(AgentConformance):
@@ -13,6 +14,7 @@ The suites need pytest with pytest-asyncio in auto mode.
 from mesh.testing.conformance.agent import AgentConformance as AgentConformance
 from mesh.testing.conformance.agent import AgentHarness as AgentHarness
 from mesh.testing.conformance.agent import make_job as make_job
+from mesh.testing.conformance.conditions import ConditionsConformance as ConditionsConformance
 from mesh.testing.conformance.master import MasterConformance as MasterConformance
 from mesh.testing.conformance.master import MasterHarness as MasterHarness
 from mesh.testing.conformance.schedules import SchedulesConformance as SchedulesConformance
@@ -20,6 +22,7 @@ from mesh.testing.conformance.schedules import SchedulesConformance as Schedules
 __all__ = [
     "AgentConformance",
     "AgentHarness",
+    "ConditionsConformance",
     "MasterConformance",
     "MasterHarness",
     "SchedulesConformance",

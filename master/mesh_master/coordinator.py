@@ -45,13 +45,15 @@ class Coordinator(Group):
         self._serves = serves or (lambda lane: list(self.agents))
         self._clock = clock or SystemClock()
         holder = holder or unique_name()
-        self.recorders = [
-            Recorder(master, agent, holder=holder, clock=self._clock)
-            for agent in self.agents.values()
-        ]
         self.dispatcher = Dispatcher(
             master, self._agents_for, threshold=transient_threshold, clock=self._clock
         )
+        self.recorders = [
+            Recorder(
+                master, agent, holder=holder, clock=self._clock, recorded=self.dispatcher.ended
+            )
+            for agent in self.agents.values()
+        ]
         self.scheduler = Scheduler(
             master, self.agents, ahead=transient_threshold, holder=holder, clock=self._clock
         )

@@ -16,23 +16,36 @@ claimed to the end of the round: otherwise the due jobs of one lane, whose agent
 be claimed again and again before those of the other lanes. Such a lane is not tried again in
 the same round. A round ends when half of the claim's time has gone, so that its first claims
 still hold.
+
+Jobs that wait for others to end, to run after them or to have their place under a limit, are let
+go at the beginning of a round: the recorders of this process say which jobs have ended
+(``ended``), and every few seconds those are looked for whose end nobody said, such as when a
+coordinator died. While nothing waits, neither costs anything.
+
+The next round begins after a pause, or when somebody says that there is something to do: the
+master's signal that jobs were stored, a recorder, the moment when a rate lets the next job go.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
+from math import inf
 
 from mesh.clock import Clock, SystemClock
 from mesh.errors import AgentError, MasterError, PublishOutcomeUnknown
-from mesh.ports import Agent, Master
+from mesh.ports import HELD, Agent, Claimed, Master
 from mesh.service import Backoff, Service
-from mesh.wire import Envelope
+from mesh.wire import Envelope, Finished, Record, Started
 
 __all__ = ["Dispatcher"]
 
 log = logging.getLogger("mesh")
+
+_SWEEP = 2.0
+"""Seconds between two looks for ends that nobody said."""
 
 
 class Dispatcher(Service):
@@ -64,39 +77,97 @@ class Dispatcher(Service):
         self._claim = claim
         self._turn = count()
         self._said: dict[str, str] = {}
+        self._wake = asyncio.Event()
+        self._untold: set[str] = set()
+        self._waits = self._gated = True
+        """Whether some job waits for another, or is held under a limit, as far as is known."""
+        self._swept_at = -inf
+        self._more_at = inf
+
+    def ended(self, records: Iterable[Record]) -> None:
+        """The master has these records now: jobs may have waited for what they tell."""
+        if not self._waits:
+            return
+        self._untold.update(r.id for r in records if isinstance(r, Finished | Started))
+        if self._untold:
+            self._wake.set()
 
     async def run(self, ready: Callable[[], None]) -> None:
         ready()
         backoff = Backoff(self.stopping, first=self._interval, clock=self._clock)
-        while not self.stopping.is_set():
-            all_stored = await backoff.retry(self.name, self._round, MasterError)
-            if all_stored:
-                await self._clock.wait(self.stopping, self._interval)
-            elif all_stored is not None:
-                await self._clock.wait(self.stopping, 4 * self._interval)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._wake_to_stop())
+            with self._master.signals.waiting(HELD, self._wake):
+                looks = 0
+                while not self.stopping.is_set():
+                    if self._wake.is_set():
+                        self._wake.clear()
+                        self._waits = self._gated = True  # it may be new
+                    before = self.dispatched
+                    all_stored = await backoff.retry(self.name, self._round, MasterError)
+                    looks = looks + 1 if self.dispatched == before else 0
+                    if all_stored:
+                        await self._clock.wait(self._wake, self._pause(looks))
+                    elif all_stored is not None:
+                        # An agent that is down is not asked more often, whatever comes.
+                        await self._clock.wait(self.stopping, self._interval)
+                        await self._clock.wait(self._wake, 3 * self._interval)
+
+    async def _wake_to_stop(self) -> None:
+        await self.stopping.wait()
+        self._wake.set()
+
+    def _pause(self, looks: int) -> float:
+        pause = min(self._interval, self._master.signals.pause(looks))
+        return max(0.0, min(pause, self._more_at - self._clock.time()))
 
     async def _round(self) -> bool:
         """Dispatch what is due. Whether agents took all of it."""
+        await self._unblock()
         refused: list[str] = []
         lanes_down: set[str] = set()
         ends_at = self._clock.monotonic() + self._claim / 2
         try:
             while self._clock.monotonic() < ends_at and not self.stopping.is_set():
-                jobs = await self._master.claim_due(
-                    self._clock.time() + self._threshold, self._batch, self._claim
-                )
+                jobs, is_all = await self._claim_some()
                 for lane, of_lane in _by_lane(jobs).items():
                     if lane not in lanes_down:
                         of_lane = await self._push(lane, of_lane)
                     if of_lane:
                         lanes_down.add(lane)
                         refused += [job.id for job in of_lane]
-                if len(jobs) < self._batch:
+                if is_all:
                     break
         finally:
             if refused:
                 await self._master.unclaim(refused)
         return not refused
+
+    async def _unblock(self) -> None:
+        """Let go what waited for jobs that have ended."""
+        sweeps = self._clock.monotonic() - self._swept_at >= _SWEEP
+        ended, self._untold = self._untold, set()
+        if not sweeps and not ended:
+            return
+        try:
+            done = await self._master.unblock(None if sweeps else ended)
+        except BaseException:
+            self._untold |= ended
+            raise
+        self._waits, self._gated = done.waits, done.gated
+        if sweeps:
+            self._swept_at = self._clock.monotonic()
+
+    async def _claim_some(self) -> tuple[list[Envelope], bool]:
+        """Jobs in hand, and whether there are no more."""
+        until = self._clock.time() + self._threshold
+        jobs = await self._master.claim_due(until, self._batch, self._claim)
+        gated = Claimed([])
+        if self._gated:
+            gated = await self._master.claim_gated(until, self._batch, self._claim)
+        self._more_at = inf if gated.more_at is None else gated.more_at
+        is_all = max(len(jobs), len(gated.jobs)) < self._batch
+        return [*jobs, *gated.jobs], is_all
 
     async def _push(self, lane: str, jobs: list[Envelope]) -> list[Envelope]:
         """Those of the jobs that no agent took."""

@@ -52,11 +52,13 @@ class Recorder(Service):
         batch: int = 40_000,
         wait: float = 1.0,
         pace: float = 0.25,
+        recorded: Callable[[Sequence[Record]], None] | None = None,
     ) -> None:
         """``holder`` names this process among the coordinators. ``ttl`` is the lease's
         seconds, ``batch`` about how many records to read at a time, ``wait`` the seconds that
         a read of an empty ledger takes, ``pace`` the least seconds between two reads while
-        much comes in: the more of a job's records come together, the fewer writes they take."""
+        much comes in: the more of a job's records come together, the fewer writes they take.
+        ``recorded`` is called with what is in the master now."""
         super().__init__(f"recorder of {agent.name}")
         self.agent = agent
         self.records = 0
@@ -73,6 +75,7 @@ class Recorder(Service):
         self._batch = batch
         self._wait = wait
         self._pace = pace
+        self._recorded = recorded
         self._looked_at = float("-inf")
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -124,6 +127,8 @@ class Recorder(Service):
                 )
                 if records and not await self._record(records, term):
                     return
+                if records and self._recorded is not None:
+                    self._recorded(records)
                 self.records += len(records)
                 self.batches += bool(records)
                 for one in done:

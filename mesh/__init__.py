@@ -19,6 +19,7 @@ from mesh.errors import JobCancelled as JobCancelled
 from mesh.errors import JobFailed as JobFailed
 from mesh.errors import JobNotFound as JobNotFound
 from mesh.errors import JobNotSucceeded as JobNotSucceeded
+from mesh.errors import KeyExists as KeyExists
 from mesh.errors import MasterError as MasterError
 from mesh.errors import MasterUnavailable as MasterUnavailable
 from mesh.errors import MeshError as MeshError
@@ -56,6 +57,7 @@ __all__ = [
     "JobInfo",
     "JobNotFound",
     "JobNotSucceeded",
+    "KeyExists",
     "MasterError",
     "MasterUnavailable",
     "Mesh",

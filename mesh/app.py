@@ -21,9 +21,12 @@ from mesh.handler import (
     Options,
     Submitter,
     make_envelope,
+    make_held,
     request_codecs,
 )
+from mesh.held import Held
 from mesh.job import PriorityName, State, check_job_id
+from mesh.limits import KeyFunction, LimitRules
 from mesh.plugins import connect_agent, connect_master
 from mesh.ports import Agent, Master
 from mesh.retry import Retry
@@ -114,6 +117,11 @@ class Mesh(Submitter):
         priority: PriorityName | None = None,
         retry: Retry | None = None,
         timeout: float | None = None,
+        concurrency: int | None = None,
+        concurrency_key: KeyFunction | None = None,
+        limit: str | None = None,
+        limit_key: KeyFunction | None = None,
+        burst: float | None = None,
     ) -> JobDecorator: ...
 
     def job(
@@ -122,6 +130,11 @@ class Mesh(Submitter):
         /,
         *,
         name: str | None = None,
+        concurrency: int | None = None,
+        concurrency_key: KeyFunction | None = None,
+        limit: str | None = None,
+        limit_key: KeyFunction | None = None,
+        burst: float | None = None,
         **options: Any,
     ) -> Any:
         """Register a function as a handler.
@@ -132,9 +145,22 @@ class Mesh(Submitter):
         threads. A parameter annotated ``Context`` is the worker's to give; put it first for
         type checkers to know.
 
+        Across the cluster, ``concurrency`` is how many of its jobs may be under way at once, of
+        those for which ``concurrency_key``, called with the arguments by name, returns the same;
+        ``limit``, such as ``"100/minute"``, how many may begin in a time, alike by ``limit_key``,
+        up to ``burst`` of them together.
+
         Raises ``ConfigError`` for a duplicate name or a wrong option.
         """
-        decorate = JobDecorator(self, name, Options.parse(options, _HANDLER_OPTIONS, "app.job()"))
+        limits = {
+            "concurrency": concurrency,
+            "concurrency_key": concurrency_key,
+            "limit": limit,
+            "limit_key": limit_key,
+            "burst": burst,
+        }
+        parsed = Options.parse(options, _HANDLER_OPTIONS, "app.job()")
+        decorate = JobDecorator(self, name, parsed, limits)
         return decorate if function is None else decorate(function)
 
     def handler(self, function: Callable[..., R]) -> Handler[..., Any, R]:
@@ -230,7 +256,16 @@ class Mesh(Submitter):
         payload = arguments.encode((request,), {}, self.payload_limit)
         parsed = Options.parse(options)
         job = make_envelope(request.mesh_name, request.mesh_lane, payload, parsed, self.now())
+        rules = [r for r in (kind.mesh_limits, self.lane_limits(job.lane)) if r is not None]
+        if parsed.conditional or rules:
+            held = make_held(job, parsed, rules, vars(request))
+            return await self.submit_held(held, parsed.session, result)
         return await self.submit(job, parsed.agent, result)
+
+    async def find(self, *, key: str) -> JobHandle[Any] | None:
+        """The job for which an idempotency key stands now. Raises ``MasterError``."""
+        job_id = await (await self.master()).find_key(key)
+        return None if job_id is None else await self.get_job(job_id)
 
     async def get_job(self, job_id: str) -> JobHandle[Any]:
         """A job by its id. Raises ``JobNotFound``."""
@@ -274,6 +309,21 @@ class Mesh(Submitter):
             JobHandle(job.id, job.name, self._client, result, state)
             for job, state in zip(jobs, states, strict=True)
         ]
+
+    async def submit_held(self, held: Held, session: Any, result: ValueCodec) -> JobHandle[Any]:
+        (handle,) = await self.submit_many_held([held], session, result)
+        return handle
+
+    async def submit_many_held(
+        self, jobs: Iterable[Held], session: Any, result: ValueCodec
+    ) -> list[JobHandle[Any]]:
+        stored = await self._client().submit_held(list(jobs), session)
+        return [
+            JobHandle(one.job_id, one.name, self._client, result, one.state, one) for one in stored
+        ]
+
+    def lane_limits(self, lane: str) -> LimitRules | None:
+        return self.config.lanes.get(lane)
 
     # connections -----------------------------------------------------------------------------
 
@@ -331,10 +381,13 @@ class Mesh(Submitter):
 class JobDecorator:
     """What ``app.job(...)`` with options returns."""
 
-    def __init__(self, app: Mesh, name: str | None, options: Options) -> None:
+    def __init__(
+        self, app: Mesh, name: str | None, options: Options, limits: Mapping[str, Any]
+    ) -> None:
         self._app = app
         self._name = name
         self._options = options
+        self._limits = limits
 
     @overload
     def __call__(
@@ -350,7 +403,9 @@ class JobDecorator:
     def __call__(self, function: Callable[P, R], /) -> Handler[P, R, R]: ...
 
     def __call__(self, function: Callable[..., Any], /) -> Handler[..., Any, Any]:
+        name = self._name or str(getattr(function, "__name__", ""))
+        rules = LimitRules.parse("job", name, "app.job()", **self._limits)
         handler: Handler[..., Any, Any] = Handler(
-            self._app, function, name=self._name, options=self._options
+            self._app, function, name=self._name, options=self._options, limits=rules
         )
         return self._app._register(handler)

@@ -15,7 +15,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
@@ -31,12 +31,14 @@ from mesh.errors import (
     JobCancelled,
     JobFailed,
     JobNotFound,
+    KeyExists,
     MasterError,
     MasterUnavailable,
     MeshError,
     PublishOutcomeUnknown,
     ResultTimeout,
 )
+from mesh.held import Held, Stored
 from mesh.job import TERMINAL, State
 from mesh.plugins import connect_agent, connect_master
 from mesh.ports import (
@@ -95,7 +97,7 @@ def master_settings(config: Config, clock: Clock) -> MasterSettings:
 class JobHandle(Generic[R]):
     """A job that was enqueued, or looked up."""
 
-    __slots__ = ("_client", "_result", "_state", "id", "name")
+    __slots__ = ("_client", "_result", "_state", "_stored", "id", "name")
 
     def __init__(
         self,
@@ -104,6 +106,7 @@ class JobHandle(Generic[R]):
         client: Callable[[], Client],
         result: ValueCodec,
         state: State | None = None,
+        stored: Stored | None = None,
     ) -> None:
         self.id = job_id
         self.name = name
@@ -111,6 +114,17 @@ class JobHandle(Generic[R]):
         self._client = client
         self._result = result
         self._state = state
+        self._stored = stored
+
+    @property
+    def existing(self) -> bool:
+        """Its key stood for it already: nothing new was stored."""
+        return self._stored is not None and self._stored.existing
+
+    @property
+    def replaced(self) -> bool:
+        """It existed, and has the new arguments and time now."""
+        return self._stored is not None and self._stored.replaced
 
     def __repr__(self) -> str:
         return f"<JobHandle {self.name} {self.id}>"
@@ -176,6 +190,7 @@ class Client:
         self._lock = asyncio.Lock()
         self._agents: dict[str, Agent] = {}
         self._batchers: dict[tuple[str, str | None], Batcher[Envelope, Outcome]] = {}
+        self._held: Batcher[Held, Stored | MeshError] = Batcher(self._submit, max_items=_BULK)
         self._shunned: dict[str, float] = {}
         self._turn = count()
         self._master: Master | None = None
@@ -189,6 +204,7 @@ class Client:
         """Finish what is being written, then disconnect. Who waits for a result, is told."""
         for batcher in self._batchers.values():
             await batcher.drain()
+        await self._held.drain()
         self._closing.set()
         self._fail_waiting(_closed())
         if self._poller is not None:
@@ -279,6 +295,30 @@ class Client:
             ) from errors[0]
         return [outcome for outcome in outcomes if isinstance(outcome, State)]
 
+    async def submit_held(self, jobs: Sequence[Held], session: Any) -> list[Stored]:
+        """Store jobs with conditions, in the caller's transaction if there is one.
+
+        Raises ``KeyExists``, ``AgentUnavailable`` if they are certainly not stored,
+        ``PublishOutcomeUnknown``; for several jobs, after all have been tried.
+        """
+        if session is not None:
+            stored = await (await self.master()).submit(jobs, session)
+            outcomes = [_refused(held, one) for held, one in zip(jobs, stored, strict=True)]
+        else:
+            outcomes = list(await asyncio.gather(*(self._held.post(held) for held in jobs)))
+        for outcome in outcomes:
+            if isinstance(outcome, MeshError):
+                raise outcome
+        return [outcome for outcome in outcomes if isinstance(outcome, Stored)]
+
+    async def _submit(self, jobs: Sequence[Held]) -> Sequence[Stored | MeshError]:
+        try:
+            stored = await (await self._holder()).submit(jobs)
+        except MasterError as error:
+            failed = _not_held([held.job for held in jobs], "conditions are the master's", error)
+            return [failed[held.job.id] for held in jobs]
+        return [_refused(held, one) for held, one in zip(jobs, stored, strict=True)]
+
     async def _place(
         self, lane: str, pinned: str | None, jobs: Sequence[Envelope]
     ) -> list[Outcome]:
@@ -351,29 +391,21 @@ class Client:
         else:
             why = f"no agent serves lane '{jobs[0].lane}'"
         try:
-            master = await self._holder()
+            await (await self._holder()).hold(jobs)
         except MasterError as error:
-            outcome: Outcome = AgentUnavailable(f"not stored: {why}; {error}")
-            return {job.id: outcome for job in jobs}
-        try:
-            await master.hold(jobs)
-        except MasterUnavailable as error:
-            outcome = AgentUnavailable(f"not stored: {why}; {error}")
-        except MasterError as error:
-            text = f"{why}; {error}"
-            return {
-                job.id: PublishOutcomeUnknown(f"job {job.id}: {text}", [job.id]) for job in jobs
-            }
-        else:
-            outcome = State.SCHEDULED
-            if refused is not None:
-                self._say_held(str(refused))
-        return {job.id: outcome for job in jobs}
+            return {**_not_held(jobs, why, error)}
+        if refused is not None:
+            self._say_held(str(refused))
+        return {job.id: State.SCHEDULED for job in jobs}
 
     async def _holder(self) -> Master:
+        """The master, for storing jobs. Raises ``MasterUnavailable`` if it cannot be."""
         if self.config.master is None:
             raise MasterUnavailable("there is no master configured to hold it")
-        return await self.master()
+        try:
+            return await self.master()
+        except MasterError as error:
+            raise MasterUnavailable(str(error)) from error  # nothing was sent
 
     def _say_held(self, why: str) -> None:
         """Log once when jobs begin to be held for want of an agent, and once when that ends."""
@@ -466,3 +498,27 @@ class Client:
 
 def _closed() -> MeshError:
     return MeshError("the app was closed meanwhile")
+
+
+def _not_held(jobs: Sequence[Envelope], why: str, error: MasterError) -> dict[str, MeshError]:
+    """What became of jobs that the master did not confirm."""
+    if isinstance(error, MasterUnavailable):
+        unavailable = AgentUnavailable(f"not stored: {why}; {error}")
+        return {job.id: unavailable for job in jobs}
+    return {
+        job.id: PublishOutcomeUnknown(f"job {job.id}: {why}; {error}", [job.id]) for job in jobs
+    }
+
+
+def _refused(held: Held, stored: Stored) -> Stored | MeshError:
+    if not stored.refused:
+        return stored
+    key = held.job.key or ""
+    of = f"job {stored.job_id} of '{stored.name}', which is {stored.state}"
+    if stored.name != held.job.name:
+        advice = (
+            f"keys are the cluster's: choose one with a prefix, such as '{held.job.name}:{key}'"
+        )
+    else:
+        advice = "on_conflict='keep' would return that job"
+    return KeyExists(f"the key '{key}' stands for {of}; {advice}", key, stored.job_id)

@@ -125,6 +125,8 @@ class ArgumentsCodec:
         """The arguments by name. Raises ``msgspec.ValidationError``."""
         return _parts(self._values.decode(payload))
 
+    fields = decode
+
     def _bind_at_once(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The arguments as a struct, if there is certainly nothing to say against them: what
         JSON makes of values of these types can be read again."""
@@ -189,6 +191,10 @@ class RequestCodec:
     def decode(self, payload: bytes) -> dict[str, Any]:
         """The request by its parameter's name. Raises ``msgspec.ValidationError``."""
         return {self._parameter: self._values.decode(payload)}
+
+    def fields(self, payload: bytes) -> dict[str, Any]:
+        """The request's fields. Raises ``msgspec.ValidationError``."""
+        return _parts(self._values.decode(payload))
 
 
 def _encode_checked(name: str, codec: ValueCodec, value: Any, limit: int) -> bytes:

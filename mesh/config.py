@@ -20,6 +20,7 @@ import msgspec
 
 from mesh.errors import ConfigError, did_you_mean
 from mesh.job import check_name
+from mesh.limits import LimitRules
 from mesh.retry import DEFAULT_RETRY, Retry
 
 __all__ = ["AgentConfig", "Config"]
@@ -48,6 +49,8 @@ class Config:
     master: str | None = None
     """The master's URL. A process may do without one; then it keeps no history."""
     agents: Mapping[str, AgentConfig] = field(default_factory=dict)
+    lanes: Mapping[str, LimitRules] = field(default_factory=dict)
+    """Limits of whole lanes: ``{"mail": {"concurrency": 5, "limit": "100/minute"}}``."""
     transient_threshold: float = 60.0
     """Jobs due later than this are held on the master, sooner ones on an agent."""
     payload_limit: int = 128 * 1024
@@ -151,6 +154,8 @@ def _checked(place: str, raw: Mapping[str, Any]) -> dict[str, Any]:
 def _convert(place: str, key: str, value: Any) -> Any:
     if key == "agents":
         return _convert_agents(place, value)
+    if key == "lanes":
+        return _convert_lanes(place, value)
     if key == "retry":
         return _convert_retry(place, value)
     if key == "master":
@@ -219,6 +224,32 @@ def _convert_agent(place: str, name: Any, given: Any) -> AgentConfig:
             raise ConfigError(f"{place}: {what}: lanes={lanes!r}: must be a list of names")
         lanes = frozenset(check_name("lane", lane) for lane in lanes)
     return AgentConfig(name, _check_url(place, f"the URL of {what}", given.get("url")), lanes)
+
+
+_LANE_KEYS = ("concurrency", "limit", "burst")
+
+
+def _convert_lanes(place: str, value: Any) -> dict[str, LimitRules]:
+    if isinstance(value, str):
+        try:
+            value = msgspec.json.decode(value)
+        except msgspec.DecodeError as error:
+            raise ConfigError(f"{place}: lanes={value!r} is not JSON: {error}") from None
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{place}: lanes={value!r}: must map lanes to tables of their limits")
+    lanes: dict[str, LimitRules] = {}
+    for name, given in value.items():
+        where = f"{place}: lane '{check_name('lane', name)}'"
+        if not isinstance(given, Mapping):
+            raise ConfigError(f"{where}: {given!r}: must be a table such as {{concurrency = 5}}")
+        for key in given:
+            if key not in _LANE_KEYS:
+                hint = did_you_mean(key, _LANE_KEYS)
+                raise ConfigError(f"{where}: unknown key '{key}'{hint}")
+        rules = LimitRules.parse("lane", name, where, **given)
+        if rules is not None:
+            lanes[name] = rules
+    return lanes
 
 
 def _parse_agents(place: str, value: str) -> dict[str, str]:

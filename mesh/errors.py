@@ -20,6 +20,7 @@
     │   ├── SchemaMismatch          the master's schema is older or newer than this code
     │   └── LeaseLost               a newer holder took the lease: this one's write was refused
     ├── JobNotFound
+    ├── KeyExists                   the idempotency key stands for another job
     ├── ScheduleNotFound
     ├── ScheduleExists              the name is taken
     ├── JobNotSucceeded             raised by ``job.result()``
@@ -48,6 +49,7 @@ __all__ = [
     "JobFailed",
     "JobNotFound",
     "JobNotSucceeded",
+    "KeyExists",
     "LeaseLost",
     "MasterError",
     "MasterUnavailable",

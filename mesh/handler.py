@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from math import inf
 from types import UnionType
 from typing import (
@@ -21,6 +21,7 @@ from typing import (
     Any,
     ClassVar,
     Generic,
+    Literal,
     ParamSpec,
     TypedDict,
     TypeVar,
@@ -32,13 +33,17 @@ from typing import (
     get_type_hints,
 )
 
+import msgspec
+
 from mesh.clock import from_datetime
 from mesh.codec import ArgumentsCodec, RequestCodec, ValueCodec
 from mesh.context import Context
 from mesh.errors import ConfigError, InvalidArguments, InvalidJob, did_you_mean
+from mesh.held import After, Held, KeyRule, OnConflict, Outcome
 from mesh.job import Priority, PriorityName, check_job_id, check_name, new_job_id
+from mesh.limits import KeyFunction, LimitRules
 from mesh.retry import Retry
-from mesh.wire import Envelope
+from mesh.wire import Envelope, Limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +57,8 @@ R = TypeVar("R")
 C = TypeVar("C")
 
 DEFAULT_LANE = "default"
+
+Durability = Literal["agent", "master"]
 
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,200}\Z")
 
@@ -77,6 +84,25 @@ class JobOptions(TypedDict, total=False):
     """Tags, kept with the job."""
     agent: str
     """The agent to use, instead of any that serves the lane."""
+    durability: Durability
+    """Where it is stored first: ``agent`` (default), the fastest way; or ``master``."""
+    session: Any
+    """A transaction of yours on the master's database (a SQLAlchemy session or connection, or
+    asyncpg's): the job is there if that commits."""
+    key: str
+    """An idempotency key: while it stands for a job, further enqueues get that one."""
+    key_scope: Literal["unfinished", "forever"] | float
+    """How long the key stands for the job: until that has ended (default), for so many seconds,
+    or for ever."""
+    on_conflict: OnConflict
+    """What becomes of the job that the key stands for already: ``keep`` (default), ``replace``,
+    ``debounce`` or ``raise``."""
+    max_wait: float
+    """Of ``debounce``: seconds after which the start is not pushed back any more."""
+    after: JobHandle[Any] | str | Iterable[JobHandle[Any] | str]
+    """Run after these jobs, or their ids."""
+    on: Outcome
+    """How those must have ended: ``success`` (default), ``failure`` or ``finished``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +118,15 @@ class Options:
     retry: Retry | None = None
     meta: dict[str, str] | None = None
     agent: str | None = None
+    durability: Durability | None = None
+    session: Any = None
+    key: str | None = None
+    key_scope: float | None = None
+    """Seconds; ``inf`` is for ever, 0 until the job has ended."""
+    on_conflict: OnConflict | None = None
+    max_wait: float | None = None
+    after: tuple[str, ...] | None = None
+    on: Outcome | None = None
 
     @classmethod
     def parse(
@@ -107,7 +142,18 @@ class Options:
         given = {key: value for key, value in given.items() if value is not None}
         if "delay" in given and "at" in given:
             raise ConfigError("options(): give either delay or at, not both")
+        _check_together(given)
         return cls(**{key: _CHECKS[key](value) for key, value in given.items()})
+
+    @property
+    def conditional(self) -> bool:
+        """They are the master's to see to."""
+        return (
+            self.key is not None
+            or self.after is not None
+            or self.durability == "master"
+            or self.session is not None
+        )
 
     def merge(self, other: Options) -> Options:
         """These, overridden by what ``other`` gives."""
@@ -153,6 +199,79 @@ def _check_meta(value: Any) -> dict[str, str]:
     return dict(value)
 
 
+_NEEDS = {
+    "key_scope": "key",
+    "on_conflict": "key",
+    "max_wait": "on_conflict",
+    "on": "after",
+}
+
+
+def _check_together(given: Mapping[str, Any]) -> None:
+    """Refuse options that say nothing, or contradict, in the company of the others."""
+    for option, other in _NEEDS.items():
+        if option in given and other not in given:
+            raise ConfigError(f"options({option}=...) says nothing without {other}=...")
+    debounces = given.get("on_conflict") == "debounce"
+    if "max_wait" in given and not debounces:
+        raise ConfigError("options(max_wait=...) is for on_conflict='debounce'")
+    if debounces and "delay" not in given:
+        raise ConfigError(
+            "options(on_conflict='debounce'): give delay=..., the seconds without a further "
+            "enqueue after which the job starts"
+        )
+    if given.get("durability") == "agent":
+        for option in ("key", "after", "session"):
+            if option in given:
+                raise ConfigError(
+                    f"options({option}=..., durability='agent'): {option} is the master's to see "
+                    "to; leave durability out"
+                )
+    if "agent" in given and "session" in given:
+        raise ConfigError("options(agent=..., session=...): the dispatcher chooses the agent")
+
+
+def _check_key(value: Any) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_KEY or "\0" in value:
+        raise ConfigError(
+            f"options(key={value!r}): must be a text of 1 to {_LONGEST_KEY} characters"
+        )
+    return value
+
+
+def _check_scope(value: Any) -> float:
+    if value in ("unfinished", "forever"):
+        return 0.0 if value == "unfinished" else inf
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < inf:
+        raise ConfigError(
+            f"options(key_scope={value!r}): must be 'unfinished', 'forever' or a number of seconds"
+        )
+    return float(value)
+
+
+def _check_max_wait(value: Any) -> float:
+    if not isinstance(value, int | float) or not 0 < value < inf:
+        raise ConfigError(f"options(max_wait={value!r}): must be a number of seconds above 0")
+    return float(value)
+
+
+def _check_after(value: Any) -> tuple[str, ...]:
+    several = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+    found = tuple(check_job_id(str(getattr(one, "id", one))) for one in several)
+    if not found:
+        raise ConfigError("options(after=[]): name at least one job to run after")
+    return tuple(dict.fromkeys(found))
+
+
+def _check_word(option: str, words: Any, value: Any) -> Any:
+    known = get_args(words)
+    if value not in known:
+        raise ConfigError(f"options({option}={value!r}){did_you_mean(str(value), known)}")
+    return value
+
+
+_LONGEST_KEY = 200
+
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "id": lambda value: check_job_id(str(value)),
     "delay": _check_delay,
@@ -163,6 +282,14 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "retry": _check_retry,
     "meta": _check_meta,
     "agent": lambda value: check_name("agent", value),
+    "durability": partial(_check_word, "durability", Durability),
+    "session": lambda value: value,
+    "key": _check_key,
+    "key_scope": _check_scope,
+    "on_conflict": partial(_check_word, "on_conflict", OnConflict),
+    "max_wait": _check_max_wait,
+    "after": _check_after,
+    "on": partial(_check_word, "on", Outcome),
 }
 
 
@@ -181,13 +308,27 @@ class Job(Generic[R]):
 
     mesh_name: ClassVar[str]
     mesh_lane: ClassVar[str]
+    mesh_limits: ClassVar[LimitRules | None]
 
     def __init_subclass__(
-        cls, *, name: str | None = None, lane: str = DEFAULT_LANE, **kwargs: Any
+        cls,
+        *,
+        name: str | None = None,
+        lane: str = DEFAULT_LANE,
+        concurrency: int | None = None,
+        concurrency_key: KeyFunction | None = None,
+        limit: str | None = None,
+        limit_key: KeyFunction | None = None,
+        burst: float | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init_subclass__(**kwargs)
         cls.mesh_name = check_handler_name(name or cls.__name__)
         cls.mesh_lane = check_name("lane", lane)
+        cls.mesh_limits = LimitRules.parse(
+            *("job", cls.mesh_name, f"class {cls.__name__}"),
+            *(concurrency, concurrency_key, limit, limit_key, burst),
+        )
         dataclass(frozen=True)(cls)
 
 
@@ -227,6 +368,17 @@ class Submitter:
     ) -> list[JobHandle[Any]]:
         raise NotImplementedError
 
+    async def submit_held(self, held: Held, session: Any, result: ValueCodec) -> JobHandle[Any]:
+        raise NotImplementedError
+
+    async def submit_many_held(
+        self, jobs: Iterable[Held], session: Any, result: ValueCodec
+    ) -> list[JobHandle[Any]]:
+        raise NotImplementedError
+
+    def lane_limits(self, lane: str) -> LimitRules | None:
+        raise NotImplementedError
+
 
 class Handler(Generic[P, R, C]):
     """A registered function. ``P``: its arguments, without a ``Context`` in front; ``R``: what
@@ -240,6 +392,7 @@ class Handler(Generic[P, R, C]):
         name: str | None = None,
         options: Options | None = None,
         request: bool = False,
+        limits: LimitRules | None = None,
     ) -> None:
         """Raises ``ConfigError`` if it is no function, or its name cannot be a handler's."""
         own_name = getattr(function, "__name__", None)
@@ -256,11 +409,13 @@ class Handler(Generic[P, R, C]):
         self.function = function
         self.is_async = inspect.iscoroutinefunction(function)
         self.defaults = options or Options()
+        self.limits = limits
         self._request: tuple[str, type[Job[Any]]] | None = None
         if request:
             self._request = self._find_request()
             name = self._request[1].mesh_name
             self.defaults = Options(lane=self._request[1].mesh_lane)
+            self.limits = self._request[1].mesh_limits
         self.name = check_handler_name(name or own_name)
         self.__wrapped__ = function
         self.__doc__ = function.__doc__
@@ -394,6 +549,13 @@ class Bound(Generic[P, R]):
         self._app = app
         self._handler = handler
         self._options = handler.defaults.merge(options)
+        self._rules = [
+            rules
+            for rules in (handler.limits, app.lane_limits(self._options.lane or handler.lane))
+            if rules is not None
+        ]
+        self._is_held = self._options.conditional or bool(self._rules)
+        """The master stores its jobs first."""
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Store a job durably and return its handle.
@@ -403,6 +565,9 @@ class Bound(Generic[P, R]):
         ``PublishOutcomeUnknown``, with the id, if that cannot be known.
         """
         job = self._envelope(self._encode(args, kwargs), self._app.now())
+        if self._is_held:
+            held, result = self._held(job), self._handler.shape.result
+            return await self._app.submit_held(held, self._options.session, result)
         return await self._app.submit(job, self._options.agent, self._handler.shape.result)
 
     async def enqueue_many(self, calls: Iterable[Call]) -> list[JobHandle[R]]:
@@ -416,6 +581,9 @@ class Bound(Generic[P, R]):
             raise ConfigError("options(id=...) names one job; enqueue_many was given several")
         now = self._app.now()
         jobs = [self._envelope(payload, now) for payload in payloads]
+        if self._is_held:
+            held, result = [self._held(job) for job in jobs], self._handler.shape.result
+            return await self._app.submit_many_held(held, self._options.session, result)
         return await self._app.submit_many(jobs, self._options.agent, self._handler.shape.result)
 
     def _encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
@@ -437,6 +605,12 @@ class Bound(Generic[P, R]):
     def _envelope(self, payload: bytes, now: float) -> Envelope:
         return make_envelope(self._handler.name, self._handler.lane, payload, self._options, now)
 
+    def _held(self, job: Envelope) -> Held:
+        arguments: dict[str, Any] = {}
+        if any(rules.needs_arguments for rules in self._rules):
+            arguments = self._handler.shape.arguments.fields(job.payload)
+        return make_held(job, self._options, self._rules, arguments)
+
 
 def make_envelope(name: str, lane: str, payload: bytes, options: Options, now: float) -> Envelope:
     """A job for ``payload``, as the options say."""
@@ -455,4 +629,24 @@ def make_envelope(name: str, lane: str, payload: bytes, options: Options, now: f
         retry=options.retry,
         meta=options.meta,
         given_id=options.id is not None,
+        key=options.key,
+    )
+
+
+def make_held(
+    job: Envelope, options: Options, rules: Iterable[LimitRules], arguments: Mapping[str, Any]
+) -> Held:
+    """The job with its conditions; ``arguments`` are for the functions of ``rules``."""
+    limits: list[Limit] = [limit for each in rules for limit in each.limits(arguments)]
+    if limits:
+        job = msgspec.structs.replace(job, limits=limits)
+    rule = None
+    if options.key is not None:
+        rule = KeyRule(options.on_conflict or "keep", options.key_scope or None, options.max_wait)
+    return Held(
+        job,
+        rule,
+        [After(job_id, options.on or "success") for job_id in options.after or ()],
+        # What may be replaced must not be on an agent before it is due.
+        firm=options.on_conflict in ("replace", "debounce"),
     )

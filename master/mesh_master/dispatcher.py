@@ -165,6 +165,7 @@ class Dispatcher(Service):
         gated = Claimed([])
         if self._gated:
             gated = await self._master.claim_gated(until, self._batch, self._claim)
+        self._waits |= bool(gated.jobs)
         self._more_at = inf if gated.more_at is None else gated.more_at
         is_all = max(len(jobs), len(gated.jobs)) < self._batch
         return [*jobs, *gated.jobs], is_all

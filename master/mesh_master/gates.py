@@ -144,7 +144,7 @@ class Gates:
 
     async def _let_go(
         self, run: AsyncConnection, gate: str, until: float, now: float, room: int, claim: float
-    ) -> Sequence[Row[Any]]:
+    ) -> list[Any]:
         jobs = self._tables.jobs
         columns = jobs.c
         held = and_(columns.gate == gate, columns.envelope.is_not(None), columns.due_at <= until)
@@ -174,7 +174,7 @@ class Gates:
             .values(claimed_until=now + claim, gate=null())
             .returning(columns.id, columns.envelope)
         )
-        taken: dict[str, Row[Any]] = {row.id: row for row in await run.execute(take)}
+        taken = {row.id: row for row in await run.execute(take)}
         return [taken[job_id] for job_id in chosen if job_id in taken]
 
 

@@ -516,9 +516,7 @@ def _refused(held: Held, stored: Stored) -> Stored | MeshError:
     key = held.job.key or ""
     of = f"job {stored.job_id} of '{stored.name}', which is {stored.state}"
     if stored.name != held.job.name:
-        advice = (
-            f"keys are the cluster's: choose one with a prefix, such as '{held.job.name}:{key}'"
-        )
+        advice = f"all handlers share keys: give yours a prefix, such as '{held.job.name}:{key}'"
     else:
         advice = "on_conflict='keep' would return that job"
     return KeyExists(f"the key '{key}' stands for {of}; {advice}", key, stored.job_id)

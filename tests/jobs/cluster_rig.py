@@ -1,0 +1,42 @@
+"""A whole cluster in one process: a master, an agent, a coordinator and a worker."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from mesh import Mesh
+from mesh.roles import RoleOptions, make_role
+
+__all__ = ["PATIENCE", "Rig"]
+
+PATIENCE = 30.0
+
+
+class Rig:
+    """Where the cluster is, and how to run an app on it."""
+
+    def __init__(self, **where: Any) -> None:
+        self.where = where
+
+    @property
+    def master_url(self) -> str:
+        return str(self.where.get("url") or self.where["master"])
+
+    def app(self, **settings: Any) -> Mesh:
+        """One more app on the same cluster, with handlers of its own."""
+        return Mesh(**self.where, auto_migrate=True, **settings)
+
+    @asynccontextmanager
+    async def running(self, app: Mesh, *, worker: bool = True) -> AsyncIterator[None]:
+        """A coordinator and, where wanted, a worker, for as long as the block; then the app is
+        closed."""
+        coordinator = make_role("coordinator", app, RoleOptions())
+        async with coordinator:
+            if worker:
+                async with make_role("worker", app, RoleOptions()):
+                    yield
+            else:
+                yield
+        await app.close()

@@ -1,0 +1,135 @@
+"""Jobs within the caller's own transaction: there if it commits, and only then."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from cluster_rig import PATIENCE, Rig
+from sqlalchemy import create_engine, text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+
+from mesh import ConfigError, JobNotFound, KeyExists, MasterError, Mesh, State
+from mesh.testing.servers import PostgresServer
+
+
+@asynccontextmanager
+async def async_session(url: str) -> AsyncIterator[AsyncSession]:
+    driver = "postgresql+asyncpg" if url.startswith("postgresql") else "sqlite+aiosqlite"
+    engine = create_async_engine(driver + url[url.index("://") :])
+    async with AsyncSession(engine) as session:
+        yield session
+    await engine.dispose()
+
+
+def make_app(rig: Rig) -> tuple[Mesh, list[int]]:
+    app, ran = rig.app(), []
+
+    @app.job
+    async def order(n: int) -> int:
+        ran.append(n)
+        return n
+
+    return app, ran
+
+
+async def test_the_job_is_there_if_the_transaction_commits(rig: Rig) -> None:
+    app, ran = make_app(rig)
+    order = app.handlers["order"]
+    async with rig.running(app), async_session(rig.master_url) as session:
+        await session.execute(text("CREATE TABLE orders (n INTEGER)"))
+        await session.commit()
+        await session.execute(text("INSERT INTO orders VALUES (1)"))
+        lost = await order.options(session=session).enqueue(1)
+        await session.rollback()
+        await session.execute(text("INSERT INTO orders VALUES (2)"))
+        job = await order.options(session=session, key="2").enqueue(2)
+        with pytest.raises(JobNotFound):
+            await app.get_job(job.id)
+        await session.commit()
+        assert await job.result(PATIENCE) == 2
+        with pytest.raises(JobNotFound):
+            await lost.info()
+        rows = await session.execute(text("SELECT n FROM orders"))
+        assert list(rows.scalars()) == [2]
+    assert ran == [2]
+
+
+async def test_all_conditions_hold_within_it(rig: Rig) -> None:
+    app, _ = make_app(rig)
+    order = app.handlers["order"]
+    async with async_session(rig.master_url) as session:
+        await app.master()
+        first = await order.options(session=session, key="k", delay=900).enqueue(1)
+        same = await order.options(
+            session=session, key="k", on_conflict="replace", delay=800
+        ).enqueue(2)
+        assert (same.id, same.existing, same.replaced) == (first.id, True, True)
+        with pytest.raises(KeyExists):
+            await order.options(session=session, key="k", on_conflict="raise").enqueue(3)
+        jobs = await order.options(session=session, after=first).enqueue_many([(4,), (5,)])
+        await session.commit()
+    states = [(await job.info()).state for job in (first, *jobs)]
+    assert states == [State.SCHEDULED, State.WAITING, State.WAITING]
+    assert (await first.info()).payload == b'{"n":2}'
+    await app.close()
+
+
+async def test_sessions_without_an_event_loop(rig: Rig) -> None:
+    app, _ = make_app(rig)
+    order = app.handlers["order"]
+    engine = create_engine(rig.master_url.replace("postgresql:", "postgresql+psycopg:"))
+
+    def work() -> str:
+        with Session(engine) as session:
+            undone = app.sync(order.options(session=session).enqueue(1))
+            session.rollback()
+            job = app.sync(order.options(session=session).enqueue(2))
+            session.commit()
+            with pytest.raises(JobNotFound):
+                app.sync(undone.info())
+            try:
+                return str(app.sync(job.info()).state)
+            finally:
+                app.sync.close()
+
+    assert await asyncio.to_thread(work) == "scheduled"
+    engine.dispose()
+    await app.close()
+
+
+async def test_asyncpgs_own_connection(postgres: PostgresServer) -> None:
+    rig = Rig(url=postgres.create_database())
+    app, ran = make_app(rig)
+    order = app.handlers["order"]
+    connection: Any = await asyncpg.connect(rig.master_url)
+    async with rig.running(app):
+        with pytest.raises(ConfigError, match=r"async with connection.transaction\(\)"):
+            await order.options(session=connection).enqueue(0)
+        transaction = connection.transaction()
+        await transaction.start()
+        await order.options(session=connection).enqueue(1)
+        await transaction.rollback()
+        async with connection.transaction():
+            jobs = [await order.options(session=connection, key="k").enqueue(n) for n in (2, 3)]
+        assert jobs[1].existing
+        assert await jobs[1].result(PATIENCE) == 2
+    await connection.close()
+    assert ran == [2]
+
+
+async def test_a_session_elsewhere_is_refused(rig: Rig, tmp_path: Path) -> None:
+    app, _ = make_app(rig)
+    order = app.handlers["order"]
+    is_sqlite = rig.master_url.startswith("sqlite")
+    async with async_session(f"sqlite:///{tmp_path}/other.db") as session:
+        wanted = (MasterError, "the master's database") if is_sqlite else (ConfigError, "outbox")
+        with pytest.raises(wanted[0], match=wanted[1]):
+            await order.options(session=session).enqueue(1)
+    await app.close()

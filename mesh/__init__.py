@@ -36,6 +36,10 @@ from mesh.job import State as State
 from mesh.ports import EventInfo as EventInfo
 from mesh.ports import JobInfo as JobInfo
 from mesh.retry import Retry as Retry
+from mesh.workflow import Workflow as Workflow
+from mesh.workflow import WorkflowHandle as WorkflowHandle
+from mesh.workflow import chain as chain
+from mesh.workflow import group as group
 
 __all__ = [
     "AgentConfig",
@@ -71,6 +75,10 @@ __all__ = [
     "ScheduleNotFound",
     "State",
     "UnknownHandler",
+    "Workflow",
+    "WorkflowHandle",
+    "chain",
+    "group",
 ]
 
 __version__ = "0.1.0"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
 from weakref import WeakKeyDictionary
@@ -320,6 +320,15 @@ class Mesh(Submitter):
         stored = await self._client().submit_held(list(jobs), session)
         return [
             JobHandle(one.job_id, one.name, self._client, result, one.state, one) for one in stored
+        ]
+
+    async def submit_together(
+        self, jobs: Sequence[Held], session: Any, results: Sequence[ValueCodec]
+    ) -> list[JobHandle[Any]]:
+        stored = await self._client().submit_together(jobs, session)
+        return [
+            JobHandle(one.job_id, one.name, self._client, result, one.state, one)
+            for one, result in zip(stored, results, strict=True)
         ]
 
     def lane_limits(self, lane: str) -> LimitRules | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -302,14 +302,15 @@ class Client:
         ``PublishOutcomeUnknown``; for several jobs, after all have been tried.
         """
         if session is not None:
-            stored = await (await self.master()).submit(jobs, session)
-            outcomes = [_refused(held, one) for held, one in zip(jobs, stored, strict=True)]
-        else:
-            outcomes = list(await asyncio.gather(*(self._held.post(held) for held in jobs)))
-        for outcome in outcomes:
-            if isinstance(outcome, MeshError):
-                raise outcome
-        return [outcome for outcome in outcomes if isinstance(outcome, Stored)]
+            return await self.submit_together(jobs, session)
+        return _all_stored(await asyncio.gather(*(self._held.post(held) for held in jobs)))
+
+    async def submit_together(self, jobs: Sequence[Held], session: Any) -> list[Stored]:
+        """The same, all or none of them (but for those that are refused)."""
+        if session is None:
+            return _all_stored(await self._submit(jobs))
+        stored = await (await self.master()).submit(jobs, session)
+        return _all_stored(_refused(held, one) for held, one in zip(jobs, stored, strict=True))
 
     async def _submit(self, jobs: Sequence[Held]) -> Sequence[Stored | MeshError]:
         try:
@@ -498,6 +499,16 @@ class Client:
 
 def _closed() -> MeshError:
     return MeshError("the app was closed meanwhile")
+
+
+def _all_stored(outcomes: Iterable[Stored | MeshError]) -> list[Stored]:
+    """Raises the first error."""
+    stored: list[Stored] = []
+    for outcome in outcomes:
+        if isinstance(outcome, MeshError):
+            raise outcome
+        stored.append(outcome)
+    return stored
 
 
 def _not_held(jobs: Sequence[Envelope], why: str, error: MasterError) -> dict[str, MeshError]:

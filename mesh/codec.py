@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from math import isfinite
 from typing import Any
 
@@ -80,7 +80,8 @@ class ArgumentsCodec:
     ) -> None:
         """``name`` is the handler's. Raises ``ConfigError`` for what cannot be stored."""
         self._name = name
-        self._names = list(parameters)
+        self._parameters, self._hints = parameters, hints
+        self._names = self.names = list(parameters)
         self._positional = [p.name for p in parameters.values() if p.kind is not p.KEYWORD_ONLY]
         self._exact: dict[str, type] = {}
         fields: list[Any] = []
@@ -126,6 +127,18 @@ class ArgumentsCodec:
         return _parts(self._values.decode(payload))
 
     fields = decode
+
+    def without(self, names: Collection[str]) -> ArgumentsCodec:
+        """For calls that leave these to be filled in later. Raises ``InvalidArguments`` if the
+        handler has not all of them."""
+        if not names:
+            return self
+        for name in names:
+            if name not in self._names:
+                hint = did_you_mean(name, self._names)
+                raise InvalidArguments(f"{self._name}(): unknown argument '{name}'{hint}")
+        rest = {name: p for name, p in self._parameters.items() if name not in names}
+        return ArgumentsCodec(self._name, rest, self._hints)
 
     def _bind_at_once(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The arguments as a struct, if there is certainly nothing to say against them: what
@@ -179,6 +192,8 @@ class RequestCodec:
         self._name = name
         self._kind = kind
         self._parameter = parameter
+        self.names: list[str] = []
+        """None: a request is given whole."""
         self._values = ValueCodec(kind, f"request '{name}'")
 
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> bytes:
@@ -195,6 +210,15 @@ class RequestCodec:
     def fields(self, payload: bytes) -> dict[str, Any]:
         """The request's fields. Raises ``msgspec.ValidationError``."""
         return _parts(self._values.decode(payload))
+
+    def without(self, names: Collection[str]) -> RequestCodec:
+        """Raises ``InvalidArguments``: a request is given whole."""
+        if names:
+            raise InvalidArguments(
+                f"{self._name}(): a typed request is given whole; find what it runs after in "
+                "ctx.parents"
+            )
+        return self
 
 
 def _encode_checked(name: str, codec: ValueCodec, value: Any, limit: int) -> bytes:

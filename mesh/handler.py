@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Collection, Coroutine, Iterable, Mapping
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, cached_property, partial
@@ -44,6 +44,7 @@ from mesh.job import Priority, PriorityName, check_job_id, check_name, new_job_i
 from mesh.limits import KeyFunction, LimitRules
 from mesh.retry import Retry
 from mesh.wire import Envelope, Limit
+from mesh.workflow import Draft
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -376,6 +377,11 @@ class Submitter:
     ) -> list[JobHandle[Any]]:
         raise NotImplementedError
 
+    async def submit_together(
+        self, jobs: Sequence[Held], session: Any, results: Sequence[ValueCodec]
+    ) -> list[JobHandle[Any]]:
+        raise NotImplementedError
+
     def lane_limits(self, lane: str) -> LimitRules | None:
         raise NotImplementedError
 
@@ -445,6 +451,10 @@ class Handler(Generic[P, R, C]):
     def enqueue_many(self, calls: Iterable[Call]) -> Coroutine[Any, Any, list[JobHandle[R]]]:
         """Store a job for each call; see ``Bound.enqueue_many``."""
         return self._bound.enqueue_many(calls)
+
+    def draft(self, *args: Any, **kwargs: Any) -> Draft:
+        """A call for a workflow: see ``mesh.workflow``."""
+        return self._bound.draft(*args, **kwargs)
 
     @cached_property
     def _bound(self) -> Bound[P, R]:
@@ -585,6 +595,48 @@ class Bound(Generic[P, R]):
             held, result = [self._held(job) for job in jobs], self._handler.shape.result
             return await self._app.submit_many_held(held, self._options.session, result)
         return await self._app.submit_many(jobs, self._options.agent, self._handler.shape.result)
+
+    # workflows -------------------------------------------------------------------------------
+
+    def draft(self, *args: Any, **kwargs: Any) -> Draft:
+        """A call for a workflow: see ``mesh.workflow``."""
+        return Draft(self, args, kwargs)
+
+    @property
+    def name(self) -> str:
+        return self._handler.name
+
+    @property
+    def app(self) -> Submitter:
+        return self._app
+
+    @property
+    def result_codec(self) -> ValueCodec:
+        return self._handler.shape.result
+
+    def check_draft(self) -> None:
+        """Raises ``ConfigError`` if one of the options cannot be a workflow's job's."""
+        for option in ("key", "after", "session", "id"):
+            if getattr(self._options, option) is not None:
+                raise ConfigError(
+                    f"{self.name}.options({option}=...).draft(): a job of a workflow cannot have "
+                    f"{option}; a session is given to the workflow's enqueue"
+                )
+
+    def first_parameter(self, given: Mapping[str, Any]) -> str | None:
+        """The argument that a chain's result becomes: the first, unless ``given`` by name."""
+        names = self._handler.shape.arguments.names
+        return names[0] if names and names[0] not in given else None
+
+    def draft_held(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], fed: set[str]) -> Held:
+        """The job of a draft that gives all arguments but the ``fed`` ones."""
+        arguments = self._handler.shape.arguments.without(fed)
+        payload = arguments.encode(args, kwargs, self._app.payload_limit)
+        job = self._envelope(payload, self._app.now())
+        fields: dict[str, Any] = {}
+        if any(rules.needs_arguments for rules in self._rules):
+            fields = arguments.fields(payload)
+        return make_held(job, self._options, self._rules, fields)
 
     def _encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
         return self._handler.shape.arguments.encode(args, kwargs, self._app.payload_limit)

@@ -258,5 +258,5 @@ def _with_parents(job: Envelope, rows: Sequence[tuple[Row[Any], bytes | None]]) 
     payload = job.payload
     if fed:
         arguments = msgspec.json.decode(payload, type=dict[str, msgspec.Raw])
-        payload = msgspec.json.encode({**arguments, **fed})
+        payload = msgspec.json.encode({**fed, **arguments})
     return msgspec.structs.replace(job, parents=parents, payload=payload)

@@ -8,6 +8,7 @@ from typing import Any
 
 from mesh import Mesh
 from mesh.roles import RoleOptions, make_role
+from mesh.service import Group
 
 __all__ = ["PATIENCE", "Rig"]
 
@@ -32,11 +33,9 @@ class Rig:
     async def running(self, app: Mesh, *, worker: bool = True) -> AsyncIterator[None]:
         """A coordinator and, where wanted, a worker, for as long as the block; then the app is
         closed."""
-        coordinator = make_role("coordinator", app, RoleOptions())
-        async with coordinator:
-            if worker:
-                async with make_role("worker", app, RoleOptions()):
-                    yield
-            else:
+        roles = ["coordinator", *(["worker"] if worker else [])]
+        async with Group("cluster", [make_role(role, app, RoleOptions()) for role in roles]):
+            try:
                 yield
-        await app.close()
+            finally:
+                await app.close()

@@ -5,9 +5,10 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from cluster_rig import Rig
 
 from mesh.testing.servers import NatsServer, PostgresServer
+
+from .cluster_rig import Rig
 
 _number = count()
 

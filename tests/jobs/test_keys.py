@@ -9,9 +9,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cluster_rig import PATIENCE, Rig
 
 from mesh import ConfigError, KeyExists, Mesh, State
+
+from .cluster_rig import PATIENCE, Rig
 
 PRODUCER = """
 import asyncio, json, sys

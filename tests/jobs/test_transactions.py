@@ -10,13 +10,14 @@ from typing import Any
 
 import asyncpg
 import pytest
-from cluster_rig import PATIENCE, Rig
 from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from mesh import ConfigError, JobNotFound, KeyExists, MasterError, Mesh, State
 from mesh.testing.servers import PostgresServer
+
+from .cluster_rig import PATIENCE, Rig
 
 
 @asynccontextmanager

@@ -17,9 +17,11 @@ from mesh_workers.outcome import (
     MAX_MESSAGE,
     MAX_TRACEBACK,
     MISS_LIMIT,
-    Failure,
+    Cancelled,
+    Failed,
+    Outcome,
     Run,
-    Success,
+    Succeeded,
     decide,
     describe,
     miss,
@@ -37,9 +39,15 @@ policies = st.builds(
     jitter=st.floats(0, 1),
 )
 outcomes = st.one_of(
-    st.builds(Success, st.binary()),
-    st.builds(Failure, st.just(ErrorInfo("E", "no")), st.booleans(), st.booleans()),
+    st.builds(Succeeded, st.binary()),
+    st.builds(Failed, st.just(ErrorInfo("E", "no")), st.booleans(), st.none() | st.floats(0, 1e6)),
+    st.builds(Cancelled, st.just(ErrorInfo("Cancelled", "no need"))),
 )
+STATES = {
+    Succeeded: State.SUCCEEDED,
+    Failed: State.FAILED,
+    Cancelled: State.CANCELLED,
+}
 
 
 def make_run(attempt: int = 1, **changes: Any) -> Run:
@@ -49,42 +57,43 @@ def make_run(attempt: int = 1, **changes: Any) -> Run:
 class TestDecide:
     @given(policies, outcomes, st.integers(1, 25), st.randoms(use_true_random=False))
     def test_an_attempt_ends_the_job_or_leads_to_the_next(
-        self, policy: Retry, outcome: Success | Failure, attempt: int, random: Random
+        self, policy: Retry, outcome: Outcome, attempt: int, random: Random
     ) -> None:
         run = make_run(attempt, misses=3)
         record, again = decide(run, outcome, policy, NOW, random)
         assert (record.id, record.attempt, record.at) == (run.job.id, attempt, NOW)
         if isinstance(record, Finished):
             assert again is None
-            succeeded = isinstance(outcome, Success)
-            assert record.state is (State.SUCCEEDED if succeeded else State.FAILED)
+            succeeded = isinstance(outcome, Succeeded)
+            assert record.state is STATES[type(outcome)]
             assert (record.result is None) is not succeeded
             assert (record.error is None) is succeeded
         else:
-            assert isinstance(outcome, Failure)
+            assert isinstance(outcome, Failed)
             assert outcome.retryable
             assert again is not None
             assert (again.id, again.attempt, again.misses) == (run.job.id, attempt + 1, 0)
             assert again.attempt <= policy.max_attempts
             assert record.due_at == again.due_at
-            longest = policy.max_delay * (1 + policy.jitter)
-            assert NOW <= again.due_at <= NOW + longest + 1e-3
-            if outcome.at_once:
-                assert again.due_at == NOW
+            if outcome.delay is not None:
+                assert again.due_at == NOW + outcome.delay
+            else:
+                longest = policy.max_delay * (1 + policy.jitter)
+                assert NOW <= again.due_at <= NOW + longest + 1e-3
 
     def test_a_success_keeps_its_result(self) -> None:
-        record, _ = decide(make_run(), Success(b"[1]"), Retry(), NOW, Random())
+        record, _ = decide(make_run(), Succeeded(b"[1]"), Retry(), NOW, Random())
         assert isinstance(record, Finished)
         assert record.result == b"[1]"
 
     def test_the_fixed_delay_is_exact_without_jitter(self) -> None:
         policy = Retry(3, delay=7, backoff="fixed", jitter=0)
-        record, _ = decide(make_run(2), Failure(ErrorInfo("E", "")), policy, NOW, Random())
+        record, _ = decide(make_run(2), Failed(ErrorInfo("E", "")), policy, NOW, Random())
         assert isinstance(record, Retrying)
         assert record.due_at == NOW + 7
 
     def test_exhausted_even_when_not_to_blame(self) -> None:
-        outcome = Failure(ErrorInfo("WorkerStopped", ""), at_once=True)
+        outcome = Failed(ErrorInfo("WorkerStopped", ""), delay=0.0)
         record, again = decide(make_run(3), outcome, Retry(3), NOW, Random())
         assert isinstance(record, Finished)
         assert again is None
@@ -191,6 +200,6 @@ class TestDescribe:
         self.check_storable(info)
 
     def check_storable(self, info: ErrorInfo) -> None:
-        record, _ = decide(make_run(5), Failure(info), Retry(5), NOW, Random())
+        record, _ = decide(make_run(5), Failed(info), Retry(5), NOW, Random())
         assert decode_records(encode_records([record])) == [record]
         assert "\x00" not in info.type + info.message + info.traceback

@@ -16,7 +16,7 @@ from typing import Any
 from mesh.context import Context
 from mesh.handler import Handler
 from mesh.wire import ErrorInfo
-from mesh_workers.outcome import Failure, Success, describe
+from mesh_workers.outcome import Failed, Outcome, Succeeded, describe
 from mesh_workers.threads import Threads
 
 __all__ = ["Straggler", "execute"]
@@ -32,7 +32,7 @@ async def execute(
     timeout: float | None,
     result_limit: int,
     threads: Threads[Any],
-) -> tuple[Success | Failure, Straggler]:
+) -> tuple[Outcome, Straggler]:
     """The outcome of one call of the handler. ``timeout`` in seconds, ``result_limit`` in bytes.
     ``context`` is for a handler that wants one."""
     try:
@@ -41,7 +41,7 @@ async def execute(
         cause = describe(error)
         message = f"the stored arguments do not fit this version of the handler: {cause.message}"
         cause = ErrorInfo("InvalidArguments", message, cause.traceback)
-        return Failure(cause, retryable=False), None
+        return Failed(cause, retryable=False), None
     if handler.is_async:
         outcome = await _run_async(handler.function, arguments, timeout)
         straggler: Straggler = None
@@ -49,7 +49,7 @@ async def execute(
         outcome, straggler = await _run_thread(
             partial(handler.function, **arguments), timeout, threads
         )
-    if isinstance(outcome, Failure):
+    if isinstance(outcome, Failed):
         return outcome, straggler
     return _encode(handler, outcome[0], result_limit), straggler
 
@@ -58,7 +58,7 @@ async def _run_async(
     function: Callable[..., Coroutine[Any, Any, Any]],
     arguments: dict[str, Any],
     timeout: float | None,
-) -> tuple[Any] | Failure:
+) -> tuple[Any] | Failed:
     limit: asyncio.Timeout | None = None
     try:
         if timeout is None:
@@ -72,16 +72,16 @@ async def _run_async(
         if task.cancelling():
             raise
         # The handler raised it, or something it awaited was cancelled.
-        return Failure(describe(error, skip=1))
+        return Failed(describe(error, skip=1))
     except BaseException as error:
         if isinstance(error, TimeoutError) and limit is not None and limit.expired():
             return _timed_out(timeout)
-        return Failure(describe(error, skip=1))
+        return Failed(describe(error, skip=1))
 
 
 async def _run_thread(
     call: Callable[[], Any], timeout: float | None, threads: Threads[Any]
-) -> tuple[tuple[Any] | Failure, Straggler]:
+) -> tuple[tuple[Any] | Failed, Straggler]:
     context = contextvars.copy_context()
     future = threads.call(partial(_guarded, context, call))
     if timeout is None:
@@ -92,30 +92,30 @@ async def _run_thread(
     return _timed_out(timeout), future
 
 
-def _guarded(context: contextvars.Context, call: Callable[[], Any]) -> tuple[Any] | Failure:
+def _guarded(context: contextvars.Context, call: Callable[[], Any]) -> tuple[Any] | Failed:
     # SystemExit and the like must not travel through the future into the event loop.
     try:
         return (context.run(call),)
     except BaseException as error:
-        return Failure(describe(error, skip=1))
+        return Failed(describe(error, skip=1))
 
 
-def _timed_out(timeout: float | None) -> Failure:
-    return Failure(ErrorInfo("TimeoutError", f"the attempt took longer than {timeout:g} s"))
+def _timed_out(timeout: float | None) -> Failed:
+    return Failed(ErrorInfo("TimeoutError", f"the attempt took longer than {timeout:g} s"))
 
 
-def _encode(handler: Handler[..., Any, Any], value: Any, limit: int) -> Success | Failure:
+def _encode(handler: Handler[..., Any, Any], value: Any, limit: int) -> Outcome:
     # Not retryable: the work is done, and doing it again would end in the same way.
     try:
         result = handler.shape.result.encode(value)
     except BaseException as error:
         cause = describe(error)
         message = f"the handler returned a value that cannot be encoded: {cause.message}"
-        return Failure(ErrorInfo(cause.type, message, cause.traceback), retryable=False)
+        return Failed(ErrorInfo(cause.type, message, cause.traceback), retryable=False)
     if len(result) > limit:
         message = (
             f"the result takes {len(result)} bytes, the limit is {limit}: store it elsewhere and "
             "return a reference, or raise payload_limit"
         )
-        return Failure(ErrorInfo("ResultTooLarge", message), retryable=False)
-    return Success(result)
+        return Failed(ErrorInfo("ResultTooLarge", message), retryable=False)
+    return Succeeded(result)

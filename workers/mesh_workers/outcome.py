@@ -12,7 +12,19 @@ from mesh.job import State
 from mesh.retry import Retry
 from mesh.wire import Envelope, ErrorInfo, Finished, Retrying, Started
 
-__all__ = ["MISS_LIMIT", "Failure", "Run", "Success", "decide", "describe", "miss", "start"]
+__all__ = [
+    "MISS_LIMIT",
+    "Cancelled",
+    "Failed",
+    "Outcome",
+    "Run",
+    "Succeeded",
+    "decide",
+    "describe",
+    "end_unstarted",
+    "miss",
+    "start",
+]
 
 MAX_TRACEBACK = 16 * 1024
 MAX_MESSAGE = 2 * 1024
@@ -35,16 +47,26 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     started_at: float
 
 
-class Success(msgspec.Struct, frozen=True, gc=False):
+class Succeeded(msgspec.Struct, frozen=True, gc=False, tag=True):
     result: bytes
     """JSON."""
 
 
-class Failure(msgspec.Struct, frozen=True, gc=False):
+class Failed(msgspec.Struct, frozen=True, gc=False, tag=True):
     error: ErrorInfo
     retryable: bool = True
-    at_once: bool = False
-    """Run again without the policy's delay: the job was not to blame."""
+    delay: float | None = None
+    """Seconds until the next attempt, if there is one; ``None`` takes the policy's."""
+
+
+class Cancelled(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """The job was called off: from outside, or by its handler."""
+
+    error: ErrorInfo
+
+
+Outcome = Succeeded | Failed | Cancelled
+"""How an attempt ended."""
 
 
 def start(run: Run) -> Started:
@@ -53,18 +75,26 @@ def start(run: Run) -> Started:
 
 
 def decide(
-    run: Run, outcome: Success | Failure, policy: Retry, now: float, random: Random
+    run: Run, outcome: Outcome, policy: Retry, now: float, random: Random
 ) -> tuple[Finished | Retrying, Envelope | None]:
     """The record for the ledger, and the envelope of the next attempt if there is one."""
-    if isinstance(outcome, Success):
+    if isinstance(outcome, Succeeded):
         return _finished(run, now, State.SUCCEEDED, outcome.result, None), None
+    if isinstance(outcome, Cancelled):
+        return _finished(run, now, State.CANCELLED, None, outcome.error), None
     delay = policy.next_delay(run.attempt, random) if outcome.retryable else None
     if delay is None:
         return _finished(run, now, State.FAILED, None, outcome.error), None
-    due_at = now if outcome.at_once else now + delay
+    due_at = now + (delay if outcome.delay is None else outcome.delay)
     record = Retrying(*_fields(run, now), error=outcome.error, due_at=due_at)
     again = msgspec.structs.replace(run.job, attempt=run.attempt + 1, due_at=due_at, misses=0)
     return record, again
+
+
+def end_unstarted(run: Run, state: State, error: ErrorInfo, now: float) -> Finished:
+    """The record of a job that ends without an attempt of its own, such as one that was
+    cancelled while it waited for its turn."""
+    return _finished(run, now, state, None, error)
 
 
 def miss(run: Run, now: float) -> tuple[Finished | None, Envelope | None]:

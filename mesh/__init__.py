@@ -33,6 +33,10 @@ from mesh.handler import Handler as Handler
 from mesh.handler import Job as Job
 from mesh.job import Priority as Priority
 from mesh.job import State as State
+from mesh.outcome import Cancel as Cancel
+from mesh.outcome import Fail as Fail
+from mesh.outcome import Failure as Failure
+from mesh.outcome import Snooze as Snooze
 from mesh.ports import EventInfo as EventInfo
 from mesh.ports import JobInfo as JobInfo
 from mesh.retry import Retry as Retry
@@ -41,10 +45,13 @@ __all__ = [
     "AgentConfig",
     "AgentError",
     "AgentUnavailable",
+    "Cancel",
     "Config",
     "ConfigError",
     "Context",
     "EventInfo",
+    "Fail",
+    "Failure",
     "Handler",
     "InvalidArguments",
     "InvalidJob",
@@ -69,6 +76,7 @@ __all__ = [
     "Retry",
     "ScheduleExists",
     "ScheduleNotFound",
+    "Snooze",
     "State",
     "UnknownHandler",
 ]

@@ -27,6 +27,7 @@ from mesh.handler import (
 from mesh.held import Held
 from mesh.job import PriorityName, State, check_job_id
 from mesh.limits import KeyFunction, LimitRules
+from mesh.outcome import Failure
 from mesh.plugins import connect_agent, connect_master
 from mesh.ports import Agent, Master
 from mesh.retry import Retry
@@ -40,7 +41,16 @@ P = ParamSpec("P")
 R = TypeVar("R")
 H = TypeVar("H", bound=Handler[..., Any, Any])
 
-_HANDLER_OPTIONS = ("name", "process", "lane", "priority", "retry", "timeout", "expires", "deadline")
+_HANDLER_OPTIONS = (
+    "name",
+    "process",
+    "lane",
+    "priority",
+    "retry",
+    "timeout",
+    "expires",
+    "deadline",
+)
 
 
 class Mesh(Submitter):
@@ -98,14 +108,18 @@ class Mesh(Submitter):
 
     @overload
     def job(
-        self, function: Callable[Concatenate[Context[Any], P], Awaitable[R]], /
+        self, function: Callable[Concatenate[Context[Any], P], Awaitable[R | Failure]], /
     ) -> Handler[P, R, Awaitable[R]]: ...
     @overload
-    def job(self, function: Callable[P, Awaitable[R]], /) -> Handler[P, R, Awaitable[R]]: ...
+    def job(
+        self, function: Callable[P, Awaitable[R | Failure]], /
+    ) -> Handler[P, R, Awaitable[R]]: ...
     @overload
-    def job(self, function: Callable[Concatenate[Context[Any], P], R], /) -> Handler[P, R, R]: ...
+    def job(
+        self, function: Callable[Concatenate[Context[Any], P], R | Failure], /
+    ) -> Handler[P, R, R]: ...
     @overload
-    def job(self, function: Callable[P, R], /) -> Handler[P, R, R]: ...
+    def job(self, function: Callable[P, R | Failure], /) -> Handler[P, R, R]: ...
     @overload
     def job(
         self,
@@ -175,7 +189,9 @@ class Mesh(Submitter):
         self, function: None = None, /, *, process: bool = False
     ) -> Callable[[Callable[..., R]], Handler[..., Any, R]]: ...
 
-    def handler(self, function: Callable[..., Any] | None = None, /, *, process: bool = False) -> Any:
+    def handler(
+        self, function: Callable[..., Any] | None = None, /, *, process: bool = False
+    ) -> Any:
         """Register the handler of a typed request: a function of one ``Job`` subclass.
         ``process`` as for ``job``. Raises ``ConfigError``."""
 
@@ -414,16 +430,18 @@ class JobDecorator:
 
     @overload
     def __call__(
-        self, function: Callable[Concatenate[Context[Any], P], Awaitable[R]], /
+        self, function: Callable[Concatenate[Context[Any], P], Awaitable[R | Failure]], /
     ) -> Handler[P, R, Awaitable[R]]: ...
     @overload
-    def __call__(self, function: Callable[P, Awaitable[R]], /) -> Handler[P, R, Awaitable[R]]: ...
+    def __call__(
+        self, function: Callable[P, Awaitable[R | Failure]], /
+    ) -> Handler[P, R, Awaitable[R]]: ...
     @overload
     def __call__(
-        self, function: Callable[Concatenate[Context[Any], P], R], /
+        self, function: Callable[Concatenate[Context[Any], P], R | Failure], /
     ) -> Handler[P, R, R]: ...
     @overload
-    def __call__(self, function: Callable[P, R], /) -> Handler[P, R, R]: ...
+    def __call__(self, function: Callable[P, R | Failure], /) -> Handler[P, R, R]: ...
 
     def __call__(self, function: Callable[..., Any], /) -> Handler[..., Any, Any]:
         name = self._name or str(getattr(function, "__name__", ""))

@@ -458,7 +458,9 @@ class Handler(Generic[P, R, C]):
         self.function = function
         self.is_async = inspect.iscoroutinefunction(function)
         if not isinstance(process, bool):
-            raise ConfigError(f"{function.__qualname__}: process={process!r}: must be True or False")
+            raise ConfigError(
+                f"{function.__qualname__}: process={process!r}: must be True or False"
+            )
         self.in_process = process
         """Each attempt runs in a process of its own, one of the worker's pool."""
         self.defaults = options or Options()

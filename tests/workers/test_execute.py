@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from mesh import Context, Mesh
+from mesh import Context, Mesh, Retry
 from mesh.testing.conformance.agent import make_job
 from mesh_workers.execute import Straggler, execute
-from mesh_workers.outcome import Failed, Outcome, Succeeded
+from mesh_workers.outcome import Failed, Outcome, Succeeded, TimeLimit
 from mesh_workers.threads import Threads
 
 
@@ -45,7 +45,8 @@ class Call:
     ) -> tuple[Outcome, Straggler]:
         handler = self.app.handlers.get(function.__name__) or self.app.job(function)
         context: Context[Any] = Context(make_job(), 1, 5, lambda kind, data: None)
-        return await execute(handler, payload, context, timeout, limit, self.threads)
+        time = None if timeout is None else TimeLimit(timeout)
+        return await execute(handler, payload, context, time, Retry(), limit, self.threads)
 
     async def __call__(
         self,

@@ -46,6 +46,8 @@ from mesh_workers.outcome import (
     decide,
     end_unstarted,
     miss,
+    time_limit,
+    too_late,
 )
 from mesh_workers.reporter import Reporter
 from mesh_workers.threads import Threads
@@ -195,7 +197,7 @@ class Lane:
 
     def _take(self, delivery: Delivery) -> None:
         """Queue a job that was pulled, if it is for this worker to run."""
-        if delivery.lost and self._attempt_of(delivery) > self._policy(delivery).max_attempts:
+        if delivery.lost and self._is_worn_out(delivery):
             self._end_worn_out(delivery)
         elif delivery.job.name not in self._app.handlers:
             self._give_to_others(delivery)
@@ -208,6 +210,8 @@ class Lane:
         while self._queue and len(self._running) < self.concurrency and not self._stopping.is_set():
             delivery = self._queue.popleft()
             run = self._new_run(delivery)
+            if (run.job.expires_at or run.job.deadline) and self._ends_too_late(delivery, run):
+                continue
             task = _start_task(self._attempt(delivery, run), run.job.id)
             begun = True
             if task.done():
@@ -241,10 +245,14 @@ class Lane:
     def _attempt_of(delivery: Delivery) -> int:
         return delivery.job.attempt + delivery.lost
 
-    def _policy(self, delivery: Delivery) -> Retry:
-        handler = self._app.handlers.get(delivery.job.name)
-        of_handler = handler.defaults.retry if handler is not None else None
-        return delivery.job.retry or of_handler or self._app.config.retry
+    def _policy(self, job: Envelope) -> Retry:
+        handler = self._app.handlers.get(job.name)
+        if handler is None:
+            return job.retry or self._app.config.retry
+        policy = job.retry or handler.defaults.retry or self._app.config.retry
+        if handler.retry_when is not None:
+            return msgspec.structs.replace(policy, when=handler.retry_when)
+        return policy
 
     # giving back -----------------------------------------------------------------------------
 
@@ -300,13 +308,16 @@ class Lane:
 
     async def _attempt(self, delivery: Delivery, run: Run) -> None:
         reporter, job = self._tools.reporter, delivery.job
-        handler, policy = self._app.handlers[job.name], self._policy(delivery)
+        handler, policy = self._app.handlers[job.name], self._policy(job)
         context: Context[Any] | None = None
         if handler.wants_context:
-            context = Context(job, run.attempt, policy.max_attempts, self._emitter(run))
+            # What was snoozed does not count: the last attempt is ``max_attempts`` all the same.
+            most = policy.max_attempts + job.snoozes
+            context = Context(job, run.attempt, most, self._emitter(run))
             self._contexts[job.id] = context
         timeout = job.timeout or handler.defaults.timeout or self._app.config.timeout
         straggler = None
+        limit = time_limit(job, timeout, run.started_at)
         begun = self._clock.monotonic()
         try:
             if delivery.redelivered:
@@ -317,7 +328,13 @@ class Lane:
             if job.id in self._called_off:
                 raise asyncio.CancelledError
             outcome, straggler = await execute(
-                handler, job.payload, context, timeout, self._app.payload_limit, self._threads
+                handler,
+                job.payload,
+                context,
+                limit,
+                policy,
+                self._app.payload_limit,
+                self._threads,
             )
         except asyncio.CancelledError:
             outcome = self._cancelled()
@@ -394,8 +411,12 @@ class Lane:
 
         return emit
 
+    def _is_worn_out(self, delivery: Delivery) -> bool:
+        counted = self._attempt_of(delivery) - delivery.job.snoozes
+        return counted > self._policy(delivery.job).max_attempts
+
     def _end_worn_out(self, delivery: Delivery) -> None:
-        policy, last = self._policy(delivery), self._attempt_of(delivery) - 1
+        policy, last = self._policy(delivery.job), self._attempt_of(delivery) - 1
         run = Run(delivery.job, last, delivery.lost - 1, self._tools.worker, 0.0)
         error = ErrorInfo(
             "WorkerDied",
@@ -403,6 +424,12 @@ class Lane:
             "killed, crashed or lost its lease while it ran this job",
         )
         self._post_end(delivery, end_unstarted(run, State.FAILED, error, self._clock.time()))
+
+    def _ends_too_late(self, delivery: Delivery, run: Run) -> bool:
+        late = too_late(run.job, run.attempt, run.started_at)
+        if late is not None:
+            self._end_unstarted(delivery, *late)
+        return late is not None
 
     def _end_unstarted(self, delivery: Delivery, state: State, error: ErrorInfo) -> None:
         attempt = self._attempt_of(delivery)

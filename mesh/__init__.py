@@ -24,6 +24,7 @@ from mesh.errors import MasterError as MasterError
 from mesh.errors import MasterUnavailable as MasterUnavailable
 from mesh.errors import MeshError as MeshError
 from mesh.errors import PayloadTooLarge as PayloadTooLarge
+from mesh.errors import ProcessDied as ProcessDied
 from mesh.errors import PublishOutcomeUnknown as PublishOutcomeUnknown
 from mesh.errors import ResultTimeout as ResultTimeout
 from mesh.errors import ScheduleExists as ScheduleExists
@@ -71,6 +72,7 @@ __all__ = [
     "MeshError",
     "PayloadTooLarge",
     "Priority",
+    "ProcessDied",
     "PublishOutcomeUnknown",
     "ResultTimeout",
     "Retry",

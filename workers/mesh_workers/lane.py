@@ -49,6 +49,7 @@ from mesh_workers.outcome import (
     time_limit,
     too_late,
 )
+from mesh_workers.processes import Processes
 from mesh_workers.reporter import Reporter
 from mesh_workers.threads import Threads
 
@@ -110,6 +111,7 @@ class Lane:
         self._consumer: Consumer | None = None
         self._settle = Batcher(self._write, max_items=1024)
         self._threads: Threads[Any] = Threads(concurrency, f"mesh-{name}")
+        self._processes = Processes()
 
     @property
     def load(self) -> LaneLoad:
@@ -138,6 +140,7 @@ class Lane:
         finally:
             await self._abandon()
             self._threads.close()
+            await self._processes.close()
 
     async def _consume(self) -> Consumer:
         return await self._tools.agent.consume(self.name, lease=self._app.config.lease)
@@ -283,10 +286,11 @@ class Lane:
             task.cancel()
 
     def cancel(self, job_id: str, reason: str) -> bool:
-        """Call a job off, if this lane has it: one that waits here never starts; a running async
-        handler gets ``CancelledError``; for one in a thread ``ctx.cancelled`` becomes true, and
-        it ends when it will. The job ends ``cancelled``, unless its handler has returned a result
-        before: then it has succeeded. Returns whether the job was here and not yet over. Call it
+        """Call a job off, if this lane has it. Returns whether it was here and not yet over.
+
+        One that waits here never starts; a running async handler gets ``CancelledError``; a
+        process is killed; a thread sees ``ctx.cancelled`` and ends when it will. The job ends
+        ``cancelled``, unless its handler has returned a result: then it has succeeded. Call it
         in the worker's event loop; again is harmless.
         """
         for delivery in self._queue:
@@ -299,7 +303,8 @@ class Lane:
                 if job_id not in self._called_off:
                     self._called_off[job_id] = reason
                     call_off(self._contexts.get(job_id))
-                    if self._app.handlers[delivery.job.name].is_async:
+                    handler = self._app.handlers[delivery.job.name]
+                    if handler.is_async or handler.in_process:
                         task.cancel()
                 return True
         return False
@@ -310,7 +315,7 @@ class Lane:
         reporter, job = self._tools.reporter, delivery.job
         handler, policy = self._app.handlers[job.name], self._policy(job)
         context: Context[Any] | None = None
-        if handler.wants_context:
+        if handler.wants_context and not handler.in_process:
             # What was snoozed does not count: the last attempt is ``max_attempts`` all the same.
             most = policy.max_attempts + job.snoozes
             context = Context(job, run.attempt, most, self._emitter(run))
@@ -327,15 +332,14 @@ class Lane:
                 await backoff.retry("recording a start", reporter.flush, AgentError)
             if job.id in self._called_off:
                 raise asyncio.CancelledError
-            outcome, straggler = await execute(
-                handler,
-                job.payload,
-                context,
-                limit,
-                policy,
-                self._app.payload_limit,
-                self._threads,
-            )
+            size = self._app.payload_limit
+            if handler.in_process:
+                emit = self._emitter(run)
+                outcome = await self._processes.run(handler, run, emit, limit, policy, size)
+            else:
+                outcome, straggler = await execute(
+                    handler, job.payload, context, limit, policy, size, self._threads
+                )
         except asyncio.CancelledError:
             outcome = self._cancelled()
         outcome = self._as_called_off(job.id, outcome)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import process_handlers
 import pytest
-from worker_rig import PATIENCE, Rig
+from worker_rig import PATIENCE, Rig, until_gone
 
 from mesh import Retry
 from mesh.errors import ConfigError
@@ -84,22 +84,6 @@ async def pool() -> AsyncIterator[Pool]:
 def failed(outcome: Outcome) -> Failed:
     assert isinstance(outcome, Failed), outcome
     return outcome
-
-
-async def until_gone(*pids: int) -> None:
-    """Return when no such process is left; a killed one may wait to be reaped by its parent."""
-    async with asyncio.timeout(PATIENCE):
-        for pid in pids:
-            while _is_running(pid):  # noqa: ASYNC110 - not our children: nobody tells
-                await asyncio.sleep(0.005)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (ProcessLookupError, FileNotFoundError):
-        return False
 
 
 class TestRunning:

@@ -24,6 +24,7 @@ from mesh.errors import MasterError as MasterError
 from mesh.errors import MasterUnavailable as MasterUnavailable
 from mesh.errors import MeshError as MeshError
 from mesh.errors import PayloadTooLarge as PayloadTooLarge
+from mesh.errors import ProcessDied as ProcessDied
 from mesh.errors import PublishOutcomeUnknown as PublishOutcomeUnknown
 from mesh.errors import ResultTimeout as ResultTimeout
 from mesh.errors import ScheduleExists as ScheduleExists
@@ -33,6 +34,10 @@ from mesh.handler import Handler as Handler
 from mesh.handler import Job as Job
 from mesh.job import Priority as Priority
 from mesh.job import State as State
+from mesh.outcome import Cancel as Cancel
+from mesh.outcome import Fail as Fail
+from mesh.outcome import Failure as Failure
+from mesh.outcome import Snooze as Snooze
 from mesh.ports import EventInfo as EventInfo
 from mesh.ports import JobInfo as JobInfo
 from mesh.retry import Retry as Retry
@@ -45,10 +50,13 @@ __all__ = [
     "AgentConfig",
     "AgentError",
     "AgentUnavailable",
+    "Cancel",
     "Config",
     "ConfigError",
     "Context",
     "EventInfo",
+    "Fail",
+    "Failure",
     "Handler",
     "InvalidArguments",
     "InvalidJob",
@@ -68,11 +76,13 @@ __all__ = [
     "MeshError",
     "PayloadTooLarge",
     "Priority",
+    "ProcessDied",
     "PublishOutcomeUnknown",
     "ResultTimeout",
     "Retry",
     "ScheduleExists",
     "ScheduleNotFound",
+    "Snooze",
     "State",
     "UnknownHandler",
     "Workflow",

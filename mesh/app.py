@@ -27,6 +27,7 @@ from mesh.handler import (
 from mesh.held import Held
 from mesh.job import PriorityName, State, check_job_id
 from mesh.limits import KeyFunction, LimitRules
+from mesh.outcome import Failure
 from mesh.plugins import connect_agent, connect_master
 from mesh.ports import Agent, Master
 from mesh.retry import Retry
@@ -40,7 +41,16 @@ P = ParamSpec("P")
 R = TypeVar("R")
 H = TypeVar("H", bound=Handler[..., Any, Any])
 
-_HANDLER_OPTIONS = ("name", "lane", "priority", "retry", "timeout")
+_HANDLER_OPTIONS = (
+    "name",
+    "process",
+    "lane",
+    "priority",
+    "retry",
+    "timeout",
+    "expires",
+    "deadline",
+)
 
 
 class Mesh(Submitter):
@@ -98,14 +108,18 @@ class Mesh(Submitter):
 
     @overload
     def job(
-        self, function: Callable[Concatenate[Context[Any], P], Awaitable[R]], /
+        self, function: Callable[Concatenate[Context[Any], P], Awaitable[R | Failure]], /
     ) -> Handler[P, R, Awaitable[R]]: ...
     @overload
-    def job(self, function: Callable[P, Awaitable[R]], /) -> Handler[P, R, Awaitable[R]]: ...
+    def job(
+        self, function: Callable[P, Awaitable[R | Failure]], /
+    ) -> Handler[P, R, Awaitable[R]]: ...
     @overload
-    def job(self, function: Callable[Concatenate[Context[Any], P], R], /) -> Handler[P, R, R]: ...
+    def job(
+        self, function: Callable[Concatenate[Context[Any], P], R | Failure], /
+    ) -> Handler[P, R, R]: ...
     @overload
-    def job(self, function: Callable[P, R], /) -> Handler[P, R, R]: ...
+    def job(self, function: Callable[P, R | Failure], /) -> Handler[P, R, R]: ...
     @overload
     def job(
         self,
@@ -122,6 +136,9 @@ class Mesh(Submitter):
         limit: str | None = None,
         limit_key: KeyFunction | None = None,
         burst: float | None = None,
+        expires: float | None = None,
+        deadline: float | None = None,
+        process: bool = False,
     ) -> JobDecorator: ...
 
     def job(
@@ -135,15 +152,17 @@ class Mesh(Submitter):
         limit: str | None = None,
         limit_key: KeyFunction | None = None,
         burst: float | None = None,
+        process: bool = False,
         **options: Any,
     ) -> Any:
         """Register a function as a handler.
 
         ``name`` is stable, stored with each job (default: the function's name). ``lane``,
-        ``priority``, ``retry`` and ``timeout`` (seconds per attempt) are the defaults of its
-        jobs. ``async def`` functions run on the worker's event loop, ``def`` functions in
-        threads. A parameter annotated ``Context`` is the worker's to give; put it first for
-        type checkers to know.
+        ``priority``, ``retry``, ``timeout`` (seconds per attempt), ``expires`` and ``deadline``
+        (seconds after a job is due) are the defaults of its jobs. ``async def`` functions run on
+        the worker's event loop, ``def`` functions in threads; with ``process=True`` either runs
+        in a process of the worker's pool, which is killed when its time is over. A parameter
+        annotated ``Context`` is the worker's to give; put it first for type checkers to know.
 
         Across the cluster, ``concurrency`` is how many of its jobs may be under way at once, of
         those for which ``concurrency_key``, called with the arguments by name, returns the same;
@@ -159,13 +178,27 @@ class Mesh(Submitter):
             "limit_key": limit_key,
             "burst": burst,
         }
-        parsed = Options.parse(options, _HANDLER_OPTIONS, "app.job()")
-        decorate = JobDecorator(self, name, parsed, limits)
+        parsed = Options.parse(options, _HANDLER_OPTIONS, "app.job()").for_many_jobs("app.job()")
+        decorate = JobDecorator(self, name, parsed, limits, process)
         return decorate if function is None else decorate(function)
 
-    def handler(self, function: Callable[..., R]) -> Handler[..., Any, R]:
-        """Register the handler of a typed request: a function of one ``Job`` subclass."""
-        return self._register(Handler(self, function, request=True))
+    @overload
+    def handler(self, function: Callable[..., R], /) -> Handler[..., Any, R]: ...
+    @overload
+    def handler(
+        self, function: None = None, /, *, process: bool = False
+    ) -> Callable[[Callable[..., R]], Handler[..., Any, R]]: ...
+
+    def handler(
+        self, function: Callable[..., Any] | None = None, /, *, process: bool = False
+    ) -> Any:
+        """Register the handler of a typed request: a function of one ``Job`` subclass.
+        ``process`` as for ``job``. Raises ``ConfigError``."""
+
+        def decorate(function: Callable[..., Any]) -> Handler[..., Any, Any]:
+            return self._register(Handler(self, function, request=True, process=process))
+
+        return decorate if function is None else decorate(function)
 
     @overload
     def schedule(
@@ -254,7 +287,7 @@ class Mesh(Submitter):
         kind: Any = type(request)
         arguments, result = request_codecs(kind)
         payload = arguments.encode((request,), {}, self.payload_limit)
-        parsed = Options.parse(options)
+        parsed = Options.parse(options).for_one_job()
         job = make_envelope(request.mesh_name, request.mesh_lane, payload, parsed, self.now())
         rules = [r for r in (kind.mesh_limits, self.lane_limits(job.lane)) if r is not None]
         if parsed.conditional or rules:
@@ -391,30 +424,43 @@ class JobDecorator:
     """What ``app.job(...)`` with options returns."""
 
     def __init__(
-        self, app: Mesh, name: str | None, options: Options, limits: Mapping[str, Any]
+        self,
+        app: Mesh,
+        name: str | None,
+        options: Options,
+        limits: Mapping[str, Any],
+        process: bool,
     ) -> None:
         self._app = app
         self._name = name
         self._options = options
         self._limits = limits
+        self._process = process
 
     @overload
     def __call__(
-        self, function: Callable[Concatenate[Context[Any], P], Awaitable[R]], /
+        self, function: Callable[Concatenate[Context[Any], P], Awaitable[R | Failure]], /
     ) -> Handler[P, R, Awaitable[R]]: ...
     @overload
-    def __call__(self, function: Callable[P, Awaitable[R]], /) -> Handler[P, R, Awaitable[R]]: ...
+    def __call__(
+        self, function: Callable[P, Awaitable[R | Failure]], /
+    ) -> Handler[P, R, Awaitable[R]]: ...
     @overload
     def __call__(
-        self, function: Callable[Concatenate[Context[Any], P], R], /
+        self, function: Callable[Concatenate[Context[Any], P], R | Failure], /
     ) -> Handler[P, R, R]: ...
     @overload
-    def __call__(self, function: Callable[P, R], /) -> Handler[P, R, R]: ...
+    def __call__(self, function: Callable[P, R | Failure], /) -> Handler[P, R, R]: ...
 
     def __call__(self, function: Callable[..., Any], /) -> Handler[..., Any, Any]:
         name = self._name or str(getattr(function, "__name__", ""))
         rules = LimitRules.parse("job", name, "app.job()", **self._limits)
         handler: Handler[..., Any, Any] = Handler(
-            self._app, function, name=self._name, options=self._options, limits=rules
+            self._app,
+            function,
+            name=self._name,
+            options=self._options,
+            limits=rules,
+            process=self._process,
         )
         return self._app._register(handler)

@@ -267,6 +267,11 @@ def _parse_agents(place: str, value: str) -> dict[str, str]:
 
 def _convert_retry(place: str, value: Any) -> Retry:
     if isinstance(value, Retry):
+        if value.when is not None:
+            raise ConfigError(
+                f"{place}: retry=Retry(when=...): a function is for one handler's policy, "
+                "@app.job(retry=Retry(when=...))"
+            )
         return value
     if not isinstance(value, Mapping):
         raise ConfigError(
@@ -274,6 +279,7 @@ def _convert_retry(place: str, value: Any) -> Retry:
             "{max_attempts = 5, delay = 2}"
         )
     types = get_type_hints(Retry)
+    del types["when"]  # a function, which no table can hold
     for key in value:
         if key not in types:
             raise ConfigError(f"{place}: retry: unknown key '{key}'{did_you_mean(key, types)}")

@@ -14,7 +14,7 @@ from mesh.clock import to_datetime
 from mesh.codec import encode_json
 from mesh.wire import Envelope
 
-__all__ = ["Context", "Emit"]
+__all__ = ["Context", "Emit", "call_off"]
 
 # With a default, a plain ``Context`` holds no Any, over which mypy could not tell overloads apart.
 ProgressT = TypeVar("ProgressT", default=object)
@@ -47,6 +47,14 @@ class Context(Generic[ProgressT]):
         self.attempt = attempt
         """The number of this execution, from 1."""
         self.max_attempts = max_attempts
+        self._is_called_off = False
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the work is wanted no more: the job was cancelled, the attempt's time is over,
+        or the worker has stopped waiting for it. For ``def`` handlers, which nobody can interrupt:
+        look at it now and then, and ``raise Cancel(...)``. May be read in any thread."""
+        return self._is_called_off
 
     @cached_property
     def log(self) -> JobLog:
@@ -97,6 +105,12 @@ class Context(Generic[ProgressT]):
         """A piece of output: text, or anything that can be encoded."""
         self._emit("chunk", encode_json(value))
         return _SAID
+
+
+def call_off(context: Context[Any] | None) -> None:
+    """Make ``context.cancelled`` true. For the worker, from any thread; not for handlers."""
+    if context is not None:
+        context._is_called_off = True
 
 
 class JobLog:

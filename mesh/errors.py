@@ -19,6 +19,7 @@
     │   ├── MasterUnavailable       the master cannot be reached
     │   ├── SchemaMismatch          the master's schema is older or newer than this code
     │   └── LeaseLost               a newer holder took the lease: this one's write was refused
+    ├── ProcessDied                 of a job with ``process=True``: what its attempt ended with
     ├── JobNotFound
     ├── KeyExists                   the idempotency key stands for another job
     ├── ScheduleNotFound
@@ -55,6 +56,7 @@ __all__ = [
     "MasterUnavailable",
     "MeshError",
     "PayloadTooLarge",
+    "ProcessDied",
     "PublishOutcomeUnknown",
     "ResultTimeout",
     "ScheduleExists",
@@ -158,6 +160,11 @@ class SchemaMismatch(MasterError):
 
 class LeaseLost(MasterError):
     """A newer holder took the lease, so this holder's write was refused."""
+
+
+class ProcessDied(MeshError):
+    """The process that ran a handler ended before the handler did: it was killed, crashed or
+    exited. Not raised, but what a job's attempt ends with; retry policies may name it."""
 
 
 class JobNotFound(MeshError, LookupError):

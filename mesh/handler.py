@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import operator
 import re
 from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache, cached_property, partial
+from functools import cache, cached_property, partial, reduce
 from math import inf
 from types import UnionType
 from typing import (
@@ -42,6 +43,7 @@ from mesh.errors import ConfigError, InvalidArguments, InvalidJob, did_you_mean
 from mesh.held import After, Held, KeyRule, OnConflict, Outcome
 from mesh.job import Priority, PriorityName, check_job_id, check_name, new_job_id
 from mesh.limits import KeyFunction, LimitRules
+from mesh.outcome import Failure
 from mesh.retry import Retry
 from mesh.wire import Envelope, Limit
 from mesh.workflow import Draft
@@ -80,6 +82,12 @@ class JobOptions(TypedDict, total=False):
     lane: str
     timeout: float
     """Seconds an attempt may take."""
+    expires: float | datetime
+    """Not started by then (seconds after it is due, or a moment with a time zone): the job ends
+    ``expired``."""
+    deadline: float | datetime
+    """The end of all attempts together (seconds after it is due, or a moment with a time zone):
+    none starts or runs later, and the job ends ``failed``."""
     retry: Retry
     meta: Mapping[str, str]
     """Tags, kept with the job."""
@@ -116,6 +124,8 @@ class Options:
     priority: Priority | None = None
     lane: str | None = None
     timeout: float | None = None
+    expires: float | datetime | None = None
+    deadline: float | datetime | None = None
     retry: Retry | None = None
     meta: dict[str, str] | None = None
     agent: str | None = None
@@ -156,6 +166,27 @@ class Options:
             or self.session is not None
         )
 
+    def for_one_job(self) -> Options:
+        """These, if one job can be told them: a function cannot travel. Raises ``ConfigError``."""
+        if self.retry is not None and self.retry.when is not None:
+            raise ConfigError(
+                "options(retry=Retry(when=...)): a function cannot travel with a job; give it to "
+                "the handler, @app.job(retry=Retry(when=...)), where all its jobs are asked, or "
+                "name exceptions with on= and give_up_on="
+            )
+        return self
+
+    def for_many_jobs(self, where: str) -> Options:
+        """These, if jobs to come can be told them: a moment is for one job. Raises
+        ``ConfigError``, which begins with ``where``."""
+        for option in ("expires", "deadline"):
+            if isinstance(value := getattr(self, option), datetime):
+                raise ConfigError(
+                    f"{where}: {option}={value!r}: give seconds, counted for each job from when it "
+                    f"is due; a moment is for one job, options({option}=...)"
+                )
+        return self
+
     def merge(self, other: Options) -> Options:
         """These, overridden by what ``other`` gives."""
         given = {f: v for f in self.__slots__ if (v := getattr(other, f)) is not None}
@@ -178,6 +209,21 @@ def _check_at(value: Any) -> float:
         return from_datetime(value)
     except ValueError as error:
         raise ConfigError(f"options(at=...): {error}") from None
+
+
+def _check_until(option: str, value: Any) -> float | datetime:
+    if isinstance(value, datetime):
+        try:
+            from_datetime(value)
+        except ValueError as error:
+            raise ConfigError(f"options({option}=...): {error}") from None
+        return value
+    if not isinstance(value, int | float) or not 0 < value < inf:
+        raise ConfigError(
+            f"{option}={value!r}: must be a number of seconds above 0, or a datetime with a time "
+            "zone"
+        )
+    return float(value)
 
 
 def _check_timeout(value: Any) -> float:
@@ -280,6 +326,8 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "priority": Priority.parse,
     "lane": lambda value: check_name("lane", value),
     "timeout": _check_timeout,
+    "expires": partial(_check_until, "expires"),
+    "deadline": partial(_check_until, "deadline"),
     "retry": _check_retry,
     "meta": _check_meta,
     "agent": lambda value: check_name("agent", value),
@@ -399,6 +447,7 @@ class Handler(Generic[P, R, C]):
         options: Options | None = None,
         request: bool = False,
         limits: LimitRules | None = None,
+        process: bool = False,
     ) -> None:
         """Raises ``ConfigError`` if it is no function, or its name cannot be a handler's."""
         own_name = getattr(function, "__name__", None)
@@ -414,8 +463,20 @@ class Handler(Generic[P, R, C]):
         self._app = app
         self.function = function
         self.is_async = inspect.iscoroutinefunction(function)
+        if not isinstance(process, bool):
+            raise ConfigError(
+                f"{function.__qualname__}: process={process!r}: must be True or False"
+            )
+        self.in_process = process
+        """Each attempt runs in a process of its own, one of the worker's pool."""
         self.defaults = options or Options()
         self.limits = limits
+        self.retry_when: Callable[[BaseException], bool] | None = None
+        """Its policy's ``when``, which stays here while the policy travels."""
+        if (retry := self.defaults.retry) is not None and retry.when is not None:
+            self.retry_when = retry.when
+            kept = msgspec.structs.replace(retry, when=None)
+            self.defaults = dataclasses.replace(self.defaults, retry=kept)
         self._request: tuple[str, type[Job[Any]]] | None = None
         if request:
             self._request = self._find_request()
@@ -442,7 +503,7 @@ class Handler(Generic[P, R, C]):
 
     def options(self, **options: Unpack[JobOptions]) -> Bound[P, R]:
         """The handler with options for the jobs enqueued through it."""
-        return Bound(self._app, self, Options.parse(options))
+        return Bound(self._app, self, Options.parse(options).for_one_job())
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, JobHandle[R]]:
         """Store a job durably; see ``Bound.enqueue``."""
@@ -488,7 +549,7 @@ class Handler(Generic[P, R, C]):
             arguments, result = RequestCodec(self.name, request, name), result_type(request)
         else:
             arguments = ArgumentsCodec(self.name, parameters, hints)
-            result = hints.get("return", Any)
+            result = _without_failure(hints.get("return", Any))
         return Shape(arguments, context, ValueCodec(result, f"result of '{self.name}'"))
 
     def _signature(self) -> tuple[dict[str, inspect.Parameter], str | None, dict[str, Any]]:
@@ -521,6 +582,14 @@ def _is_context(hint: Any) -> bool:
     if get_origin(hint) in (Union, UnionType, Annotated):
         return any(_is_context(part) for part in get_args(hint))
     return hint is Context or get_origin(hint) is Context
+
+
+def _without_failure(hint: Any) -> Any:
+    """What a job results in whose handler returns this: a ``Failure`` is no result."""
+    if get_origin(hint) in (Union, UnionType):
+        parts = [part for part in get_args(hint) if part is not Failure]
+        return reduce(operator.or_, parts) if parts else None
+    return None if hint is Failure else hint
 
 
 def result_type(request: type[Job[Any]]) -> Any:
@@ -669,6 +738,11 @@ def make_envelope(name: str, lane: str, payload: bytes, options: Options, now: f
     due_at = options.at or 0.0
     if options.delay:
         due_at = now + options.delay
+    expires_at = deadline = 0.0
+    if options.expires is not None:
+        expires_at = _until("expires", options.expires, now, due_at)
+    if options.deadline is not None:
+        deadline = _until("deadline", options.deadline, now, due_at)
     return Envelope(
         id=options.id or new_job_id(),
         name=name,
@@ -682,6 +756,8 @@ def make_envelope(name: str, lane: str, payload: bytes, options: Options, now: f
         meta=options.meta,
         given_id=options.id is not None,
         key=options.key,
+        expires_at=expires_at,
+        deadline=deadline,
     )
 
 
@@ -702,3 +778,15 @@ def make_held(
         # What may be replaced must not be on an agent before it is due.
         firm=options.on_conflict in ("replace", "debounce"),
     )
+
+
+def _until(option: str, value: float | datetime, now: float, due_at: float) -> float:
+    """The moment that is meant. Raises ``ConfigError`` if the job could not start before it."""
+    start = max(now, due_at)
+    if not isinstance(value, datetime):
+        return start + value
+    moment = from_datetime(value)
+    if moment <= start:
+        when = "past already" if moment <= now else "before the job is due"
+        raise ConfigError(f"options({option}={value.isoformat()}): is {when}")
+    return moment

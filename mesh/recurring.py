@@ -69,6 +69,10 @@ class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
     lane: str
     priority: int = int(Priority.NORMAL)
     timeout: float | None = None
+    expires: float | None = None
+    """Seconds after a job is due."""
+    deadline: float | None = None
+    """Seconds after a job is due."""
     retry: Retry | None = None
     meta: dict[str, str] | None = None
     missed: Missed = "skip"
@@ -109,6 +113,9 @@ class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
         delay = timedelta()
         if slot is not None:
             delay = self.schedule.delay(datetime.fromtimestamp(slot, UTC), name)
+        due_at = 0.0 if slot is None else slot + delay.total_seconds()
+        # A slot that was missed and is caught up with has as much time as any other.
+        start = max(due_at, now)
         return Envelope(
             id=job_id,
             name=self.handler,
@@ -116,12 +123,14 @@ class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
             lane=self.lane,
             priority=self.priority,
             enqueued_at=now,
-            due_at=0.0 if slot is None else slot + delay.total_seconds(),
+            due_at=due_at,
             timeout=self.timeout,
             retry=self.retry,
             meta=self.meta,
             schedule=name,
             slot=slot,
+            expires_at=start + self.expires if self.expires else 0.0,
+            deadline=start + self.deadline if self.deadline else 0.0,
         )
 
 

@@ -58,11 +58,14 @@ class ScheduleOptions(TypedDict, total=False):
     lane: str
     priority: PriorityName
     timeout: float
+    expires: float
+    """Seconds after a job is due, as for jobs."""
+    deadline: float
     retry: Retry
     meta: Mapping[str, str]
 
 
-_OF_JOBS = ("lane", "priority", "timeout", "retry", "meta")
+_OF_JOBS = ("lane", "priority", "timeout", "expires", "deadline", "retry", "meta")
 _OF_TIME = ("timezone", "start", "end", "jitter", "day_or")
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "missed": ("skip", "catch_up", "ignore"),
@@ -126,9 +129,9 @@ class AppSchedules:
         )
         values = _checked(given)
         time = {key: values.pop(key) for key in _OF_TIME if key in values}
-        jobs = handler.defaults.merge(
-            Options.parse({k: values.pop(k) for k in _OF_JOBS if k in values}, _OF_JOBS)
-        )
+        jobs = handler.defaults.merge(_job_options(values))
+        assert not isinstance(jobs.expires, datetime)
+        assert not isinstance(jobs.deadline, datetime)
         return Definition(
             handler=handler.name,
             expression=_canonical(expression, time),
@@ -136,6 +139,8 @@ class AppSchedules:
             lane=jobs.lane or handler.lane,
             priority=int(jobs.priority or Priority.NORMAL),
             timeout=jobs.timeout,
+            expires=jobs.expires,
+            deadline=jobs.deadline,
             retry=jobs.retry,
             meta=jobs.meta,
             **values,
@@ -219,7 +224,7 @@ class AppSchedules:
                 f"update({', '.join(time)}=...): say the expression too, it is "
                 f"'{definition.expression}' now"
             )
-        jobs = Options.parse({k: values.pop(k) for k in _OF_JOBS if k in values}, _OF_JOBS)
+        jobs = _job_options(values)
         changes |= {k: v for k in _OF_JOBS if (v := getattr(jobs, k)) is not None}
         if "priority" in changes:
             changes["priority"] = int(changes["priority"])
@@ -294,6 +299,12 @@ def _canonical(expression: Expression, time: Mapping[str, Any]) -> str:
     from mesh.schedule import parse
 
     return parse(expression, **time).text
+
+
+def _job_options(values: dict[str, Any]) -> Options:
+    """What a schedule says of its jobs, taken out of ``values``."""
+    given = {key: values.pop(key) for key in _OF_JOBS if key in values}
+    return Options.parse(given, _OF_JOBS).for_one_job().for_many_jobs("schedule")
 
 
 def _replaced(definition: Definition, changes: Mapping[str, Any]) -> Definition:

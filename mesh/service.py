@@ -17,7 +17,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from mesh.clock import Clock, SystemClock
 from mesh.errors import MeshError
@@ -89,7 +89,7 @@ class Service:
             if not self._task.cancelled():
                 self._task.result()
 
-    async def __aenter__(self) -> Service:
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 

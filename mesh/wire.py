@@ -112,6 +112,8 @@ class Envelope(Struct, frozen=True, array_like=True, gc=False):
     """What it counts against while it is under way."""
     headers: dict[str, str] | None = None
     """What middleware has to say to middleware: not shown, not searched."""
+    snoozes: int = 0
+    """How many of the attempts so far were snoozed, and so do not count."""
 
 
 class ErrorInfo(Struct, frozen=True, array_like=True, gc=False):

@@ -78,7 +78,7 @@ def test_everything_in_a_file(toml: Callable[[str], None]) -> None:
         master = "postgresql://h/shop"
         timeout = 30
         auto_migrate = true
-        retry = {max_attempts = 3, delay = 1, backoff = "fixed"}
+        retry = {max_attempts = 3, delay = 1, backoff = "linear", on = ["OSError"]}
         [agents]
         nats-1 = "nats://h:4222"
         nats-2 = {url = "nats://h2:4222", lanes = ["mail", "reports"]}
@@ -87,7 +87,7 @@ def test_everything_in_a_file(toml: Callable[[str], None]) -> None:
     assert config.cluster == "shop"
     assert config.timeout == 30.0
     assert config.auto_migrate is True
-    assert config.retry == Retry(3, delay=1, backoff="fixed")
+    assert config.retry == Retry(3, delay=1, backoff="linear", on=(OSError,))
     assert config.agents["nats-2"].lanes == frozenset({"mail", "reports"})
     assert [agent.name for agent in config.agents_for("mail")] == ["nats-1", "nats-2"]
     assert [agent.name for agent in config.agents_for("other")] == ["nats-1"]
@@ -165,6 +165,9 @@ URL = {"url": "sqlite:///x.db"}
         (URL | {"retry": {"atempts": 3}}, "retry: unknown key 'atempts'"),
         (URL | {"retry": {"dely": 3}}, "retry: unknown key 'dely'; did you mean 'delay'?"),
         (URL | {"retry": {"delay": "x"}}, "retry: delay='x': Expected `float`"),
+        (URL | {"retry": {"when": "x"}}, "retry: unknown key 'when'"),
+        (URL | {"retry": {"on": "OSError"}}, "retry: on='OSError': Expected `array`, got `str`"),
+        (URL | {"retry": Retry(when=callable)}, "retry=Retry(when=...): a function is for one"),
         (URL | {"retry": {"max_attempts": 0}}, "the first execution counts"),
         ({"agents": ["nats://h"]}, "agents must map names to URLs; a list does not"),
         ({"agents": {"a": "h:4222"}}, "the URL of agent 'a' is not a URL"),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Union
 from uuid import UUID, uuid4
 
 import msgspec
@@ -16,6 +16,7 @@ import pytest
 from mesh import (
     ConfigError,
     Context,
+    Failure,
     InvalidArguments,
     Job,
     Mesh,
@@ -98,6 +99,8 @@ def generator() -> Iterator[int]:
         (lambda app: app.job(lane=5), "lane '5' is not a valid name"),
         (lambda app: app.job(timeout=0), "timeout=0: must be a number of seconds above 0"),
         (lambda app: app.job(timeout=math.inf), "timeout=inf: must be a number of seconds"),
+        (lambda app: app.job(expires=datetime.now(UTC)), "app.job(): expires=datetime"),
+        (lambda app: app.job(process=1)(add), "add: process=1: must be True or False"),
         (lambda app: app.job(retry=3), "retry=3: must be a Retry, such as Retry(5, delay=2)"),
         (lambda app: app.job(priority="urgent"), "unknown priority 'urgent'"),
         (lambda app: app.handler(add), "handler 'add' must take exactly one request"),
@@ -209,6 +212,57 @@ async def test_delays(app: MemoryMesh) -> None:
     assert job.due_at == app.now()
 
 
+async def test_limits_in_time_count_from_when_a_job_is_due(app: MemoryMesh) -> None:
+    handler = app.job(expires=60, deadline=600)(add)
+    now = app.now()
+    moment = datetime.fromtimestamp(now + 50, timezone(timedelta(hours=5)))
+    await handler.enqueue(1)
+    await handler.options(delay=10).enqueue(2)
+    await handler.options(expires=moment, deadline=5).enqueue(3)
+    app.clock.advance(10)  # type: ignore[attr-defined]
+    jobs = await app.taken()
+    limits = sorted((job.expires_at - now, job.deadline - now) for job in jobs)
+    assert limits == [(50, 5), (60, 600), (70, 610)]
+
+
+async def test_a_job_that_could_never_start_is_refused(app: MemoryMesh) -> None:
+    handler = app.job(add)
+    moment = datetime.fromtimestamp(app.now() + 50, UTC)
+    for option in ("expires", "deadline"):
+        until: Any = {option: moment}
+        with pytest.raises(ConfigError, match=f"{option}=.*: is before the job is due"):
+            await handler.options(delay=50, **until).enqueue(1)
+        until = {option: moment - timedelta(seconds=50)}
+        with pytest.raises(ConfigError, match=f"{option}=.*: is past already"):
+            await handler.options(**until).enqueue(1)
+    assert await app.stored() == 0
+
+
+def test_a_predicate_stays_with_its_handler(app: MemoryMesh) -> None:
+    handler = app.job(retry=Retry(3, when=callable))(add)
+    assert handler.retry_when is callable
+    assert handler.defaults.retry == Retry(3)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "result"),
+    [
+        (int | Failure, b"5"),
+        (Failure | int | None, b"null"),
+        (Union[int, Failure], b"5"),  # noqa: UP007 - both are written
+        (Failure, b"null"),
+    ],
+)
+async def test_a_failure_is_no_result(app: MemoryMesh, annotation: Any, result: bytes) -> None:
+    def handler() -> None: ...
+
+    handler.__annotations__["return"] = annotation
+    codec = app.job(handler).shape.result
+    assert codec.encode(codec.decode(result)) == result
+    with pytest.raises(msgspec.ValidationError):
+        codec.decode(b'{"reason":"x","retry":true}')
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -227,6 +281,11 @@ async def test_delays(app: MemoryMesh) -> None:
         ({"agent": "nowhere"}, "no agent is named 'nowhere'"),
         ({"meta": {"a": 1}}, "options(meta={'a': 1}): must map strings to strings"),
         ({"timeout": "5"}, "timeout='5': must be a number of seconds above 0"),
+        ({"expires": 0}, "expires=0: must be a number of seconds above 0, or a datetime"),
+        ({"expires": datetime(2030, 1, 1)}, "options(expires=...): 2030-01-01T00:00:00 has no"),
+        ({"deadline": math.inf}, "deadline=inf: must be a number of seconds above 0"),
+        ({"process": True}, "options(): unknown option 'process'"),
+        ({"retry": Retry(when=callable)}, "options(retry=Retry(when=...)): a function cannot"),
     ],
 )
 async def test_wrong_options(app: MemoryMesh, options: dict[str, Any], says: str) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from mesh import Context, Mesh
+from mesh import Context, Mesh, Retry
 from mesh.testing.conformance.agent import make_job
 from mesh_workers.execute import Straggler, execute
-from mesh_workers.outcome import Failure, Success
+from mesh_workers.outcome import Failed, Outcome, Succeeded, TimeLimit
 from mesh_workers.threads import Threads
 
 
@@ -42,10 +42,11 @@ class Call:
         payload: bytes = b"{}",
         timeout: float | None = None,
         limit: int = 1000,
-    ) -> tuple[Success | Failure, Straggler]:
+    ) -> tuple[Outcome, Straggler]:
         handler = self.app.handlers.get(function.__name__) or self.app.job(function)
         context: Context[Any] = Context(make_job(), 1, 5, lambda kind, data: None)
-        return await execute(handler, payload, context, timeout, limit, self.threads)
+        time = None if timeout is None else TimeLimit(timeout)
+        return await execute(handler, payload, context, time, Retry(), limit, self.threads)
 
     async def __call__(
         self,
@@ -53,7 +54,7 @@ class Call:
         payload: bytes = b"{}",
         timeout: float | None = None,
         limit: int = 1000,
-    ) -> Success | Failure:
+    ) -> Outcome:
         outcome, straggler = await self.with_straggler(function, payload, timeout, limit)
         assert straggler is None
         return outcome
@@ -76,8 +77,8 @@ def raiser(error: BaseException | type[BaseException], is_async: bool) -> Callab
     return async_handler if is_async else sync_handler
 
 
-def failure(outcome: Success | Failure) -> Failure:
-    assert isinstance(outcome, Failure), outcome
+def failure(outcome: Outcome) -> Failed:
+    assert isinstance(outcome, Failed), outcome
     return outcome
 
 
@@ -92,13 +93,13 @@ class TestReturning:
             await asyncio.sleep(0)
             return a + b
 
-        assert await call(add, b'{"a":1}') == Success(b"3")
+        assert await call(add, b'{"a":1}') == Succeeded(b"3")
 
     async def test_in_a_thread(self, call: Call) -> None:
         def where(ctx: Context[Any], a: int) -> list[Any]:
             return [threading.current_thread() is not threading.main_thread(), a, ctx.attempt]
 
-        assert await call(where, b'{"a":7}') == Success(b"[true,7,1]")
+        assert await call(where, b'{"a":7}') == Succeeded(b"[true,7,1]")
 
     @pytest.mark.parametrize("value", [object(), {1j}, "\ud800", lambda: None])
     async def test_a_value_that_cannot_be_encoded(
@@ -130,7 +131,7 @@ class TestReturning:
         async def text(length: int) -> str:
             return "x" * length
 
-        assert isinstance(await call(text, b'{"length":98}', limit=100), Success)
+        assert isinstance(await call(text, b'{"length":98}', limit=100), Succeeded)
         outcome = failure(await call(text, b'{"length":99}', limit=100))
         assert (outcome.error.type, outcome.retryable) == ("ResultTooLarge", False)
         assert "101 bytes" in outcome.error.message
@@ -253,7 +254,7 @@ class TestTimeout:
             await asyncio.sleep(0)
             return 1
 
-        assert await call(handler, timeout=0.01) == Success(b"1")
+        assert await call(handler, timeout=0.01) == Succeeded(b"1")
         task = asyncio.current_task()
         assert task is not None
         assert not task.cancelling()
@@ -306,7 +307,7 @@ class TestCancellation:
         task = asyncio.create_task(call(handler))
         await started.wait()
         task.cancel()
-        assert await task == Success(b"5")
+        assert await task == Succeeded(b"5")
 
 
 async def test_context_variables_stay_in_their_thread_call(call: Call) -> None:
@@ -319,5 +320,5 @@ async def test_context_variables_stay_in_their_thread_call(call: Call) -> None:
         return seen
 
     for _ in range(5):
-        assert await call(handler) == Success(b'"the worker\'s"')
+        assert await call(handler) == Succeeded(b'"the worker\'s"')
     assert variable.get() == "the worker's"

@@ -11,14 +11,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from worker_rig import PATIENCE, Rig
+from worker_rig import PATIENCE, Rig, until_gone
 
 from mesh.job import State
 from mesh.testing.conformance.agent import make_job
-from mesh.wire import Finished, Retrying, Started
+from mesh.wire import Event, Finished, Retrying, Started
 
 APP = """
-import asyncio, os, threading
+import asyncio, os, threading, time
 from contextlib import suppress
 from mesh import Context, Mesh, Retry
 
@@ -52,6 +52,13 @@ async def stubborn() -> None:
         with suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
 
+@app.job(process=True)
+def wait_in_a_process(ctx: Context, path: str) -> int:
+    ctx.chunk(os.getpid())
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return os.getpid()
+
 @app.job(retry=Retry(2))
 async def die(ctx: Context) -> None:
     os._exit(9)
@@ -73,6 +80,7 @@ class Command:
             Path(sys.executable).parent / "mesh",
             *("worker", "shop:app", "--concurrency", "1", *options),
             cwd=self._directory,
+            start_new_session=True,
             stdout=PIPE,
             stderr=PIPE,
         )
@@ -221,3 +229,36 @@ async def test_processes_are_kept_running_and_drain_together(command: Command) -
     assert await command.end(process) == 0
     assert f"(pid {min(pids)}) ended with status -9: starting it again" in command.log
     assert command.log.count(" stopped") == 2
+
+
+class TestProcessHandlers:
+    async def begin(self, command: Command, path: Path) -> tuple[Process, str, int]:
+        """A worker, a job that runs in a process of it, and that one's pid."""
+        rig = command.rig
+        job_id = await command.enqueue("wait_in_a_process", b'{"path":"%s"}' % bytes(path))
+        worker = await command.start()
+        await rig.until(lambda: bool(rig.told(job_id, Event)))
+        said = rig.told(job_id, Event)[-1]
+        assert isinstance(said, Event)
+        return worker, job_id, int(said.data)
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    async def test_drain_with_the_worker_when_its_whole_group_is_signalled(
+        self, command: Command, tmp_path: Path, number: signal.Signals
+    ) -> None:
+        rig, path = command.rig, tmp_path / "go"
+        worker, job_id, pid = await self.begin(command, path)
+        os.killpg(worker.pid, number)
+        os.kill(pid, number)  # as those do who signal whatever is in a container
+        await rig.until(lambda: "draining" in [beat.state for beat in rig.beats()])
+        path.touch()
+        assert await command.end(worker) == 0
+        (end,) = await rig.ended(job_id)
+        assert (end.state, end.attempt, end.result) == (State.SUCCEEDED, 1, b"%d" % pid)
+        await until_gone(pid)
+
+    async def test_end_with_a_worker_that_is_killed(self, command: Command, tmp_path: Path) -> None:
+        worker, _, pid = await self.begin(command, tmp_path / "go")
+        worker.kill()
+        assert await command.end(worker) == -signal.SIGKILL
+        await until_gone(pid)

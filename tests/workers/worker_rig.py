@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from mesh import Mesh
@@ -13,7 +15,7 @@ from mesh.testing import MemoryAgent
 from mesh.wire import Event, Finished, Heartbeat, Record, Retrying, Started
 from mesh_workers import Worker
 
-__all__ = ["PATIENCE", "Gate", "Rig"]
+__all__ = ["PATIENCE", "Gate", "Rig", "until_gone"]
 
 PATIENCE = 20.0
 
@@ -127,3 +129,19 @@ class Gate:
     async def until_entered(self, count: int) -> None:
         async with asyncio.timeout(PATIENCE), self._changed:
             await self._changed.wait_for(lambda: self.entered >= count)
+
+
+async def until_gone(*pids: int) -> None:
+    """Return when no such process is left; a killed one may wait to be reaped by its parent."""
+    async with asyncio.timeout(PATIENCE):
+        for pid in pids:
+            while _is_running(pid):  # noqa: ASYNC110 - not our children: nobody tells
+                await asyncio.sleep(0.005)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False

@@ -15,8 +15,18 @@ from typing import Any
 
 from mesh.context import Context
 from mesh.handler import Handler
+from mesh.outcome import Failure
+from mesh.retry import Retry
 from mesh.wire import ErrorInfo
-from mesh_workers.outcome import Failure, Success, describe
+from mesh_workers.outcome import (
+    Failed,
+    Outcome,
+    Succeeded,
+    TimeLimit,
+    describe,
+    judge,
+    returned_failure,
+)
 from mesh_workers.threads import Threads
 
 __all__ = ["Straggler", "execute"]
@@ -29,42 +39,56 @@ async def execute(
     handler: Handler[..., Any, Any],
     payload: bytes,
     context: Context[Any] | None,
-    timeout: float | None,
+    limit: TimeLimit | None,
+    policy: Retry,
     result_limit: int,
     threads: Threads[Any],
-) -> tuple[Success | Failure, Straggler]:
-    """The outcome of one call of the handler. ``timeout`` in seconds, ``result_limit`` in bytes.
-    ``context`` is for a handler that wants one."""
+) -> tuple[Outcome, Straggler]:
+    """The outcome of one call of the handler. ``policy`` says which failures are worth another
+    attempt; ``result_limit`` in bytes. ``context`` is for a handler that wants one."""
+    arguments = prepare(handler, payload, context)
+    if isinstance(arguments, Failed):
+        return arguments, None
+    straggler: Straggler = None
+    if handler.is_async:
+        outcome = await run_async(handler.function, arguments, limit, policy)
+    else:
+        call = partial(handler.function, **arguments)
+        outcome, straggler = await _run_thread(call, limit, policy, threads)
+    if isinstance(outcome, tuple):
+        return conclude(handler, outcome[0], result_limit), straggler
+    return outcome, straggler
+
+
+def prepare(
+    handler: Handler[..., Any, Any], payload: bytes, context: Context[Any] | None
+) -> dict[str, Any] | Failed:
+    """The handler's arguments by name."""
     try:
-        arguments = handler.bind(handler.decode(payload), context)
+        return handler.bind(handler.decode(payload), context)
     except BaseException as error:  # types may bring code of their own
         cause = describe(error)
         message = f"the stored arguments do not fit this version of the handler: {cause.message}"
         cause = ErrorInfo("InvalidArguments", message, cause.traceback)
-        return Failure(cause, retryable=False), None
-    if handler.is_async:
-        outcome = await _run_async(handler.function, arguments, timeout)
-        straggler: Straggler = None
-    else:
-        outcome, straggler = await _run_thread(
-            partial(handler.function, **arguments), timeout, threads
-        )
-    if isinstance(outcome, Failure):
-        return outcome, straggler
-    return _encode(handler, outcome[0], result_limit), straggler
+        return Failed(cause, retryable=False)
 
 
-async def _run_async(
+Returned = tuple[Any]
+"""What the handler returned."""
+
+
+async def run_async(
     function: Callable[..., Coroutine[Any, Any, Any]],
     arguments: dict[str, Any],
-    timeout: float | None,
-) -> tuple[Any] | Failure:
-    limit: asyncio.Timeout | None = None
+    limit: TimeLimit | None,
+    policy: Retry,
+) -> Returned | Outcome:
+    timeout: asyncio.Timeout | None = None
     try:
-        if timeout is None:
+        if limit is None:
             return (await function(**arguments),)
-        limit = asyncio.timeout(timeout)
-        async with limit:
+        timeout = asyncio.timeout(limit.seconds)
+        async with timeout:
             return (await function(**arguments),)
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
@@ -72,50 +96,56 @@ async def _run_async(
         if task.cancelling():
             raise
         # The handler raised it, or something it awaited was cancelled.
-        return Failure(describe(error, skip=1))
+        return judge(error, policy, skip=1)
     except BaseException as error:
-        if isinstance(error, TimeoutError) and limit is not None and limit.expired():
-            return _timed_out(timeout)
-        return Failure(describe(error, skip=1))
+        if isinstance(error, TimeoutError) and timeout is not None and timeout.expired():
+            assert limit is not None
+            return timed_out(limit, policy)
+        return judge(error, policy, skip=1)
 
 
 async def _run_thread(
-    call: Callable[[], Any], timeout: float | None, threads: Threads[Any]
-) -> tuple[tuple[Any] | Failure, Straggler]:
+    call: Callable[[], Any], limit: TimeLimit | None, policy: Retry, threads: Threads[Any]
+) -> tuple[Returned | Outcome, Straggler]:
     context = contextvars.copy_context()
-    future = threads.call(partial(_guarded, context, call))
-    if timeout is None:
+    future = threads.call(partial(run_sync, partial(context.run, call), policy))
+    if limit is None:
         return await future, None
-    await asyncio.wait([future], timeout=timeout)
+    await asyncio.wait([future], timeout=limit.seconds)
     if future.done():
         return future.result(), None
-    return _timed_out(timeout), future
+    return timed_out(limit, policy), future
 
 
-def _guarded(context: contextvars.Context, call: Callable[[], Any]) -> tuple[Any] | Failure:
+def run_sync(call: Callable[[], Any], policy: Retry) -> Returned | Outcome:
     # SystemExit and the like must not travel through the future into the event loop.
     try:
-        return (context.run(call),)
+        return (call(),)
     except BaseException as error:
-        return Failure(describe(error, skip=1))
+        return judge(error, policy, skip=1)
 
 
-def _timed_out(timeout: float | None) -> Failure:
-    return Failure(ErrorInfo("TimeoutError", f"the attempt took longer than {timeout:g} s"))
+def timed_out(limit: TimeLimit, policy: Retry) -> Outcome:
+    """The outcome of an attempt that took longer than it may."""
+    exceeded = limit.exceeded()
+    return exceeded if isinstance(exceeded, Failed) else judge(exceeded, policy)
 
 
-def _encode(handler: Handler[..., Any, Any], value: Any, limit: int) -> Success | Failure:
+def conclude(handler: Handler[..., Any, Any], value: Any, limit: int) -> Outcome:
+    """The outcome of a handler that returned ``value``; ``limit`` in bytes."""
+    if isinstance(value, Failure):
+        return returned_failure(value)
     # Not retryable: the work is done, and doing it again would end in the same way.
     try:
         result = handler.shape.result.encode(value)
     except BaseException as error:
         cause = describe(error)
         message = f"the handler returned a value that cannot be encoded: {cause.message}"
-        return Failure(ErrorInfo(cause.type, message, cause.traceback), retryable=False)
+        return Failed(ErrorInfo(cause.type, message, cause.traceback), retryable=False)
     if len(result) > limit:
         message = (
             f"the result takes {len(result)} bytes, the limit is {limit}: store it elsewhere and "
             "return a reference, or raise payload_limit"
         )
-        return Failure(ErrorInfo("ResultTooLarge", message), retryable=False)
-    return Success(result)
+        return Failed(ErrorInfo("ResultTooLarge", message), retryable=False)
+    return Succeeded(result)

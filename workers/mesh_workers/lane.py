@@ -28,15 +28,28 @@ import msgspec
 
 from mesh.app import Mesh
 from mesh.batcher import Batcher
-from mesh.context import Context, Emit
+from mesh.context import Context, Emit, call_off
 from mesh.errors import AgentError
+from mesh.job import State
 from mesh.ports import Agent, Consumer, Delivery, Settlement
 from mesh.retry import Retry
 from mesh.service import Backoff
 from mesh.wire import Envelope, ErrorInfo, Event, Finished, LaneLoad, Retrying
 from mesh_workers.execute import execute
 from mesh_workers.keeper import LeaseKeeper
-from mesh_workers.outcome import Failure, Run, decide, miss
+from mesh_workers.outcome import (
+    Cancelled,
+    Failed,
+    Outcome,
+    Run,
+    Succeeded,
+    decide,
+    end_unstarted,
+    miss,
+    time_limit,
+    too_late,
+)
+from mesh_workers.processes import Processes
 from mesh_workers.reporter import Reporter
 from mesh_workers.threads import Threads
 
@@ -85,6 +98,12 @@ class Lane:
         self._random = Random()
         self._queue: deque[Delivery] = deque()
         self._running: dict[asyncio.Task[None], Delivery] = {}
+        self._contexts: dict[str, Context[Any]] = {}
+        """Of those that run and have one, by job id."""
+        self._called_off: dict[str, str] = {}
+        """Why, by job id: of attempts under way."""
+        self._stragglers: set[str] = set()
+        """Jobs whose attempt is over and whose thread is not."""
         self._unsettled = 0
         self._changed = asyncio.Event()
         self._duration: float | None = None
@@ -92,6 +111,7 @@ class Lane:
         self._consumer: Consumer | None = None
         self._settle = Batcher(self._write, max_items=1024)
         self._threads: Threads[Any] = Threads(concurrency, f"mesh-{name}")
+        self._processes = Processes()
 
     @property
     def load(self) -> LaneLoad:
@@ -120,6 +140,7 @@ class Lane:
         finally:
             await self._abandon()
             self._threads.close()
+            await self._processes.close()
 
     async def _consume(self) -> Consumer:
         return await self._tools.agent.consume(self.name, lease=self._app.config.lease)
@@ -179,7 +200,7 @@ class Lane:
 
     def _take(self, delivery: Delivery) -> None:
         """Queue a job that was pulled, if it is for this worker to run."""
-        if delivery.lost and self._attempt_of(delivery) > self._policy(delivery).max_attempts:
+        if delivery.lost and self._is_worn_out(delivery):
             self._end_worn_out(delivery)
         elif delivery.job.name not in self._app.handlers:
             self._give_to_others(delivery)
@@ -192,6 +213,8 @@ class Lane:
         while self._queue and len(self._running) < self.concurrency and not self._stopping.is_set():
             delivery = self._queue.popleft()
             run = self._new_run(delivery)
+            if (run.job.expires_at or run.job.deadline) and self._ends_too_late(delivery, run):
+                continue
             task = _start_task(self._attempt(delivery, run), run.job.id)
             begun = True
             if task.done():
@@ -225,10 +248,14 @@ class Lane:
     def _attempt_of(delivery: Delivery) -> int:
         return delivery.job.attempt + delivery.lost
 
-    def _policy(self, delivery: Delivery) -> Retry:
-        handler = self._app.handlers.get(delivery.job.name)
-        of_handler = handler.defaults.retry if handler is not None else None
-        return delivery.job.retry or of_handler or self._app.config.retry
+    def _policy(self, job: Envelope) -> Retry:
+        handler = self._app.handlers.get(job.name)
+        if handler is None:
+            return job.retry or self._app.config.retry
+        policy = job.retry or handler.defaults.retry or self._app.config.retry
+        if handler.retry_when is not None:
+            return msgspec.structs.replace(policy, when=handler.retry_when)
+        return policy
 
     # giving back -----------------------------------------------------------------------------
 
@@ -253,19 +280,49 @@ class Lane:
     def interrupt(self) -> None:
         """Cancel what runs. Async handlers get ``CancelledError``."""
         self._interrupted = True
+        for context in self._contexts.values():
+            call_off(context)
         for task in self._running:
             task.cancel()
+
+    def cancel(self, job_id: str, reason: str) -> bool:
+        """Call a job off, if this lane has it. Returns whether it was here and not yet over.
+
+        One that waits here never starts; a running async handler gets ``CancelledError``; a
+        process is killed; a thread sees ``ctx.cancelled`` and ends when it will. The job ends
+        ``cancelled``, unless its handler has returned a result: then it has succeeded. Call it
+        in the worker's event loop; again is harmless.
+        """
+        for delivery in self._queue:
+            if delivery.job.id == job_id:
+                self._queue.remove(delivery)
+                self._end_unstarted(delivery, State.CANCELLED, ErrorInfo("Cancelled", reason))
+                return True
+        for task, delivery in self._running.items():
+            if delivery.job.id == job_id and job_id not in self._stragglers:
+                if job_id not in self._called_off:
+                    self._called_off[job_id] = reason
+                    call_off(self._contexts.get(job_id))
+                    handler = self._app.handlers[delivery.job.name]
+                    if handler.is_async or handler.in_process:
+                        task.cancel()
+                return True
+        return False
 
     # running ---------------------------------------------------------------------------------
 
     async def _attempt(self, delivery: Delivery, run: Run) -> None:
         reporter, job = self._tools.reporter, delivery.job
-        handler, policy = self._app.handlers[job.name], self._policy(delivery)
+        handler, policy = self._app.handlers[job.name], self._policy(job)
         context: Context[Any] | None = None
-        if handler.wants_context:
-            context = Context(job, run.attempt, policy.max_attempts, self._emitter(run))
+        if handler.wants_context and not handler.in_process:
+            # What was snoozed does not count: the last attempt is ``max_attempts`` all the same.
+            most = policy.max_attempts + job.snoozes
+            context = Context(job, run.attempt, most, self._emitter(run))
+            self._contexts[job.id] = context
         timeout = job.timeout or handler.defaults.timeout or self._app.config.timeout
         straggler = None
+        limit = time_limit(job, timeout, run.started_at)
         begun = self._clock.monotonic()
         try:
             if delivery.redelivered:
@@ -273,26 +330,54 @@ class Lane:
                 reporter.started(run)
                 backoff = Backoff(self._giving_up)
                 await backoff.retry("recording a start", reporter.flush, AgentError)
-            outcome, straggler = await execute(
-                handler, job.payload, context, timeout, self._app.payload_limit, self._threads
-            )
+            if job.id in self._called_off:
+                raise asyncio.CancelledError
+            size = self._app.payload_limit
+            if handler.in_process:
+                emit = self._emitter(run)
+                outcome = await self._processes.run(handler, run, emit, limit, policy, size)
+            else:
+                outcome, straggler = await execute(
+                    handler, job.payload, context, limit, policy, size, self._threads
+                )
         except asyncio.CancelledError:
             outcome = self._cancelled()
+        outcome = self._as_called_off(job.id, outcome)
         self._measure(self._clock.monotonic() - begun)
         self.finished += 1
         record, again = decide(run, outcome, policy, self._clock.time(), self._random)
-        if isinstance(outcome, Failure):
-            _log_failure(record, outcome)
+        if not isinstance(outcome, Succeeded):
+            _log_end(record, outcome.error)
         reporter.ended(job.id, run.attempt)
         self._post(Settlement(delivery, record, again))
         if straggler is not None:
-            log.warning(
-                "job %s (%s): its thread goes on after the time-out and keeps its slot until it "
-                "ends; threads cannot be stopped from outside",
-                job.id,
-                job.name,
-            )
+            await self._outlast(straggler, job, context)
+        if context is not None:
+            self._contexts.pop(job.id, None)
+
+    async def _outlast(
+        self, straggler: asyncio.Future[Any], job: Envelope, context: Context[Any] | None
+    ) -> None:
+        """A thread's slot is not free before the thread is."""
+        call_off(context)
+        log.warning(
+            "job %s (%s): its thread goes on after the time-out and keeps its slot until it "
+            "ends; threads cannot be stopped from outside",
+            job.id,
+            job.name,
+        )
+        self._stragglers.add(job.id)
+        try:
             await asyncio.wait([straggler])
+        finally:
+            self._stragglers.discard(job.id)
+
+    def _as_called_off(self, job_id: str, outcome: Outcome) -> Outcome:
+        """The outcome of a job that may have been cancelled meanwhile: a result came first."""
+        reason = self._called_off.pop(job_id, None) if self._called_off else None
+        if reason is None or isinstance(outcome, Succeeded):
+            return outcome
+        return Cancelled(ErrorInfo("Cancelled", reason, outcome.error.traceback))
 
     def _new_run(self, delivery: Delivery) -> Run:
         return Run(
@@ -303,14 +388,14 @@ class Lane:
             self._clock.time(),
         )
 
-    def _cancelled(self) -> Failure:
+    def _cancelled(self) -> Failed:
         if not self._interrupted:
-            return Failure(
+            return Failed(
                 ErrorInfo("CancelledError", "the job's task was cancelled, not by the worker")
             )
         grace = self._app.config.grace
         message = f"the worker stopped before the job had ended; its grace time is {grace:g} s"
-        return Failure(ErrorInfo("WorkerStopped", message), at_once=True)
+        return Failed(ErrorInfo("WorkerStopped", message), delay=0.0)
 
     def _emitter(self, run: Run) -> Emit:
         loop, loop_thread = asyncio.get_running_loop(), threading.get_ident()
@@ -330,17 +415,34 @@ class Lane:
 
         return emit
 
+    def _is_worn_out(self, delivery: Delivery) -> bool:
+        counted = self._attempt_of(delivery) - delivery.job.snoozes
+        return counted > self._policy(delivery.job).max_attempts
+
     def _end_worn_out(self, delivery: Delivery) -> None:
-        policy, last = self._policy(delivery), self._attempt_of(delivery) - 1
+        policy, last = self._policy(delivery.job), self._attempt_of(delivery) - 1
         run = Run(delivery.job, last, delivery.lost - 1, self._tools.worker, 0.0)
         error = ErrorInfo(
             "WorkerDied",
             f"attempt {last} of {policy.max_attempts} ended with its worker: the process was "
             "killed, crashed or lost its lease while it ran this job",
         )
-        outcome = Failure(error, retryable=False)
-        record, _ = decide(run, outcome, policy, self._clock.time(), self._random)
-        _log_failure(record, outcome)
+        self._post_end(delivery, end_unstarted(run, State.FAILED, error, self._clock.time()))
+
+    def _ends_too_late(self, delivery: Delivery, run: Run) -> bool:
+        late = too_late(run.job, run.attempt, run.started_at)
+        if late is not None:
+            self._end_unstarted(delivery, *late)
+        return late is not None
+
+    def _end_unstarted(self, delivery: Delivery, state: State, error: ErrorInfo) -> None:
+        attempt = self._attempt_of(delivery)
+        run = Run(delivery.job, attempt, delivery.lost, self._tools.worker, 0.0)
+        self._post_end(delivery, end_unstarted(run, state, error, self._clock.time()))
+
+    def _post_end(self, delivery: Delivery, record: Finished) -> None:
+        assert record.error is not None
+        _log_end(record, record.error)
         self._post(Settlement(delivery, record))
 
     def _give_to_others(self, delivery: Delivery) -> None:
@@ -423,8 +525,8 @@ def _start_task(attempt: Coroutine[Any, Any, None], name: str) -> asyncio.Task[N
     return asyncio.create_task(attempt, name=name)
 
 
-def _log_failure(record: Finished | Retrying, outcome: Failure) -> None:
-    error = outcome.error
+def _log_end(record: Finished | Retrying, error: ErrorInfo) -> None:
+    """Say how an attempt ended that did not succeed."""
     if isinstance(record, Retrying):
         log.warning(
             "job %s (%s), attempt %d: %s: %s; again in %.1f s",
@@ -436,10 +538,12 @@ def _log_failure(record: Finished | Retrying, outcome: Failure) -> None:
             max(0.0, record.due_at - record.at),
         )
     else:
-        log.error(
-            "job %s (%s) failed at attempt %d: %s: %s",
+        log.log(
+            logging.ERROR if record.state is State.FAILED else logging.INFO,
+            "job %s (%s) %s at attempt %d: %s: %s",
             record.id,
             record.name,
+            record.state,
             record.attempt,
             error.type,
             error.message,

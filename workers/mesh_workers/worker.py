@@ -23,6 +23,7 @@ from mesh.service import Backoff, Service, unique_name
 from mesh.wire import Heartbeat
 from mesh_workers.keeper import LeaseKeeper
 from mesh_workers.lane import Lane, Tools
+from mesh_workers.processes import locate
 from mesh_workers.reporter import Reporter
 
 __all__ = ["Worker"]
@@ -62,6 +63,8 @@ class Worker(Service):
         for handler in self._app.handlers.values():
             # A signature that cannot be used is said now, not when its first job comes.
             _ = handler.shape
+            if handler.in_process:
+                locate(handler)
         agent = self._app.connect_agent(self._agent_name)
         try:
             if await Backoff(self.stopping).retry(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Any, assert_type
 
-from mesh import Context, Handler, Job, JobHandle, Mesh, Retry, State
+from mesh import Context, Failure, Handler, Job, JobHandle, Mesh, Retry, State
 
 app = Mesh("sqlite:///mesh.db")
 
@@ -44,6 +44,16 @@ def with_context_in_a_thread(ctx: Context, user_id: int) -> str:
     return ""
 
 
+@app.job
+async def may_fail(user_id: int) -> Receipt | Failure:
+    return Failure("no such user", retry=False) if user_id < 0 else Receipt()
+
+
+@app.job(process=True, expires=60, deadline=600)
+def may_fail_in_a_process(ctx: Context, user_id: int) -> Receipt | Failure:
+    return Failure("no such user")
+
+
 class Export(Job[Receipt], name="exports.v1"):
     tenant: int
     columns: tuple[str, ...] = ()
@@ -62,6 +72,8 @@ async def handles() -> None:
     assert_type(await with_options.enqueue(1), JobHandle[Receipt])
     assert_type(await with_context.enqueue(1), JobHandle[str])
     assert_type(await with_context_in_a_thread.enqueue(user_id=1), JobHandle[str])
+    assert_type(await may_fail.enqueue(1), JobHandle[Receipt])
+    assert_type(await may_fail_in_a_process.enqueue(1), JobHandle[Receipt])
     assert_type(await app.enqueue(Export(tenant=1)), JobHandle[Receipt])
     assert_type(await app.enqueue(Export(1, ("id",)), delay=5), JobHandle[Receipt])
     assert_type(await app.get_job("id"), JobHandle[Any])
@@ -107,6 +119,11 @@ async def wrong_options() -> None:
     send_mail.options(delay="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     send_mail.options(priority="urgent")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await app.enqueue(Export(1), dely=5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    send_mail.options(expires="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    send_mail.options(process=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Retry(on=(ValueError, "shop.errors.CardDeclined"), give_up_on=(KeyError,), when=bool)
+    Retry(on=(1,))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Retry(backoff="quadratic")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     app.job(delay=5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     app.job("mail")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
     send_mail.options(delay=5).options()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]

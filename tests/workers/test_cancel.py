@@ -1,0 +1,174 @@
+"""Calling jobs off in the worker that has them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from worker_rig import PATIENCE, Rig
+
+from mesh import Context, Retry
+from mesh.job import State, new_job_id
+from mesh.wire import Finished, Started
+from mesh_workers import Worker
+
+
+def cancelled(end: Finished, reason: str) -> bool:
+    return (
+        end.state is State.CANCELLED
+        and end.error is not None
+        and (end.error.type, end.error.message) == ("Cancelled", reason)
+        and end.result is None
+    )
+
+
+def cancel(worker: Worker, job_id: str, reason: str) -> bool:
+    (lane,) = worker.lanes
+    return lane.cancel(job_id, reason)
+
+
+async def test_a_job_that_waits_for_a_slot_never_starts(any_rig: Rig) -> None:
+    rig, ran, answers = any_rig, list[int](), list[bool]()
+    worker = rig.worker(1)
+
+    @rig.app.job
+    async def handler(n: int) -> None:
+        ran.append(n)
+        if n == 1:
+            answers.append(cancel(worker, jobs[2].id, "no need"))
+
+    async with worker:
+        # It learns that they are quick, so it will pull all three at once.
+        await rig.ended(*(job.id for job in await handler.enqueue_many([(0,)] * 20)))
+        jobs = await handler.enqueue_many([(1,), (2,), (3,)])
+        *_, end = await rig.ended(*(job.id for job in jobs))
+    assert answers == [True]
+    assert ran[20:] == [1, 2]
+    assert cancelled(end, "no need")
+    assert (end.attempt, end.started_at) == (1, 0.0)
+    assert not rig.told(jobs[2].id, Started)
+    assert await rig.is_empty()
+
+
+async def test_a_running_async_handler_is_told(any_rig: Rig) -> None:
+    rig, started = any_rig, asyncio.Event()
+    seen = list[object]()
+
+    @rig.app.job
+    async def handler(ctx: Context[Any]) -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            seen.append(ctx.cancelled)
+            raise
+
+    job = await handler.enqueue()
+    async with rig.worker() as worker:
+        await asyncio.wait_for(started.wait(), PATIENCE)
+        assert cancel(worker, job.id, "a mistake")
+        assert cancel(worker, job.id, "again")
+        (end,) = await rig.ended(job.id)
+        assert not cancel(worker, job.id, "too late")
+    assert cancelled(end, "a mistake")
+    assert seen == [True]
+    assert await rig.is_empty()
+
+
+async def test_a_handler_that_fails_while_it_is_cancelled_is_not_run_again(rig: Rig) -> None:
+    started = asyncio.Event()
+
+    @rig.app.job
+    async def handler() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ValueError("while cleaning up")
+
+    job = await handler.enqueue()
+    async with rig.worker() as worker:
+        await asyncio.wait_for(started.wait(), PATIENCE)
+        assert cancel(worker, job.id, "a mistake")
+        (end,) = await rig.ended(job.id)
+    assert cancelled(end, "a mistake")
+    assert end.error is not None
+    assert "while cleaning up" in end.error.traceback
+
+
+async def test_a_result_that_came_first_wins(rig: Rig) -> None:
+    started = asyncio.Event()
+
+    @rig.app.job
+    async def handler() -> str:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return "saved"
+        return "never"
+
+    job = await handler.enqueue()
+    async with rig.worker() as worker:
+        await asyncio.wait_for(started.wait(), PATIENCE)
+        assert cancel(worker, job.id, "a mistake")
+        (end,) = await rig.ended(job.id)
+    assert (end.state, end.result) == (State.SUCCEEDED, b'"saved"')
+
+
+@pytest.mark.parametrize("looks", [True, False])
+async def test_a_thread_ends_when_it_will(rig: Rig, looks: bool) -> None:
+    started, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    @rig.app.job
+    def handler(ctx: Context[Any]) -> int:
+        loop.call_soon_threadsafe(started.set)
+        go_on.wait(PATIENCE)
+        if looks and ctx.cancelled:
+            raise RuntimeError("half-way")
+        return 1
+
+    job = await handler.enqueue()
+    async with rig.worker() as worker:
+        await asyncio.wait_for(started.wait(), PATIENCE)
+        assert cancel(worker, job.id, "a mistake")
+        go_on.set()
+        (end,) = await rig.ended(job.id)
+    if looks:
+        assert cancelled(end, "a mistake")
+    else:
+        assert (end.state, end.result) == (State.SUCCEEDED, b"1")
+
+
+async def test_a_thread_whose_time_is_over_is_told_and_is_not_cancelled(rig: Rig) -> None:
+    told, go_on, ended = asyncio.Event(), threading.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    @rig.app.job(timeout=0.05)
+    def handler(ctx: Context[Any]) -> None:
+        while not ctx.cancelled:
+            go_on.wait(0.001)
+        loop.call_soon_threadsafe(told.set)
+        go_on.wait(PATIENCE)
+        ended.set()
+
+    job = await handler.options(retry=Retry(1)).enqueue()
+    async with rig.worker() as worker:
+        (end,) = await rig.ended(job.id)
+        await asyncio.wait_for(told.wait(), PATIENCE)
+        assert not cancel(worker, job.id, "its attempt is over")
+        go_on.set()
+    assert end.error is not None
+    assert (end.state, end.error.type) == (State.FAILED, "TimeoutError")
+    assert ended.is_set()
+
+
+async def test_a_worker_says_that_it_has_no_such_job(rig: Rig) -> None:
+    @rig.app.job
+    async def handler() -> None: ...
+
+    async with rig.worker() as worker:
+        assert not cancel(worker, new_job_id(), "unknown")

@@ -1,0 +1,190 @@
+"""A process that runs handlers for a worker, one at a time: the other end of ``processes``.
+
+It reads ``Call`` messages from the socket that it was given and answers each with *begun*, what
+the handler says meanwhile, and *ended*. A thread does the reading, so that the end of the worker
+is noticed while a handler runs: then nobody wants the result, and the process ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import signal
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from functools import partial
+from queue import SimpleQueue
+from typing import Any
+
+import msgspec
+
+from mesh.context import Context
+from mesh.handler import Handler
+from mesh.retry import Retry
+from mesh.wire import Envelope, ErrorInfo
+from mesh_workers.execute import conclude, prepare, run_async, run_sync
+from mesh_workers.outcome import Failed, Outcome, describe
+
+__all__ = ["LENGTH", "Begun", "Call", "Ended", "Logged", "Message", "Said", "main"]
+
+LENGTH = struct.Struct("!I")
+"""In front of each message: its length in bytes."""
+
+
+class Call(msgspec.Struct, frozen=True, gc=False):
+    """Run a job's handler."""
+
+    module: str
+    handler: str
+    """Where it is in the module."""
+    job: Envelope
+    attempt: int
+    max_attempts: int
+    policy: Retry
+    result_limit: int
+    """Bytes."""
+
+
+class Begun(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """The handler has been found; it runs from now on."""
+
+
+class Said(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """An event, as ``mesh.wire.Event`` has it."""
+
+    kind: str
+    data: bytes
+
+
+class Logged(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """A line for the worker's log."""
+
+    logger: str
+    level: int
+    text: str
+
+
+class Ended(msgspec.Struct, frozen=True, gc=False, tag=True):
+    outcome: Outcome
+
+
+Message = Begun | Said | Logged | Ended
+
+
+class _Pipe:
+    """The socket to the worker. ``send`` may be called from any thread."""
+
+    def __init__(self, fileno: int) -> None:
+        os.set_inheritable(fileno, False)
+        self._socket = socket.socket(fileno=fileno)
+        self._file = self._socket.makefile("rb")
+        self._lock = threading.Lock()
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(Call)
+
+    def send(self, message: Message) -> None:
+        data = self._encoder.encode(message)
+        with self._lock:
+            self._socket.sendall(LENGTH.pack(len(data)) + data)
+
+    def receive(self) -> Call | None:
+        """``None``: the worker has gone."""
+        head = self._file.read(LENGTH.size)
+        if len(head) < LENGTH.size:
+            return None
+        (length,) = LENGTH.unpack(head)
+        data = self._file.read(length)
+        return self._decoder.decode(data) if len(data) == length else None
+
+
+class _ToWorker(logging.Handler):
+    """Log lines go where the worker's go."""
+
+    def __init__(self, pipe: _Pipe) -> None:
+        super().__init__()
+        self._pipe = pipe
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._pipe.send(Logged(record.name, record.levelno, self.format(record)))
+        except Exception:
+            self.handleError(record)
+
+
+def main(fileno: int, log_level: int) -> None:
+    """Serve until the worker closes its end."""
+    # The worker alone decides when to stop: what a process group or a container is sent must
+    # not end handlers before it has drained. (A function and not SIG_IGN, which handlers' own
+    # child processes would inherit.)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    pipe = _Pipe(fileno)
+    logging.basicConfig(level=log_level, format="%(message)s", handlers=[_ToWorker(pipe)])
+    calls: SimpleQueue[Call | None] = SimpleQueue()
+    busy = threading.Event()
+    threading.Thread(target=_read, args=(pipe, calls, busy), name="mesh-pipe", daemon=True).start()
+    while (call := calls.get()) is not None:
+        pipe.send(Ended(_run(call, pipe)))
+        busy.clear()
+
+
+def _read(pipe: _Pipe, calls: SimpleQueue[Call | None], busy: threading.Event) -> None:
+    try:
+        while (call := pipe.receive()) is not None:
+            busy.set()
+            calls.put(call)
+    finally:
+        if busy.is_set():
+            os._exit(1)
+        calls.put(None)
+
+
+def _run(call: Call, pipe: _Pipe) -> Outcome:
+    try:
+        handler = _find(call)
+    except BaseException as error:  # a module may do anything when it is imported
+        cause = describe(error, skip=1)
+        where = f"{call.module}.{call.handler}"
+        message = f"{where} cannot be imported in a process of its own: {cause.message}"
+        return Failed(ErrorInfo(cause.type, message, cause.traceback))
+    policy = call.policy
+    if handler.retry_when is not None:
+        policy = msgspec.structs.replace(policy, when=handler.retry_when)
+    context: Context[Any] | None = None
+    if handler.wants_context:
+        context = Context(call.job, call.attempt, call.max_attempts, _emitter(pipe))
+    pipe.send(Begun())
+    arguments = prepare(handler, call.job.payload, context)
+    if isinstance(arguments, Failed):
+        return arguments
+    if handler.is_async:
+        running = run_async(handler.function, arguments, None, policy)
+        outcome = run_sync(partial(asyncio.run, running), policy)
+        if isinstance(outcome, tuple):
+            (outcome,) = outcome
+    else:
+        outcome = run_sync(partial(handler.function, **arguments), policy)
+    if isinstance(outcome, tuple):
+        return conclude(handler, outcome[0], call.result_limit)
+    return outcome
+
+
+def _find(call: Call) -> Handler[..., Any, Any]:
+    found: Any = importlib.import_module(call.module)
+    for name in call.handler.split("."):
+        found = getattr(found, name)
+    if not isinstance(found, Handler):
+        raise TypeError(f"it is {found!r}, and not a handler")
+    _ = found.shape
+    return found
+
+
+def _emitter(pipe: _Pipe) -> Callable[[str, bytes], None]:
+    def emit(kind: str, data: bytes) -> None:
+        pipe.send(Said(kind, data))
+
+    return emit

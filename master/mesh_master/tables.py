@@ -227,12 +227,14 @@ def _events(metadata: MetaData, prefix: str) -> Table:
 
 
 def _tags(metadata: MetaData, prefix: str) -> Table:
+    name = f"{prefix}tags"
     return Table(
-        f"{prefix}tags",
+        name,
         metadata,
         Column("name", String, primary_key=True),
         Column("value", String, primary_key=True),
         Column("job_id", JobId, primary_key=True),
+        Index(f"{name}_job", "job_id"),
         sqlite_with_rowid=False,
     )
 

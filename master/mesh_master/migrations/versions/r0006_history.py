@@ -21,6 +21,7 @@ def upgrade(op: Operations, prefix: str, schema: str | None) -> None:
         schema=schema,
         sqlite_with_rowid=False,
     )
+    op.create_index(f"{prefix}tags_job", f"{prefix}tags", ["job_id"], schema=schema)
     op.drop_index(f"{jobs}_name", jobs, schema=schema)
     op.create_index(
         f"{jobs}_name",

@@ -90,11 +90,9 @@ class Forgetting:
                 following = _Page(here.state, ttl)
             until, room = now - max(kept, _LEAST), limit - len(found)
             rows = await self._oldest(connection, these, until, here.after, room)
-            found += [row.id for row in rows]
+            found += [job_id for _, job_id in rows]
             if len(rows) == room:
-                last = rows[-1]
-                ttl = following.ttl if here.state >= len(states) else -1.0
-                return Outlived(found, _Page(here.state, ttl, (last.finished_at, last.id)))
+                return Outlived(found, _Page(here.state, following.ttl, rows[-1]))
             here = following
         return Outlived(found, here)
 
@@ -105,7 +103,7 @@ class Forgetting:
         until: float,
         after: tuple[float, str] | None,
         limit: int,
-    ) -> Sequence[Row[Any]]:
+    ) -> list[tuple[float, str]]:
         jobs = self._tables.jobs.c
         query = select(jobs.id, jobs.finished_at).where(
             these, jobs.finished_at.is_not(None), jobs.finished_at <= until
@@ -115,7 +113,7 @@ class Forgetting:
             beyond = tuple_(literal(at, Moment), literal(job_id, JobId))
             query = query.where(jobs.finished_at >= at, tuple_(jobs.finished_at, jobs.id) > beyond)
         ordered = query.order_by(jobs.finished_at, jobs.id).limit(limit)
-        return (await connection.execute(ordered)).all()
+        return [(row.finished_at, row.id) for row in await connection.execute(ordered)]
 
     async def _next_ttl(self, connection: AsyncConnection, ttl: float) -> float | None:
         """The next greater one that an ended job has: they are few, and a step in an index."""

@@ -91,7 +91,7 @@ def _meant(
             conditions.append(jobs.name == where.name)
         else:
             conditions.append(begins_with(database, jobs.name, beginning))
-    for column, value in (
+    for column, wanted in (
         (jobs.lane, where.lane),
         (jobs.schedule, where.schedule),
         (jobs.key, where.key),
@@ -99,8 +99,8 @@ def _meant(
         (jobs.parent, where.parent),
         (jobs.error_type, where.error),
     ):
-        if value is not None:
-            conditions.append(column == value)
+        if wanted is not None:
+            conditions.append(column == wanted)
     if where.retried is not None:
         again = jobs.retried_as
         conditions.append(again.is_not(None) if where.retried else again.is_(None))

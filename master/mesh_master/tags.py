@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mesh.job import is_job_id
 from mesh.filter import MOST_TAG
+from mesh.job import is_job_id
 from mesh.sql import BulkUpsert, Database, Executor
 from mesh.wire import Envelope
 from mesh_master.merge import as_text

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mesh.errors import ConfigError
-from mesh.job import TERMINAL, State, new_job_id
 from mesh.filter import MOST_TAG, JobFilter
+from mesh.job import TERMINAL, State, new_job_id
 from mesh.ports import Master
 from mesh.testing.conformance.agent import make_job
 from mesh.testing.conformance.master import MasterHarness, Story, lease_of, record

@@ -40,7 +40,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 H = TypeVar("H", bound=Handler[..., Any, Any])
 
-_HANDLER_OPTIONS = ("name", "lane", "priority", "retry", "timeout")
+_HANDLER_OPTIONS = ("name", "lane", "priority", "retry", "timeout", "result_ttl")
 
 
 class Mesh(Submitter):
@@ -122,6 +122,7 @@ class Mesh(Submitter):
         limit: str | None = None,
         limit_key: KeyFunction | None = None,
         burst: float | None = None,
+        result_ttl: float | None = None,
     ) -> JobDecorator: ...
 
     def job(
@@ -140,10 +141,10 @@ class Mesh(Submitter):
         """Register a function as a handler.
 
         ``name`` is stable, stored with each job (default: the function's name). ``lane``,
-        ``priority``, ``retry`` and ``timeout`` (seconds per attempt) are the defaults of its
-        jobs. ``async def`` functions run on the worker's event loop, ``def`` functions in
-        threads. A parameter annotated ``Context`` is the worker's to give; put it first for
-        type checkers to know.
+        ``priority``, ``retry``, ``timeout`` (seconds per attempt) and ``result_ttl`` (seconds in
+        the history after the end) are the defaults of its jobs. ``async def`` functions run on
+        the worker's event loop, ``def`` functions in threads. A parameter annotated ``Context``
+        is the worker's to give; put it first for type checkers to know.
 
         Across the cluster, ``concurrency`` is how many of its jobs may be under way at once, of
         those for which ``concurrency_key``, called with the arguments by name, returns the same;

@@ -40,7 +40,14 @@ from mesh.codec import ArgumentsCodec, RequestCodec, ValueCodec
 from mesh.context import Context
 from mesh.errors import ConfigError, InvalidArguments, InvalidJob, did_you_mean
 from mesh.held import After, Held, KeyRule, OnConflict, Outcome
-from mesh.job import Priority, PriorityName, check_job_id, check_name, new_job_id
+from mesh.job import (
+    LEAST_KEPT,
+    Priority,
+    PriorityName,
+    check_job_id,
+    check_name,
+    new_job_id,
+)
 from mesh.limits import KeyFunction, LimitRules
 from mesh.retry import Retry
 from mesh.wire import Envelope, Limit
@@ -81,7 +88,9 @@ class JobOptions(TypedDict, total=False):
     """Seconds an attempt may take."""
     retry: Retry
     meta: Mapping[str, str]
-    """Tags, kept with the job."""
+    """Tags, kept with the job, by which it can be found."""
+    result_ttl: float
+    """Seconds for which the history keeps the job after its end, a minute at least."""
     agent: str
     """The agent to use, instead of any that serves the lane."""
     durability: Durability
@@ -117,6 +126,7 @@ class Options:
     timeout: float | None = None
     retry: Retry | None = None
     meta: dict[str, str] | None = None
+    result_ttl: float | None = None
     agent: str | None = None
     durability: Durability | None = None
     session: Any = None
@@ -182,6 +192,15 @@ def _check_at(value: Any) -> float:
 def _check_timeout(value: Any) -> float:
     if not isinstance(value, int | float) or not 0 < value < inf:
         raise ConfigError(f"timeout={value!r}: must be a number of seconds above 0")
+    return float(value)
+
+
+def _check_result_ttl(value: Any) -> float:
+    if not isinstance(value, int | float) or not LEAST_KEPT <= value < inf:
+        raise ConfigError(
+            f"result_ttl={value!r}: must be a number of seconds, {LEAST_KEPT:g} or more: who waits "
+            "for the result must have time to read it"
+        )
     return float(value)
 
 
@@ -281,6 +300,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "timeout": _check_timeout,
     "retry": _check_retry,
     "meta": _check_meta,
+    "result_ttl": _check_result_ttl,
     "agent": lambda value: check_name("agent", value),
     "durability": partial(_check_word, "durability", Durability),
     "session": lambda value: value,
@@ -628,6 +648,7 @@ def make_envelope(name: str, lane: str, payload: bytes, options: Options, now: f
         timeout=options.timeout,
         retry=options.retry,
         meta=options.meta,
+        result_ttl=options.result_ttl,
         given_id=options.id is not None,
         key=options.key,
     )

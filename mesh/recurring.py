@@ -71,6 +71,7 @@ class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
     timeout: float | None = None
     retry: Retry | None = None
     meta: dict[str, str] | None = None
+    result_ttl: float | None = None
     missed: Missed = "skip"
     catch_up_limit: int = 100
     overlap: Overlap = "allow"
@@ -120,6 +121,7 @@ class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
             timeout=self.timeout,
             retry=self.retry,
             meta=self.meta,
+            result_ttl=self.result_ttl,
             schedule=name,
             slot=slot,
         )

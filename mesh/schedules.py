@@ -60,9 +60,10 @@ class ScheduleOptions(TypedDict, total=False):
     timeout: float
     retry: Retry
     meta: Mapping[str, str]
+    result_ttl: float
 
 
-_OF_JOBS = ("lane", "priority", "timeout", "retry", "meta")
+_OF_JOBS = ("lane", "priority", "timeout", "retry", "meta", "result_ttl")
 _OF_TIME = ("timezone", "start", "end", "jitter", "day_or")
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "missed": ("skip", "catch_up", "ignore"),
@@ -138,6 +139,7 @@ class AppSchedules:
             timeout=jobs.timeout,
             retry=jobs.retry,
             meta=jobs.meta,
+            result_ttl=jobs.result_ttl,
             **values,
         )
 

@@ -74,7 +74,9 @@ class PostgresHarness(SqliteHarness):
         await self.system.sleep(seconds)
 
 
-class TestSqlite(MasterConformance, ConditionsConformance, HistoryConformance, SchedulesConformance):
+class TestSqlite(
+    MasterConformance, ConditionsConformance, HistoryConformance, SchedulesConformance
+):
     @pytest.fixture
     async def harness(self, tmp_path: Path) -> AsyncIterator[SqliteHarness]:
         harness = SqliteHarness(tmp_path)
@@ -82,7 +84,9 @@ class TestSqlite(MasterConformance, ConditionsConformance, HistoryConformance, S
         await harness.close()
 
 
-class TestPostgres(MasterConformance, ConditionsConformance, HistoryConformance, SchedulesConformance):
+class TestPostgres(
+    MasterConformance, ConditionsConformance, HistoryConformance, SchedulesConformance
+):
     @pytest.fixture
     async def harness(self, postgres: PostgresServer) -> AsyncIterator[PostgresHarness]:
         harness = PostgresHarness(postgres.create_database())

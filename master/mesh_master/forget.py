@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.job import TERMINAL, State, is_job_id
+from mesh.job import LEAST_KEPT, TERMINAL, State, is_job_id
 from mesh.ports import Outlived
 from mesh.sql import Database, JobId, Moment, one_of
 from mesh_master.tables import Tables
@@ -37,8 +37,6 @@ __all__ = ["ROOM", "Forgetting"]
 
 ROOM = 1000
 """The most rows that one transaction deletes."""
-_LEAST = 60.0
-"""Seconds for which every job is kept after its end: who waits for a result must see it."""
 _LOOKS = 100
 """Queries of one call of ``outlived``."""
 _PATIENCE = 30.0
@@ -88,7 +86,7 @@ class Forgetting:
                     return Outlived(found, None)
                 kept, these = ttl, jobs.result_ttl == ttl
                 following = _Page(here.state, ttl)
-            until, room = now - max(kept, _LEAST), limit - len(found)
+            until, room = now - max(kept, LEAST_KEPT), limit - len(found)
             rows = await self._oldest(connection, these, until, here.after, room)
             found += [job_id for _, job_id in rows]
             if len(rows) == room:

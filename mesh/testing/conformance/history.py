@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
+import msgspec
 import pytest
 
 from mesh.errors import ConfigError
 from mesh.filter import MOST_TAG, JobFilter
+from mesh.held import After, Held, KeyRule
 from mesh.job import TERMINAL, State, new_job_id
 from mesh.ports import Master
 from mesh.testing.conformance.agent import make_job
 from mesh.testing.conformance.master import MasterHarness, Story, lease_of, record
-from mesh.wire import Heartbeat, Record
+from mesh.wire import Heartbeat, Limit, Record
 
 __all__ = ["HistoryConformance"]
 
@@ -186,6 +189,18 @@ class HistoryConformance:
         assert await master.retry(asked) == {}
         assert sum((await master.count_jobs()).values()) == 5
 
+    async def test_limits_hold_for_what_is_done_again(self, harness: MasterHarness) -> None:
+        master = await harness.connect()
+        stories = [Story(limits=[Limit("one at a time", concurrency=1)]) for _ in range(2)]
+        await master.submit([Held(story.job) for story in stories])
+        await record(master, *[s.accepted() for s in stories])
+        await record(master, *[s.finished(state=State.FAILED) for s in stories])
+        new = await master.retry([story.id for story in stories])
+        assert len(new) == 2
+        assert await master.claim_due(harness.now() + 1, 10, 30.0) == []
+        (job,) = (await master.claim_gated(harness.now() + 1, 10, 30.0)).jobs
+        assert job.id in new.values()
+
     async def test_a_job_is_done_again_once_whoever_asks(self, harness: MasterHarness) -> None:
         masters = [await harness.connect() for _ in range(4)]
         stories = [Story() for _ in range(60)]
@@ -230,6 +245,43 @@ class HistoryConformance:
         assert await master.remove(stories) == set()
         assert len(await master.get_jobs(stories)) == 4
         assert (await master.outlived(dict.fromkeys(TERMINAL, 0.0), 10)).job_ids == []
+
+    async def test_what_others_need_stays(self, harness: MasterHarness) -> None:
+        """A child that waits for another parent too, and a workflow that is under way."""
+        master = await harness.connect()
+        first, second, child = Story(), Story(), make_job()
+        step, last = Story(workflow=new_job_id()), make_job()
+        last = msgspec.structs.replace(last, workflow=step.job.workflow)
+        await master.submit(
+            [
+                *(Held(story.job) for story in (first, second, step)),
+                Held(child, after=[After(first.id), After(second.id)]),
+                Held(last),
+            ]
+        )
+        await record(master, first.accepted(), first.finished(), step.accepted(), step.finished())
+        ended = [first.id, step.id]
+        assert await master.remove(ended) == set()
+        await master.unblock()
+        assert await master.remove(ended) == set()
+        await record(master, second.accepted(), second.finished())
+        await master.unblock()
+        await record(master, *(Story(id=job.id).finished() for job in (child, last)))
+        assert await master.remove(ended) == set(ended)
+
+    async def test_keys_go_with_their_jobs(self, harness: MasterHarness) -> None:
+        master = await harness.connect()
+        now, done = harness.now(), []
+        for key, period in (("open", None), ("over", 0.001), ("for ever", inf)):
+            story = Story(key=key)
+            await master.submit([Held(story.job, KeyRule(period=period))])
+            await record(master, story.accepted(), story.finished())
+            done.append(story.id)
+        await harness.pass_time(0.1)
+        assert await master.remove(done) == set(done)
+        found = {key: await master.find_key(key) for key in ("open", "over", "for ever")}
+        assert found == {"open": None, "over": None, "for ever": done[2]}
+        assert await master.sweep(now - DAY, 10) == 0
 
     async def test_much_is_removed_with_all_that_there_is_of_it(
         self, harness: MasterHarness

@@ -74,8 +74,12 @@ async def master(
     await master.close()
 
 
-def janitor_of(master: SqlMaster, clock: RestlessClock, **options: Any) -> Janitor:
-    options = {"retention": {State.SUCCEEDED: 7 * DAY}, "holder": "me", "ttl": TTL} | options
+def janitor_of(master: SqlMaster, clock: RestlessClock, **changes: Any) -> Janitor:
+    options: dict[str, Any] = {
+        "retention": {State.SUCCEEDED: 7 * DAY},
+        "holder": "me",
+        "ttl": TTL,
+    } | changes
     return Janitor(master, clock=clock, interval=INTERVAL, **options)
 
 
@@ -96,7 +100,8 @@ async def test_old_jobs_go_and_others_stay(master: SqlMaster, clock: RestlessClo
     new = await ended(master, 20, DAY)
     begun = Story(master.database.now() - 30 * DAY)
     await record(master, begun.accepted(), begun.started())
-    async with janitor_of(master, clock, batch=50) as janitor, asyncio.timeout(PATIENCE):
+    janitor = janitor_of(master, clock, batch=50)
+    async with janitor, asyncio.timeout(PATIENCE):
         await clock.swept.wait()
         assert (janitor.removed, janitor.sweeps) == (120, 1)
         assert clock.rests >= 2
@@ -110,7 +115,8 @@ async def test_old_jobs_go_and_others_stay(master: SqlMaster, clock: RestlessClo
 
 async def test_off_is_off(master: SqlMaster, clock: RestlessClock) -> None:
     await ended(master, 10, 900 * DAY)
-    async with janitor_of(master, clock, retention={}) as janitor, asyncio.timeout(PATIENCE):
+    janitor = janitor_of(master, clock, retention={})
+    async with janitor, asyncio.timeout(PATIENCE):
         await clock.swept.wait()
         assert (janitor.removed, janitor.sweeps) == (0, 1)
     assert await count(master) == 10
@@ -124,7 +130,8 @@ async def test_a_transaction_is_small(
     talkative = await ended(master, 30, 9 * DAY, meta={"a": "b"})
     await record(master, *[s.event(seq) for s in talkative for seq in range(10)])
     deleted = watch_deletes(master)
-    async with janitor_of(master, clock) as janitor, asyncio.timeout(PATIENCE):
+    janitor = janitor_of(master, clock)
+    async with janitor, asyncio.timeout(PATIENCE):
         await clock.swept.wait()
         assert janitor.removed == 30
     assert await count(master) == 0
@@ -181,7 +188,8 @@ async def test_a_master_that_is_away_is_tried_again(
         return await outlived(*arguments)
 
     monkeypatch.setattr(master, "outlived", away)
-    async with janitor_of(master, clock) as janitor, asyncio.timeout(PATIENCE):
+    janitor = janitor_of(master, clock)
+    async with janitor, asyncio.timeout(PATIENCE):
         await clock.swept.wait()
         assert (janitor.removed, janitor.sweeps) == (0, 0)
         await clock.next_sweep()

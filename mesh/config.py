@@ -299,7 +299,7 @@ def _convert_retry(place: str, value: Any) -> Retry:
 def _convert_retention(place: str, value: Any) -> dict[str, float]:
     if isinstance(value, str):
         pairs = [] if value.strip().lower() == "off" else re.split(r"\s*,\s*", value.strip(", "))
-        value = dict(pair.partition("=")[::2] for pair in pairs)
+        value = {state: duration for state, _, duration in (p.partition("=") for p in pairs)}
     if not isinstance(value, Mapping):
         raise ConfigError(
             f"{place}: retention={value!r}: must map states to durations, such as "

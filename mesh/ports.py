@@ -587,8 +587,8 @@ class Master(Protocol):
 
         A job is done again once at most, however many ask at the same time. Left out are jobs
         that are not known, have not ended, were done again already, or whose payload never
-        came. What was said for the old job alone (its timeout and retry policy, its key) is
-        not kept by the history: the handler's and the cluster's hold.
+        came and is not given. What was said for the old job alone (its timeout and retry
+        policy, its key) is not kept by the history: the handler's and the cluster's hold.
         """
         ...
 

@@ -51,8 +51,9 @@ class Again:
             one_of(self._database, jobs.id, wanted),
             jobs.state.in_(sorted(TERMINAL)),
             jobs.retried_as.is_(None),
-            jobs.payload.is_not(None),
         )
+        if payload is None:
+            can = can.where(jobs.payload.is_not(None))
         # Whoever comes second waits here, and then finds them taken.
         locked = self._database.locking(can.order_by(jobs.id))
         old: Sequence[Row[Any]] = (await run.execute(locked)).all()

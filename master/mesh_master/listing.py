@@ -36,7 +36,8 @@ def counts(database: Database, tables: Tables, where: JobFilter) -> Select[Any]:
     """Pairs of a state and how many jobs are in it."""
     jobs = tables.jobs
     source, conditions, _ = _meant(database, tables, where, _states(where))
-    query = select(jobs.c.state, func.count()).select_from(source)
+    wanted: list[Any] = [jobs.c.state, func.count()]
+    query = select(*wanted).select_from(source)
     return query.where(*conditions).group_by(jobs.c.state)
 
 

@@ -276,7 +276,7 @@ class SqlMaster:
     async def count_jobs(self, where: JobFilter | None = None) -> dict[State, int]:
         query = listing.counts(self.database, self.tables, where or JobFilter())
         async with self.database.read(timeout=_PATIENCE) as connection:
-            return {State(name): count for name, count in await connection.execute(query)}
+            return {State(row[0]): row[1] for row in await connection.execute(query)}
 
     async def attempts(self, job_id: str) -> list[AttemptInfo]:
         if not is_job_id(job_id):

@@ -7,6 +7,7 @@ would be dearer to know whether they are there. Jobs without meta have none.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from mesh.filter import MOST_TAG
 from mesh.job import is_job_id
@@ -36,5 +37,7 @@ class Tags:
             for name, value in job.meta.items()
             if len(name) <= MOST_TAG >= len(value)
         }
-        rows = [dict(zip(_COLUMNS, row, strict=True)) for row in sorted(found)]
+        rows: list[dict[str, Any]] = [
+            dict(zip(_COLUMNS, row, strict=True)) for row in sorted(found)
+        ]
         await self._new.run(connection, rows)

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
+from mesh import history
 from mesh.batcher import Batcher
 from mesh.clock import Clock
-from mesh.codec import ValueCodec
+from mesh.codec import ValueCodec, encode_payload
 from mesh.config import AgentConfig, Config
 from mesh.errors import (
     AgentError,
@@ -97,7 +98,7 @@ def master_settings(config: Config, clock: Clock) -> MasterSettings:
 class JobHandle(Generic[R]):
     """A job that was enqueued, or looked up."""
 
-    __slots__ = ("_client", "_result", "_state", "_stored", "id", "name")
+    __slots__ = ("_client", "_result", "_state", "_stored", "id", "name", "seen")
 
     def __init__(
         self,
@@ -115,6 +116,8 @@ class JobHandle(Generic[R]):
         self._result = result
         self._state = state
         self._stored = stored
+        self.seen: JobInfo | None = None
+        """What the master knew of it when it was looked up; ``info()`` asks anew."""
 
     @property
     def existing(self) -> bool:
@@ -174,6 +177,25 @@ class JobHandle(Generic[R]):
             )
         raise JobCancelled(f"{what}: {job.error_message or 'no reason given'}", self.id, job.state)
 
+    async def retry(self, payload: Mapping[str, Any] | None = None) -> JobHandle[R]:
+        """Do the ended job again, as a new job whose handle is returned: with the same arguments,
+        or, by name, those of ``payload``.
+
+        Raises ``JobNotFound``, ``JobNotEnded``, ``JobRetried`` if it was done again already, and
+        for ``payload`` what ``enqueue`` raises.
+        """
+        client = self._client()
+        data = None
+        if payload is not None:
+            data = encode_payload(self.name, payload, client.config.payload_limit)
+            client.check_payload(self.name, data)
+        new_id = await history.retry_one(await client.master(), self.id, data)
+        return JobHandle(new_id, self.name, self._client, self._result, State.SCHEDULED)
+
+    async def remove(self) -> None:
+        """Forget the ended job. Raises ``JobNotFound`` or ``JobNotEnded``."""
+        await history.remove_one(await self._client().master(), self.id)
+
     async def events(self, after: int = -1) -> AsyncIterator[EventInfo]:
         """What the handler says, as the master hears it, until the job ends. Pass the last
         ``seq`` you saw to go on from there."""
@@ -184,9 +206,17 @@ class JobHandle(Generic[R]):
 class Client:
     """Connections to a cluster's agents and master, for one event loop."""
 
-    def __init__(self, config: Config, clock: Clock) -> None:
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock,
+        check_payload: Callable[[str, bytes], None] = lambda name, payload: None,
+    ) -> None:
+        """``check_payload`` raises ``InvalidArguments`` if the handler of that name is known and
+        cannot take the payload."""
         self.config = config
         self._clock = clock
+        self.check_payload = check_payload
         self._lock = asyncio.Lock()
         self._agents: dict[str, Agent] = {}
         self._batchers: dict[tuple[str, str | None], Batcher[Envelope, Outcome]] = {}

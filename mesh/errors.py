@@ -21,6 +21,8 @@
     │   └── LeaseLost               a newer holder took the lease: this one's write was refused
     ├── ProcessDied                 of a job with ``process=True``: what its attempt ended with
     ├── JobNotFound
+    ├── JobNotEnded                 only an ended job can be done again, or forgotten
+    ├── JobRetried                  it was done again already, with the id of the job that did
     ├── KeyExists                   the idempotency key stands for another job
     ├── ScheduleNotFound
     ├── ScheduleExists              the name is taken
@@ -48,8 +50,10 @@ __all__ = [
     "InvalidSchedule",
     "JobCancelled",
     "JobFailed",
+    "JobNotEnded",
     "JobNotFound",
     "JobNotSucceeded",
+    "JobRetried",
     "KeyExists",
     "LeaseLost",
     "MasterError",
@@ -173,6 +177,25 @@ class JobNotFound(MeshError, LookupError):
     def __init__(self, job_id: str, hint: str = "") -> None:
         super().__init__(f"job {job_id} is not in the master{hint}")
         self.job_id = job_id
+
+
+class JobNotEnded(MeshError):
+    """The job has not ended, or something unfinished needs it: what was asked is for others."""
+
+    def __init__(self, message: str, job_id: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
+class JobRetried(MeshError):
+    """The job was done again already. ``retried_as`` is the id of the job that did."""
+
+    def __init__(self, job_id: str, retried_as: str) -> None:
+        super().__init__(
+            f"job {job_id} was done again already, as job {retried_as}: retry that one"
+        )
+        self.job_id = job_id
+        self.retried_as = retried_as
 
 
 class KeyExists(MeshError):

@@ -41,7 +41,14 @@ from mesh.codec import ArgumentsCodec, RequestCodec, ValueCodec
 from mesh.context import Context
 from mesh.errors import ConfigError, InvalidArguments, InvalidJob, did_you_mean
 from mesh.held import After, Held, KeyRule, OnConflict, Outcome
-from mesh.job import Priority, PriorityName, check_job_id, check_name, new_job_id
+from mesh.job import (
+    LEAST_KEPT,
+    Priority,
+    PriorityName,
+    check_job_id,
+    check_name,
+    new_job_id,
+)
 from mesh.limits import KeyFunction, LimitRules
 from mesh.outcome import Failure
 from mesh.retry import Retry
@@ -90,7 +97,9 @@ class JobOptions(TypedDict, total=False):
     none starts or runs later, and the job ends ``failed``."""
     retry: Retry
     meta: Mapping[str, str]
-    """Tags, kept with the job."""
+    """Tags, kept with the job, by which it can be found."""
+    result_ttl: float
+    """Seconds for which the history keeps the job after its end, a minute at least."""
     agent: str
     """The agent to use, instead of any that serves the lane."""
     durability: Durability
@@ -128,6 +137,7 @@ class Options:
     deadline: float | datetime | None = None
     retry: Retry | None = None
     meta: dict[str, str] | None = None
+    result_ttl: float | None = None
     agent: str | None = None
     durability: Durability | None = None
     session: Any = None
@@ -232,6 +242,15 @@ def _check_timeout(value: Any) -> float:
     return float(value)
 
 
+def _check_result_ttl(value: Any) -> float:
+    if not isinstance(value, int | float) or not LEAST_KEPT <= value < inf:
+        raise ConfigError(
+            f"result_ttl={value!r}: must be a number of seconds, {LEAST_KEPT:g} or more: who waits "
+            "for the result must have time to read it"
+        )
+    return float(value)
+
+
 def _check_retry(value: Any) -> Retry:
     if not isinstance(value, Retry):
         raise ConfigError(f"retry={value!r}: must be a Retry, such as Retry(5, delay=2)")
@@ -330,6 +349,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "deadline": partial(_check_until, "deadline"),
     "retry": _check_retry,
     "meta": _check_meta,
+    "result_ttl": _check_result_ttl,
     "agent": lambda value: check_name("agent", value),
     "durability": partial(_check_word, "durability", Durability),
     "session": lambda value: value,
@@ -754,6 +774,7 @@ def make_envelope(name: str, lane: str, payload: bytes, options: Options, now: f
         timeout=options.timeout,
         retry=options.retry,
         meta=options.meta,
+        result_ttl=options.result_ttl,
         given_id=options.id is not None,
         key=options.key,
         expires_at=expires_at,

@@ -98,7 +98,7 @@ def list_jobs(
 ) -> None:
     """List jobs, the newest first."""
     where = JobFilter(
-        state=None if state is None else _parse_state(state),
+        states=[] if state is None else [_parse_state(state)],
         name=name,
         lane=lane,
         schedule=schedule,

@@ -1,7 +1,7 @@
 """The coordinator: a process's share of the master's duties.
 
-One recorder for each agent, a dispatcher and a scheduler; any number of coordinators may run.
-States:
+One recorder for each agent, a dispatcher, a scheduler and a janitor; any number of coordinators
+may run. States:
 *opening* (the master is not there: try again; a wrong schema or cluster ends it), *running*
 (each duty looks after itself: an agent that is away stops its own recorder alone).
 """
@@ -12,12 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 from mesh.app import Mesh
 from mesh.clock import Clock, SystemClock
+from mesh.config import RETENTION
 from mesh.errors import ConfigError, MasterUnavailable
+from mesh.job import State
 from mesh.ports import Agent, Master
 from mesh.roles import RoleOptions
 from mesh.schedules import Declaring
 from mesh.service import Backoff, Group, Service, unique_name
 from mesh_master.dispatcher import Dispatcher
+from mesh_master.janitor import Janitor
 from mesh_master.recorder import Recorder
 from mesh_master.scheduler import Scheduler
 
@@ -34,12 +37,14 @@ class Coordinator(Group):
         *,
         serves: Callable[[str], Sequence[str]] | None = None,
         transient_threshold: float = 60.0,
+        retention: Mapping[str, float] = RETENTION,
         clock: Clock | None = None,
         holder: str | None = None,
         others: Sequence[Service] = (),
     ) -> None:
         """``serves`` gives the names of the agents that serve a lane; without it all do.
-        ``holder`` names this process among the coordinators. ``others`` run with its duties."""
+        ``retention`` is ``Config``'s. ``holder`` names this process among the coordinators.
+        ``others`` run with its duties."""
         self.master = master
         self.agents = dict(agents)
         self._serves = serves or (lambda lane: list(self.agents))
@@ -57,7 +62,13 @@ class Coordinator(Group):
         self.scheduler = Scheduler(
             master, self.agents, ahead=transient_threshold, holder=holder, clock=self._clock
         )
-        duties = [*self.recorders, self.dispatcher, self.scheduler]
+        self.janitor = Janitor(
+            master,
+            retention={State(state): kept for state, kept in retention.items()},
+            holder=holder,
+            clock=self._clock,
+        )
+        duties = [*self.recorders, self.dispatcher, self.scheduler, self.janitor]
         super().__init__("coordinator", [*duties, *others])
 
     def _agents_for(self, lane: str) -> list[Agent]:
@@ -94,6 +105,7 @@ def coordinator_role(app: Mesh, options: RoleOptions) -> Service:
         {name: app.connect_agent(name) for name in names},
         serves=lambda lane: [agent.name for agent in app.config.agents_for(lane)],
         transient_threshold=app.config.transient_threshold,
+        retention=app.config.retention,
         clock=app.clock,
         others=[Declaring(app, app.connect_master())],
     )

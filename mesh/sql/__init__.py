@@ -3,6 +3,7 @@
 from mesh.sql.alone import Alone as Alone
 from mesh.sql.bulk import BulkUpdate as BulkUpdate
 from mesh.sql.bulk import BulkUpsert as BulkUpsert
+from mesh.sql.bulk import begins_with as begins_with
 from mesh.sql.bulk import one_of as one_of
 from mesh.sql.database import NOTIFY as NOTIFY
 from mesh.sql.database import Database as Database
@@ -34,6 +35,7 @@ __all__ = [
     "Moment",
     "Notice",
     "Signals",
+    "begins_with",
     "executor_within",
     "make_signals",
     "one_of",

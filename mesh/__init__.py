@@ -25,6 +25,7 @@ from mesh.errors import KeyExists as KeyExists
 from mesh.errors import MasterError as MasterError
 from mesh.errors import MasterUnavailable as MasterUnavailable
 from mesh.errors import MeshError as MeshError
+from mesh.errors import PartlyStored as PartlyStored
 from mesh.errors import PayloadTooLarge as PayloadTooLarge
 from mesh.errors import ProcessDied as ProcessDied
 from mesh.errors import PublishOutcomeUnknown as PublishOutcomeUnknown
@@ -78,6 +79,7 @@ __all__ = [
     "MasterUnavailable",
     "Mesh",
     "MeshError",
+    "PartlyStored",
     "PayloadTooLarge",
     "Priority",
     "ProcessDied",

@@ -16,7 +16,14 @@ from mesh.clock import Clock, SystemClock
 from mesh.codec import ValueCodec, encode_payload
 from mesh.config import AgentConfig, Config
 from mesh.context import Context
-from mesh.errors import ConfigError, InvalidArguments, MeshError, UnknownHandler, did_you_mean
+from mesh.errors import (
+    ConfigError,
+    InvalidArguments,
+    MeshError,
+    UnknownHandler,
+    did_you_mean,
+    raised,
+)
 from mesh.handler import (
     Handler,
     Job,
@@ -299,7 +306,7 @@ class Mesh(Submitter):
         rules = [r for r in (kind.mesh_limits, self.lane_limits(job.lane)) if r is not None]
         if parsed.conditional or rules:
             held = make_held(job, parsed, rules, vars(request))
-            return await self.submit_held(held, parsed.session, result)
+            return raised(*await self.submit_held([held], parsed.session, [result]))
         return await self.submit(job, parsed.agent, result)
 
     async def find(self, *, key: str) -> JobHandle[Any] | None:
@@ -397,34 +404,32 @@ class Mesh(Submitter):
         return JobHandle(job.id, job.name, self._client, result, outcome)
 
     async def submit_many(
-        self, jobs: Iterable[Envelope], agent: str | None, result: ValueCodec
-    ) -> list[JobHandle[Any]]:
-        jobs = list(jobs)
-        states = await self._client().submit_many(jobs, agent)
+        self, jobs: Sequence[Envelope], agent: str | None, result: ValueCodec
+    ) -> list[JobHandle[Any] | MeshError]:
+        outcomes = await self._client().submit_many(jobs, agent)
         return [
-            JobHandle(job.id, job.name, self._client, result, state)
-            for job, state in zip(jobs, states, strict=True)
+            outcome
+            if isinstance(outcome, MeshError)
+            else JobHandle(job.id, job.name, self._client, result, outcome)
+            for job, outcome in zip(jobs, outcomes, strict=True)
         ]
 
-    async def submit_held(self, held: Held, session: Any, result: ValueCodec) -> JobHandle[Any]:
-        (handle,) = await self.submit_many_held([held], session, result)
-        return handle
-
-    async def submit_many_held(
-        self, jobs: Iterable[Held], session: Any, result: ValueCodec
-    ) -> list[JobHandle[Any]]:
-        stored = await self._client().submit_held(list(jobs), session)
+    async def submit_held(
+        self,
+        jobs: Sequence[Held],
+        session: Any,
+        results: Iterable[ValueCodec],
+        *,
+        together: bool = False,
+    ) -> list[JobHandle[Any] | MeshError]:
+        outcomes = await self._client().submit_held(jobs, session, together=together)
         return [
-            JobHandle(one.job_id, one.name, self._client, result, one.state, one) for one in stored
-        ]
-
-    async def submit_together(
-        self, jobs: Sequence[Held], session: Any, results: Sequence[ValueCodec]
-    ) -> list[JobHandle[Any]]:
-        stored = await self._client().submit_together(jobs, session)
-        return [
-            JobHandle(one.job_id, one.name, self._client, result, one.state, one)
-            for one, result in zip(stored, results, strict=True)
+            outcome
+            if isinstance(outcome, MeshError)
+            else JobHandle(
+                outcome.job_id, outcome.name, self._client, result, outcome.state, outcome
+            )
+            for outcome, result in zip(outcomes, results, strict=False)
         ]
 
     def lane_limits(self, lane: str) -> LimitRules | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -56,7 +56,7 @@ from mesh.wire import Envelope
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Client", "JobHandle", "agent_settings", "master_settings"]
+__all__ = ["BULK", "Client", "JobHandle", "agent_settings", "master_settings"]
 
 R = TypeVar("R")
 
@@ -65,7 +65,7 @@ log = logging.getLogger("mesh")
 Outcome = State | MeshError
 """What became of a job that was handed over: the state it is in, or why it is not stored."""
 
-_BULK = 4096
+BULK = 4096
 """The most jobs in one write."""
 
 _SHUN = 1.0
@@ -220,7 +220,7 @@ class Client:
         self._lock = asyncio.Lock()
         self._agents: dict[str, Agent] = {}
         self._batchers: dict[tuple[str, str | None], Batcher[Envelope, Outcome]] = {}
-        self._held: Batcher[Held, Stored | MeshError] = Batcher(self._submit, max_items=_BULK)
+        self._held: Batcher[Held, Stored | MeshError] = Batcher(self._submit, max_items=BULK)
         self._shunned: dict[str, float] = {}
         self._turn = count()
         self._master: Master | None = None
@@ -297,50 +297,28 @@ class Client:
         key = (job.lane, pinned)
         batcher = self._batchers.get(key)
         if batcher is None:
-            batcher = Batcher(partial(self._place, *key), max_items=_BULK, max_in_flight=2)
+            batcher = Batcher(partial(self._place, *key), max_items=BULK, max_in_flight=2)
             self._batchers[key] = batcher
         return batcher.post(job)
 
-    async def submit_many(self, jobs: Sequence[Envelope], pinned: str | None) -> list[State]:
-        """Store many jobs of one lane. An error is raised after all have been tried; a
-        ``PublishOutcomeUnknown`` then names all that are in doubt."""
+    async def submit_many(self, jobs: Sequence[Envelope], pinned: str | None) -> list[Outcome]:
+        """Store many jobs of one lane; what became of each, in order."""
         outcomes: list[Outcome] = []
-        for start in range(0, len(jobs), _BULK):
-            outcomes += await self._place(jobs[0].lane, pinned, jobs[start : start + _BULK])
-        errors = [outcome for outcome in outcomes if isinstance(outcome, MeshError)]
-        doubtful = [
-            job.id
-            for job, outcome in zip(jobs, outcomes, strict=True)
-            if isinstance(outcome, PublishOutcomeUnknown)
-        ]
-        if doubtful:
-            raise PublishOutcomeUnknown(
-                f"{len(doubtful)} of {len(jobs)} jobs were sent and not acknowledged, "
-                f"{len(jobs) - len(errors)} are stored: {errors[0]}",
-                doubtful,
-            )
-        if errors:
-            raise AgentUnavailable(
-                f"{len(errors)} of {len(jobs)} jobs were not stored: {errors[0]}"
-            ) from errors[0]
-        return [outcome for outcome in outcomes if isinstance(outcome, State)]
+        for start in range(0, len(jobs), BULK):
+            outcomes += await self._place(jobs[0].lane, pinned, jobs[start : start + BULK])
+        return outcomes
 
-    async def submit_held(self, jobs: Sequence[Held], session: Any) -> list[Stored]:
-        """Store jobs with conditions, in the caller's transaction if there is one.
-
-        Raises ``KeyExists``, ``AgentUnavailable`` if they are certainly not stored,
-        ``PublishOutcomeUnknown``; for several jobs, after all have been tried.
-        """
+    async def submit_held(
+        self, jobs: Sequence[Held], session: Any = None, *, together: bool = False
+    ) -> list[Stored | MeshError]:
+        """Store jobs with conditions; what became of each, in order. In one transaction if they
+        must be ``together``; in the caller's, if there is one."""
         if session is not None:
-            return await self.submit_together(jobs, session)
-        return _all_stored(await asyncio.gather(*(self._held.post(held) for held in jobs)))
-
-    async def submit_together(self, jobs: Sequence[Held], session: Any) -> list[Stored]:
-        """The same, all or none of them (but for those that are refused)."""
-        if session is None:
-            return _all_stored(await self._submit(jobs))
-        stored = await (await self.master()).submit(jobs, session)
-        return _all_stored(_refused(held, one) for held, one in zip(jobs, stored, strict=True))
+            stored = await (await self.master()).submit(jobs, session)
+            return [_refused(held, one) for held, one in zip(jobs, stored, strict=True)]
+        if together:
+            return list(await self._submit(jobs))
+        return list(await asyncio.gather(*(self._held.post(held) for held in jobs)))
 
     async def _submit(self, jobs: Sequence[Held]) -> Sequence[Stored | MeshError]:
         try:
@@ -529,16 +507,6 @@ class Client:
 
 def _closed() -> MeshError:
     return MeshError("the app was closed meanwhile")
-
-
-def _all_stored(outcomes: Iterable[Stored | MeshError]) -> list[Stored]:
-    """Raises the first error."""
-    stored: list[Stored] = []
-    for outcome in outcomes:
-        if isinstance(outcome, MeshError):
-            raise outcome
-        stored.append(outcome)
-    return stored
 
 
 def _not_held(jobs: Sequence[Envelope], why: str, error: MasterError) -> dict[str, MeshError]:

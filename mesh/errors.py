@@ -15,6 +15,7 @@
     ├── AgentError
     │   ├── AgentUnavailable        not stored: no agent took the job
     │   └── PublishOutcomeUnknown   sent, but not acknowledged: stored or not, with the ids to ask
+    │       └── PartlyStored        of many calls some were stored; which, it says
     ├── MasterError
     │   ├── MasterUnavailable       the master cannot be reached
     │   ├── SchemaMismatch          the master's schema is older or newer than this code
@@ -37,7 +38,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 __all__ = [
     "AgentError",
@@ -59,6 +62,7 @@ __all__ = [
     "MasterError",
     "MasterUnavailable",
     "MeshError",
+    "PartlyStored",
     "PayloadTooLarge",
     "ProcessDied",
     "PublishOutcomeUnknown",
@@ -148,6 +152,28 @@ class PublishOutcomeUnknown(AgentError):
     def __init__(self, message: str, job_ids: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.job_ids: tuple[str, ...] = tuple(job_ids)
+
+
+class PartlyStored(PublishOutcomeUnknown):
+    """Of many calls some were stored, others not, or nobody knows.
+
+    Of the first ``tried`` calls all are stored but for those numbered, from 0, in ``not_stored``
+    and ``unknown``; ``job_ids`` are the ids of the latter. No others were tried.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        tried: int,
+        not_stored: Sequence[int] = (),
+        unknown: Sequence[int] = (),
+        job_ids: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message, job_ids)
+        self.tried = tried
+        self.not_stored: tuple[int, ...] = tuple(not_stored)
+        self.unknown: tuple[int, ...] = tuple(unknown)
 
 
 class MasterError(MeshError):
@@ -255,6 +281,13 @@ class InvalidResult(MeshError, TypeError):
 
 class ResultTimeout(MeshError, TimeoutError):
     """The job has not ended in the time given. It goes on."""
+
+
+def raised(outcome: T | MeshError) -> T:
+    """What was hoped for; raises what came instead."""
+    if isinstance(outcome, MeshError):
+        raise outcome
+    return outcome
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -162,13 +162,15 @@ class Attempts:
     ) -> None:
         """A thread's slot is not free before the thread is."""
         call_off(context)
+        self.stragglers.add(job.id)
         log.warning(
-            "job %s (%s): its thread goes on after the time-out and keeps its slot until it "
-            "ends; threads cannot be stopped from outside",
+            "job %s (%s): its thread goes on after the time-out and keeps its slot until it ends, "
+            "as %d of this lane do now; threads cannot be stopped from outside: let the handler "
+            "look at ctx.cancelled, or make it process=True",
             job.id,
             job.name,
+            len(self.stragglers),
         )
-        self.stragglers.add(job.id)
         try:
             await asyncio.wait([straggler])
         finally:

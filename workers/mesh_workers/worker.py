@@ -149,6 +149,7 @@ class Worker(Service):
             state=state,
             lanes=[lane.load for lane in self.lanes],
             finished=sum(lane.finished for lane in self.lanes),
+            stragglers=sum(lane.stragglers for lane in self.lanes),
         )
 
 

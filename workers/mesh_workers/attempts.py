@@ -114,8 +114,9 @@ class Attempts:
             context = Context(job, run.attempt, most, self._emitter(run))
             self._contexts[job.id] = context
         timeout = job.timeout or handler.defaults.timeout or self._app.config.timeout
-        straggler = None
-        limit = time_limit(job, timeout, run.started_at)
+        limit = straggler = None
+        if timeout is not None or job.deadline:
+            limit = time_limit(job, timeout, run.started_at)
         begun = self._clock.monotonic()
         try:
             if delivery.redelivered:
@@ -135,7 +136,8 @@ class Attempts:
                 )
         except asyncio.CancelledError:
             outcome = self._cancelled()
-        outcome = self._as_called_off(job.id, outcome)
+        if self._called_off:
+            outcome = self._as_called_off(job.id, outcome)
         self._measure(self._clock.monotonic() - begun)
         self.finished += 1
         record, again = decide(run, outcome, policy, self._clock.time(), self._random)
@@ -178,7 +180,7 @@ class Attempts:
 
     def _as_called_off(self, job_id: str, outcome: Outcome) -> Outcome:
         """The outcome of a job that may have been cancelled meanwhile: a result came first."""
-        reason = self._called_off.pop(job_id, None) if self._called_off else None
+        reason = self._called_off.pop(job_id, None)
         if reason is None or isinstance(outcome, Succeeded):
             return outcome
         return Cancelled(ErrorInfo("Cancelled", reason, outcome.error.traceback))

@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Mapping
+from types import FrameType
 
 from mesh import __version__
 from mesh.app import Mesh
@@ -20,11 +21,12 @@ from mesh.errors import AgentError, ConfigError
 from mesh.job import check_name
 from mesh.ports import Agent
 from mesh.service import Backoff, Service, unique_name
-from mesh.wire import Heartbeat
+from mesh.wire import Envelope, Heartbeat
 from mesh_workers.keeper import LeaseKeeper
-from mesh_workers.lane import Lane, Tools
+from mesh_workers.lane import Lane
 from mesh_workers.processes import locate
 from mesh_workers.reporter import Reporter
+from mesh_workers.tools import Tools
 
 __all__ = ["Worker"]
 
@@ -76,7 +78,7 @@ class Worker(Service):
 
     async def _work(self, agent: Agent, ready: Callable[[], None]) -> None:
         keeper = LeaseKeeper(
-            lambda: self._app.connect_agent(self._agent_name), self._app.config.lease
+            lambda: self._app.connect_agent(self._agent_name), self._app.config.lease, self._job_in
         )
         reporter = Reporter(agent)
         tools = Tools(self._app, agent, self.worker_id, keeper, reporter)
@@ -86,6 +88,10 @@ class Worker(Service):
             await self._serve(reporter, ready)
         finally:
             await keeper.stop()
+
+    def _job_in(self, frame: FrameType) -> Envelope | None:
+        found = (lane.job_in(frame) for lane in self.lanes)
+        return next((job for job in found if job is not None), None)
 
     async def _serve(self, reporter: Reporter, ready: Callable[[], None]) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -143,6 +149,7 @@ class Worker(Service):
             state=state,
             lanes=[lane.load for lane in self.lanes],
             finished=sum(lane.finished for lane in self.lanes),
+            stragglers=sum(lane.stragglers for lane in self.lanes),
         )
 
 

@@ -1,0 +1,23 @@
+"""What a worker's lanes share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mesh.app import Mesh
+from mesh.ports import Agent
+from mesh_workers.keeper import LeaseKeeper
+from mesh_workers.reporter import Reporter
+
+__all__ = ["Tools"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """One of each for a worker."""
+
+    app: Mesh
+    agent: Agent
+    worker: str
+    keeper: LeaseKeeper
+    reporter: Reporter

@@ -49,8 +49,8 @@ def register(cli: typer.Typer) -> None:
 
 
 def master(app: AppArgument, agent: AgentsOption = None) -> None:
-    """Run the master's duties (recorders, dispatcher, scheduler, janitor) until SIGTERM or Ctrl-C. Any
-    number of processes may do so."""
+    """Run the master's duties (recorders, dispatcher, scheduler, janitor) until SIGTERM or Ctrl-C.
+    Any number of processes may do so."""
     loaded = load_app(app)
     options = RoleOptions(agents=tuple(agent or ()))
     run_service(make_role("coordinator", loaded, options), loaded)

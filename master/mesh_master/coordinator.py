@@ -14,7 +14,6 @@ from mesh.app import Mesh
 from mesh.clock import Clock, SystemClock
 from mesh.config import RETENTION
 from mesh.errors import ConfigError, MasterUnavailable
-from mesh.job import State
 from mesh.ports import Agent, Master
 from mesh.roles import RoleOptions
 from mesh.schedules import Declaring
@@ -62,12 +61,7 @@ class Coordinator(Group):
         self.scheduler = Scheduler(
             master, self.agents, ahead=transient_threshold, holder=holder, clock=self._clock
         )
-        self.janitor = Janitor(
-            master,
-            retention={State(state): kept for state, kept in retention.items()},
-            holder=holder,
-            clock=self._clock,
-        )
+        self.janitor = Janitor(master, retention=retention, holder=holder, clock=self._clock)
         duties = [*self.recorders, self.dispatcher, self.scheduler, self.janitor]
         super().__init__("coordinator", [*duties, *others])
 

@@ -41,23 +41,23 @@ class Janitor(Service):
         self,
         master: Master,
         *,
-        retention: Mapping[State, float],
+        retention: Mapping[str, float],
         holder: str,
         clock: Clock | None = None,
         interval: float = 60.0,
         batch: int = 500,
         ttl: float = 10.0,
     ) -> None:
-        """``retention`` is for how many seconds ended jobs of a state are kept, for ever if it is
-        not there; ``interval`` the seconds between two sweeps; ``batch`` how many jobs are
-        removed before a rest."""
+        """``retention`` is as ``Config`` has it; ``interval`` the seconds between two sweeps;
+        ``batch`` how many jobs are removed before a rest."""
         super().__init__("janitor")
         self.removed = 0
         """Jobs forgotten."""
         self.sweeps = 0
         """Sweeps that came to their end."""
+        self.retention = retention
+        """May be changed at any time, for the next sweep."""
         self._master = master
-        self._retention = dict(retention)
         self._holder = holder
         self._clock = clock or SystemClock()
         self._interval = interval
@@ -91,9 +91,10 @@ class Janitor(Service):
 
     async def _sweep(self, over: asyncio.Event) -> None:
         before, page = self.removed, None
+        retention = {State(state): kept for state, kept in self.retention.items()}
         while not over.is_set():
             began = self._clock.monotonic()
-            page = await self._remove_page(page)
+            page = await self._remove_page(retention, page)
             if page is None:
                 break
             await self._rest(over, began)
@@ -107,8 +108,8 @@ class Janitor(Service):
         if self.removed > before:
             log.info("%s: %d jobs of history forgotten", self.name, self.removed - before)
 
-    async def _remove_page(self, page: Any) -> Any:
-        found = await self._master.outlived(self._retention, self._batch, page)
+    async def _remove_page(self, retention: Mapping[State, float], page: Any) -> Any:
+        found = await self._master.outlived(retention, self._batch, page)
         if found.job_ids:
             self.removed += len(await self._master.remove(found.job_ids))
         return found.page

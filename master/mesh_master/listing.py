@@ -29,17 +29,15 @@ def page(database: Database, tables: Tables, where: JobFilter) -> Select[Any]:
     ]
     best = union_all(*parts).subquery("best")
     first = [best.c.finished_at.desc()] if where.by_end else []
-    wanted: list[ColumnElement[Any]] = list(best.c)
-    return select(*wanted).order_by(*first, best.c.id.desc()).limit(where.limit)
+    return select(best).order_by(*first, best.c.id.desc()).limit(where.limit)
 
 
 def counts(database: Database, tables: Tables, where: JobFilter) -> Select[Any]:
-    """Pairs of a state and how many jobs are in it."""
+    """Each ``state``, and how many ``jobs`` are in it."""
     jobs = tables.jobs
     source, conditions, _ = _meant(database, tables, where, _states(where))
-    wanted: list[ColumnElement[Any]] = [jobs.c.state, func.count()]
-    query = select(*wanted).select_from(source)
-    return query.where(*conditions).group_by(jobs.c.state)
+    query: Select[Any] = select(jobs.c.state).add_columns(func.count().label("jobs"))
+    return query.select_from(source).where(*conditions).group_by(jobs.c.state)
 
 
 def _states(where: JobFilter) -> list[State]:

@@ -276,8 +276,7 @@ class SqlMaster:
     async def count_jobs(self, where: JobFilter | None = None) -> dict[State, int]:
         query = listing.counts(self.database, self.tables, where or JobFilter())
         async with self.database.read(timeout=_PATIENCE) as connection:
-            counts: Sequence[Any] = (await connection.execute(query)).all()
-            return {State(state): count for state, count in counts}
+            return {State(row.state): row.jobs for row in await connection.execute(query)}
 
     async def attempts(self, job_id: str) -> list[AttemptInfo]:
         if not is_job_id(job_id):

@@ -56,6 +56,8 @@ from mesh.wire import Envelope
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mesh.sql.outbox import Outbox
+
 __all__ = ["BULK", "Client", "JobHandle", "agent_settings", "master_settings"]
 
 R = TypeVar("R")
@@ -229,6 +231,8 @@ class Client:
         self._poller: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self._held_for = ""
+        self._outbox: Outbox | None = None
+        """Never opened: it writes through the callers' sessions."""
 
     async def close(self) -> None:
         """Finish what is being written, then disconnect. Who waits for a result, is told."""
@@ -313,12 +317,31 @@ class Client:
     ) -> list[Stored | MeshError]:
         """Store jobs with conditions; what became of each, in order. In one transaction if they
         must be ``together``; in the caller's, if there is one."""
+        if session is not None and self.config.outbox is not None:
+            return [*await self._put_out(jobs, session)]
         if session is not None:
             stored = await (await self.master()).submit(jobs, session)
             return [_refused(held, one) for held, one in zip(jobs, stored, strict=True)]
         if together:
             return list(await self._submit(jobs))
         return list(await asyncio.gather(*(self._held.post(held) for held in jobs)))
+
+    async def _put_out(self, jobs: Sequence[Held], session: Any) -> list[Stored]:
+        """Store jobs in the outbox of the application's database. Who has their keys is found
+        out later."""
+        from mesh.sql.outbox import Outbox  # SQLAlchemy: not for those who need it not
+
+        for held in jobs:
+            if held.rule is not None and held.rule.on_conflict == "raise":
+                raise ConfigError(
+                    f"options(key='{held.job.key}', on_conflict='raise', session=...): keys are "
+                    "looked at when the job has left the outbox; use 'keep'"
+                )
+        if self._outbox is None:
+            assert self.config.outbox is not None
+            self._outbox = Outbox(self.config.outbox, self._clock, self.config.connect_timeout)
+        await self._outbox.put(jobs, session)
+        return [Stored(held.job.id, held.job.name, State.SCHEDULED) for held in jobs]
 
     async def _submit(self, jobs: Sequence[Held]) -> Sequence[Stored | MeshError]:
         try:

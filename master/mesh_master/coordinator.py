@@ -18,8 +18,10 @@ from mesh.ports import Agent, Master
 from mesh.roles import RoleOptions
 from mesh.schedules import Declaring
 from mesh.service import Backoff, Group, Service, unique_name
+from mesh.sql.outbox import Outbox
 from mesh_master.dispatcher import Dispatcher
 from mesh_master.janitor import Janitor
+from mesh_master.outboxes import OutboxDuty
 from mesh_master.recorder import Recorder
 from mesh_master.scheduler import Scheduler
 
@@ -101,5 +103,12 @@ def coordinator_role(app: Mesh, options: RoleOptions) -> Service:
         transient_threshold=app.config.transient_threshold,
         retention=app.config.retention,
         clock=app.clock,
-        others=[Declaring(app, app.connect_master())],
+        others=[Declaring(app, app.connect_master()), *_outbox(app)],
     )
+
+
+def _outbox(app: Mesh) -> list[Service]:
+    if app.config.outbox is None:
+        return []
+    outbox = Outbox(app.config.outbox, app.clock, app.config.connect_timeout)
+    return [OutboxDuty(outbox, app.connect_master(), app.clock)]

@@ -91,8 +91,7 @@ async def run(code: str, names: dict[str, Any]) -> None:
 def check_command(line: str) -> None:
     """That there is such a command, with such options; it is not run."""
     root = typer.Typer()
-    for command in cli.cli.registered_commands:
-        root.registered_commands.append(command)
+    root.registered_commands += cli.cli.registered_commands
     for name in plugins.names("mesh.commands"):
         plugins.load("mesh.commands", name)(root)
     _, *words = shlex.split(line, comments=True)

@@ -34,8 +34,9 @@ __all__ = [
     "search",
 ]
 
-RETRIED_STATES = (State.FAILED, State.CANCELLED, State.EXPIRED)
-"""Those whose jobs are done again unless states are named: what went well once stays so."""
+RETRIED_STATES = (State.FAILED, State.EXPIRED)
+"""Those whose jobs are done again unless states are named: what went well stays so, and so does
+what somebody called off."""
 
 _PAGE = 500
 

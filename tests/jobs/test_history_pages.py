@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import typer
 
@@ -95,7 +94,7 @@ def check_command(line: str) -> None:
     for name in plugins.names("mesh.commands"):
         plugins.load("mesh.commands", name)(root)
     _, *words = shlex.split(line, comments=True)
-    command: click.Command = typer.main.get_command(root)
+    command: Any = typer.main.get_command(root)
     while hasattr(command, "commands"):
         command = command.commands[words.pop(0)]
     command.make_context(line, words)

@@ -335,8 +335,8 @@ class Mesh(Submitter):
     async def retry(
         self, *, payload: Mapping[str, Any] | None = None, **where: Unpack[Where]
     ) -> list[JobHandle[Any]]:
-        """Do all ended jobs again that ``where`` means: by default of ``failed``, ``cancelled``
-        and ``expired`` ones. Returns the new jobs. See ``JobHandle.retry``; left out are those
+        """Do all ended jobs again that ``where`` means: by default of ``failed`` and
+        ``expired`` ones. Returns the new jobs. See ``JobHandle.retry``; left out are those
         that were done again already."""
         wanted = parse_where(where, self.now(), "app.retry()")
         data = None

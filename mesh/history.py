@@ -34,10 +34,13 @@ __all__ = [
     "search",
 ]
 
-RETRIED_STATES = (State.FAILED, State.CANCELLED, State.EXPIRED)
-"""Those whose jobs are done again unless states are named: what went well once stays so."""
+RETRIED_STATES = (State.FAILED, State.EXPIRED)
+"""Those whose jobs are done again unless states are named: what went well stays so, and so does
+what somebody called off."""
 
 _PAGE = 500
+_WORKFLOW = 20_000
+"""The most jobs of one workflow that are done again in one transaction."""
 
 
 class Where(TypedDict, total=False):
@@ -149,18 +152,19 @@ async def retry(
 ) -> AsyncIterator[tuple[str, str, str]]:
     """Do jobs again; of each its id, the new one's, and its handler's name.
 
-    In transactions of up to 500 jobs; each is done again once, whoever else asks at the same
-    time. ``check`` is called with the handlers' names before anything is done for their jobs.
+    In transactions of up to 500 jobs, those of one workflow in one, so that each runs after what
+    its parents become; each is done again once, whoever else asks at the same time. ``check`` is
+    called with the handlers' names before anything is done for their jobs.
     """
-    wanted = retryable(where)
+    wanted, page = retryable(where), _PAGE if where.workflow is None else _WORKFLOW
     while True:
-        jobs = await master.list_jobs(replace(wanted, limit=_PAGE))
+        jobs = await master.list_jobs(replace(wanted, limit=page))
         for name in {job.name for job in jobs}:
             check(name)
         names = {job.id: job.name for job in jobs}
         for old, new in (await master.retry(list(names), payload)).items():
             yield old, new, names[old]
-        if len(jobs) < _PAGE:
+        if len(jobs) < page:
             return
         # Going back in time: what is made meanwhile, and fails anew, is not met.
         wanted = wanted.next_page(jobs[-1])

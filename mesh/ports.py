@@ -38,6 +38,7 @@ __all__ = [
     "AgentInfo",
     "AgentSettings",
     "AttemptInfo",
+    "Board",
     "Check",
     "Claimed",
     "Consumer",
@@ -154,6 +155,22 @@ class Known:
 Lookup = Callable[[Sequence[str]], Awaitable[Mapping[str, Known]]]
 
 
+class Board(Protocol):
+    """A reader of a board: see ``mesh.notices``."""
+
+    async def read(self, wait: float) -> Mapping[str, bytes | None]:
+        """What has changed since the read before, by key; ``None`` is what was taken down.
+
+        The first read gives, at once, all that stands. Later ones wait up to ``wait`` seconds
+        for a change, and may leave out what was replaced meanwhile; with 0 they give what is
+        known of without waiting, which may be a second or two old. A change may be told twice.
+        Raises ``AgentError``, a master's ``MasterError``; read again later then, nothing is lost.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+
 class Consumer(Protocol):
     """One worker's access to one lane of an agent."""
 
@@ -171,8 +188,13 @@ class Consumer(Protocol):
 
         Safe to cancel: a job is never lost by it (at worst its lease runs out). Raises
         ``AgentUnavailable`` when the agent cannot be reached and recovers by itself: call it
-        again after a pause. Returns ``[]`` only after ``close``.
+        again after a pause. Returns ``[]`` only after ``close``, or because of a ``rest``.
         """
+        ...
+
+    async def rest(self) -> None:
+        """Ask for nothing until the next ``pull``: one that is pending returns ``[]``. Jobs that
+        are held stay leased, and may be settled."""
         ...
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
@@ -300,6 +322,15 @@ class Agent(Protocol):
 
     async def ledger(self) -> Ledger:
         """A new reader of the ledger."""
+        ...
+
+    async def post(self, notices: Mapping[str, bytes | None]) -> None:
+        """Put notices on the agent's board, or with ``None`` take them down. As durable on return
+        as jobs are; else ``AgentError``. Raises ``ValueError`` as ``check_notices`` does."""
+        ...
+
+    async def board(self) -> Board:
+        """A new reader of the board."""
         ...
 
     async def depth(self) -> Mapping[str, LaneDepth]:

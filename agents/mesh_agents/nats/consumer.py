@@ -121,6 +121,7 @@ class NatsConsumer:
         self._trouble = ""
         self._sweeper: asyncio.Task[None] | None = None
         self.closed = False
+        self._rests = 0
         self._connection.lost.add(self._on_lost)
 
     async def open(self) -> None:
@@ -131,15 +132,18 @@ class NatsConsumer:
     # pulling ---------------------------------------------------------------------------------
 
     async def pull(self, limit: int) -> list[Delivery]:
+        rests = self._rests
         async with self._lock:
             self._limit = limit
             try:
-                while not self.closed:
+                while not self.closed and self._rests == rests:
                     self._wake.clear()
                     await self._attach()
                     if deliveries := await self._take(limit):
                         return deliveries
                     await self._wait()
+                if not self.closed:
+                    await self._leave()
                 return []
             except AgentUnavailable:
                 raise
@@ -405,10 +409,21 @@ class NatsConsumer:
         for held in done:
             self._held.pop(held.receipt, None)
 
+    async def rest(self) -> None:
+        self._rests += 1
+        self._on_lost()  # The requests that are open lose their inbox: they are none any more.
+        if not self._lock.locked():  # Else the pull that is pending does so, as it ends.
+            async with self._lock:
+                await self._leave()
+
     async def close(self) -> None:
         self.closed = True
         self._connection.lost.discard(self._on_lost)
         self._on_lost()
+        await self._leave()
+
+    async def _leave(self) -> None:
+        """Ask for nothing, and put back what came unasked."""
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.wait([self._sweeper])

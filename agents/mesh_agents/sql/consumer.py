@@ -100,6 +100,7 @@ class SqlConsumer:
         self._lane = lane
         self._lease = lease
         self._is_closed = False
+        self._rests = 0
         self._pulls: set[asyncio.Event] = set()
         self._claim = self._build_claim()
         self._next = self._build_next()
@@ -155,11 +156,12 @@ class SqlConsumer:
 
     async def pull(self, limit: int) -> list[Delivery]:
         signals, wake = self._store.signals, asyncio.Event()
+        rests = self._rests
         self._pulls.add(wake)
         try:
             with signals.waiting(self._lane, wake):
                 looks, is_ready = 0, True
-                while not self._is_closed:
+                while not self._is_closed and self._rests == rests:
                     wake.clear()
                     claimed = is_ready
                     if is_ready and (deliveries := await self._take(limit)):
@@ -235,6 +237,11 @@ class SqlConsumer:
             await self._store.put(connection, back, self._database.now())
         lanes = {job.lane for job in back.values()}
         self._store.signals.signal(lanes | {LEDGER} if records else lanes)
+
+    async def rest(self) -> None:
+        self._rests += 1
+        for wake in self._pulls:
+            wake.set()
 
     async def close(self) -> None:
         self._is_closed = True

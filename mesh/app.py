@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 from mesh.client import Client, JobHandle, agent_settings, master_settings
 from mesh.clock import Clock, SystemClock
+from mesh.cluster import Cluster
 from mesh.codec import ValueCodec
 from mesh.config import AgentConfig, Config
 from mesh.context import Context
@@ -84,7 +85,8 @@ class Mesh(Submitter):
             config = Config.build(**values)
         elif any(value is not None for value in values.values()):
             raise ConfigError("Mesh(...): give either config, or the settings one by one")
-        self.config = config
+        self.cluster = Cluster(config)
+        """What this process knows of its cluster."""
         self.clock: Clock = clock or SystemClock()
         self.handlers: dict[str, Handler[..., Any, Any]] = {}
         """The registered handlers by name."""
@@ -95,6 +97,12 @@ class Mesh(Submitter):
         # The one that was asked for last: nearly always the one that is asked for next.
         self.sync = Sync(self.close)
         """``app.sync(awaitable)``: wait for it in code that has no event loop."""
+
+    @property
+    def config(self) -> Config:
+        """The configuration in effect: what this process was given, over the cluster's settings,
+        over the defaults."""
+        return self.cluster.config
 
     @classmethod
     def from_env(cls, **settings: Any) -> Self:
@@ -375,7 +383,7 @@ class Mesh(Submitter):
         if latest is not loop:
             client = self._clients.get(loop)
             if client is None:
-                client = self._clients[loop] = Client(self.config, self.clock)
+                client = self._clients[loop] = Client(self.cluster, self.clock)
             self._latest = loop, client
         assert client is not None
         return client

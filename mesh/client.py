@@ -21,6 +21,7 @@ import msgspec
 
 from mesh.batcher import Batcher
 from mesh.clock import Clock
+from mesh.cluster import Cluster
 from mesh.codec import ValueCodec
 from mesh.config import AgentConfig, Config
 from mesh.errors import (
@@ -184,8 +185,8 @@ class JobHandle(Generic[R]):
 class Client:
     """Connections to a cluster's agents and master, for one event loop."""
 
-    def __init__(self, config: Config, clock: Clock) -> None:
-        self.config = config
+    def __init__(self, cluster: Cluster, clock: Clock) -> None:
+        self._cluster = cluster
         self._clock = clock
         self._lock = asyncio.Lock()
         self._agents: dict[str, Agent] = {}
@@ -199,6 +200,10 @@ class Client:
         self._poller: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self._held_for = ""
+
+    @property
+    def config(self) -> Config:
+        return self._cluster.config
 
     async def close(self) -> None:
         """Finish what is being written, then disconnect. Who waits for a result, is told."""

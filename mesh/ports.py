@@ -25,10 +25,12 @@ from typing import Any, Protocol
 import msgspec
 
 from mesh.clock import Clock, SystemClock
+from mesh.config import AgentConfig
 from mesh.errors import AgentError
 from mesh.held import Held, Stored
 from mesh.job import State
 from mesh.recurring import Schedules
+from mesh.settings import ClusterSettings
 from mesh.wire import Envelope, Heartbeat, Record
 
 __all__ = [
@@ -587,6 +589,16 @@ class Master(Protocol):
         """
         ...
 
+    async def cancel(self, job_ids: Sequence[str], reason: str) -> dict[str, State]:
+        """Ask for jobs to be cancelled. Returns the states of those that the master knows.
+
+        A job that is held here and in no dispatcher's hands is ``cancelled`` at once. For any
+        other that has not ended, one the master has not heard of included, a notice is put on
+        the board, which stands until the job has ended: workers that have the job, or get it,
+        call it off. Asking again changes nothing, not the reason either.
+        """
+        ...
+
     async def unclaim(self, job_ids: Sequence[str]) -> None:
         """Give up claims, so that the jobs can be claimed at once."""
         ...
@@ -607,6 +619,43 @@ class Master(Protocol):
 
     async def events(self, job_id: str, after: int = -1, limit: int = 1000) -> list[EventInfo]:
         """Persisted events with ``seq > after``, in order."""
+        ...
+
+    # steering --------------------------------------------------------------------------------
+
+    async def post(self, notices: Mapping[str, bytes | None]) -> None:
+        """Put notices on the master's board, or with ``None`` take them down. Raises
+        ``ValueError`` as ``check_notices`` does."""
+        ...
+
+    async def board(self) -> Board:
+        """A new reader of the master's board, which the control duty copies to all agents."""
+        ...
+
+    async def cluster_settings(self) -> ClusterSettings:
+        """The cluster's settings; they are the board's notice ``cluster`` too."""
+        ...
+
+    async def change_settings(
+        self, change: Callable[[ClusterSettings], ClusterSettings]
+    ) -> ClusterSettings:
+        """Put what ``change`` makes of the settings in their place, with the next revision.
+        Concurrent changes follow each other. ``change`` is called within a transaction: it must
+        be quick, and what it raises is raised, with nothing changed."""
+        ...
+
+    async def add_agent(self, agent: AgentConfig) -> None:
+        """Add an agent to the cluster, for all processes that do not have one of that name in
+        their configuration; again: with another URL or other lanes. Its URL is kept as it is,
+        password and all."""
+        ...
+
+    async def remove_agent(self, name: str) -> bool:
+        """Forget an agent, as far as the master knows it. Whether it was known."""
+        ...
+
+    async def added_agents(self) -> dict[str, AgentConfig]:
+        """The agents that were added, by name, with their whole URLs."""
         ...
 
     # recording -------------------------------------------------------------------------------

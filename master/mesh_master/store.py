@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -32,6 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.config import AgentConfig
 from mesh.errors import (
     ConfigError,
     LeaseLost,
@@ -55,6 +56,7 @@ from mesh.ports import (
     MasterSettings,
     Unblocked,
 )
+from mesh.settings import ClusterSettings
 from mesh.sql import (
     FAULTS,
     NOTIFY,
@@ -64,6 +66,7 @@ from mesh.sql import (
     DatabaseErrors,
     InsertNew,
     Signals,
+    SqlBoard,
     executor_within,
     make_signals,
     one_of,
@@ -75,6 +78,7 @@ from mesh_master.gates import Gates
 from mesh_master.holding import Holding
 from mesh_master.plain import MOVE_COLUMNS, NEW_COLUMNS, Plain, sort_out
 from mesh_master.schedules import SqlSchedules
+from mesh_master.steering import Steering
 from mesh_master.tables import Tables
 from mesh_master.unblocking import Unblocking
 
@@ -119,6 +123,7 @@ class SqlMaster:
         self._signals = make_signals(
             self.database, f"{self.database.place} {self.tables.jobs.fullname}"
         )
+        self._steering = Steering(self.database, self.tables, self._signals, settings.clock)
         self._is_open = False
 
     @property
@@ -248,6 +253,9 @@ class SqlMaster:
             return None
         return job
 
+    async def cancel(self, job_ids: Sequence[str], reason: str) -> dict[str, State]:
+        return await self._steering.cancel(job_ids, reason)
+
     async def unclaim(self, job_ids: Sequence[str]) -> None:
         jobs = self.tables.jobs
         async with self.database.write(timeout=_PATIENCE) as connection:
@@ -283,6 +291,31 @@ class SqlMaster:
             return []
         async with self.database.read(timeout=_PATIENCE) as connection:
             return await queries.events(self.tables, connection, job_id, after, limit)
+
+    # steering --------------------------------------------------------------------------------
+
+    async def post(self, notices: Mapping[str, bytes | None]) -> None:
+        await self._steering.post(notices)
+
+    async def board(self) -> SqlBoard:
+        return self._steering.board()
+
+    async def cluster_settings(self) -> ClusterSettings:
+        return await self._steering.settings()
+
+    async def change_settings(
+        self, change: Callable[[ClusterSettings], ClusterSettings]
+    ) -> ClusterSettings:
+        return await self._steering.change_settings(change)
+
+    async def add_agent(self, agent: AgentConfig) -> None:
+        await self._steering.add_agent(agent)
+
+    async def remove_agent(self, name: str) -> bool:
+        return await self._steering.remove_agent(name)
+
+    async def added_agents(self) -> dict[str, AgentConfig]:
+        return await self._steering.added_agents()
 
     # recording -------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from functools import partial
 from itertools import count
+from math import inf
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
@@ -174,6 +175,27 @@ class JobHandle(Generic[R]):
                 job.error_traceback or "",
             )
         raise JobCancelled(f"{what}: {job.error_message or 'no reason given'}", self.id, job.state)
+
+    async def cancel(self, reason: str = "", *, wait: float = 5.0) -> State:
+        """Cancel the job, and return its state after waiting up to ``wait`` seconds for its end:
+        ``cancelled``; another terminal state, if that came first; or, while its handler has not
+        let go, the state that it is in: the request stands until the job has ended.
+
+        One that has not started never does. A running ``async`` handler gets
+        ``CancelledError``, one in a thread finds ``ctx.cancelled`` true. ``reason`` is kept with
+        the job. Raises ``ConfigError`` if this process has no master, ``MasterError``.
+        """
+        if not 0 <= wait < inf:
+            raise ConfigError(f"job.cancel(wait={wait!r}): must be seconds, 0 or more")
+        client = self._client()
+        why = reason or "no reason given"
+        state = (await (await client.master()).cancel([self.id], why)).get(self.id)
+        if state not in TERMINAL and wait:
+            try:
+                return (await client.wait(self.id, wait)).state
+            except ResultTimeout:
+                state = None
+        return state or await self.status()
 
     async def events(self, after: int = -1) -> AsyncIterator[EventInfo]:
         """What the handler says, as the master hears it, until the job ends. Pass the last

@@ -16,9 +16,9 @@ import logging
 import sys
 import threading
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from random import Random
@@ -79,6 +79,8 @@ class Tools:
     worker: str
     keeper: LeaseKeeper
     reporter: Reporter
+    cancels: Mapping[str, str] = field(default_factory=dict)
+    """Why jobs are to be cancelled, by job id; kept up to date by the worker."""
 
 
 class Lane:
@@ -93,6 +95,8 @@ class Lane:
         self._app = tools.app
         self._clock = tools.app.clock
         self._stopping = stopping
+        self._paused = False
+        self._resting: asyncio.Task[None] | None = None
         self._interrupted = False
         self._giving_up = asyncio.Event()
         self._random = Random()
@@ -142,6 +146,18 @@ class Lane:
             self._threads.close()
             await self._processes.close()
 
+    def pause(self, paused: bool) -> None:
+        """Start nothing more, and give back what has not started; or go on. Call it in the
+        worker's event loop; again is harmless."""
+        if paused == self._paused:
+            return
+        self._paused = paused
+        log.info("lane %s %s", self.name, "is paused" if paused else "goes on")
+        self._changed.set()
+        if paused and self._consumer is not None:
+            self._give_back()
+            self._resting = asyncio.create_task(self._consumer.rest(), name="mesh-rest")
+
     async def _consume(self) -> Consumer:
         return await self._tools.agent.consume(self.name, lease=self._app.config.lease)
 
@@ -165,6 +181,10 @@ class Lane:
 
     async def _pull(self, consumer: Consumer, backoff: Backoff) -> None:
         while not self._stopping.is_set():
+            if self._paused:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
             limit = self._room()
             if limit <= 0:
                 self._changed.clear()
@@ -176,6 +196,8 @@ class Lane:
                 self._tools.keeper.hold([d.receipt for d in deliveries])
                 for delivery in deliveries:
                     self._take(delivery)
+                if self._paused:
+                    self._give_back()
                 self._fill()
 
     def _is_stuck(self) -> bool:
@@ -200,7 +222,10 @@ class Lane:
 
     def _take(self, delivery: Delivery) -> None:
         """Queue a job that was pulled, if it is for this worker to run."""
-        if delivery.lost and self._is_worn_out(delivery):
+        cancels = self._tools.cancels
+        if cancels and (reason := cancels.get(delivery.job.id)) is not None:
+            self._end_unstarted(delivery, State.CANCELLED, ErrorInfo("Cancelled", reason))
+        elif delivery.lost and self._is_worn_out(delivery):
             self._end_worn_out(delivery)
         elif delivery.job.name not in self._app.handlers:
             self._give_to_others(delivery)

@@ -1,0 +1,212 @@
+"""The way from the master to the workers, on whole clusters: NATS + PostgreSQL, and one SQLite
+file. Coordinators and workers run here, each with an app of its own as in processes."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from mesh import Context, Mesh, Retry, State
+from mesh.errors import ConfigError, JobCancelled
+from mesh.job import new_job_id
+from mesh.notices import cancel_key
+from mesh.roles import RoleOptions, make_role
+from mesh.service import Service
+from mesh.testing.servers import NatsServer, PostgresServer
+
+PATIENCE = 30.0
+
+
+class Site:
+    """A cluster, and what runs on it."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.folder = folder
+        self.settings = {"lease": 3.0, "heartbeat": 0.5, "auto_migrate": True, **settings}
+        self.started = asyncio.Event()
+        self.ran: list[int] = []
+        self.release = threading.Event()
+        self._stack = AsyncExitStack()
+        self.app = self.new_app()
+
+    def new_app(self) -> Mesh:
+        """One more process's app."""
+        app = Mesh(**self.settings)
+        loop = asyncio.get_running_loop()
+
+        @app.job
+        async def quick(n: int) -> int:
+            self.ran.append(n)
+            return n
+
+        @app.job
+        async def endless() -> None:
+            self.started.set()
+            await asyncio.Event().wait()
+
+        @app.job
+        async def stubborn() -> str:
+            self.started.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                return "done all the same"
+            return "never"
+
+        @app.job
+        def threaded(ctx: Context[Any]) -> None:
+            loop.call_soon_threadsafe(self.started.set)
+            while not self.release.wait(0.01):
+                if ctx.cancelled:
+                    raise RuntimeError("left half-way")
+
+        @app.job(retry=Retry(3, delay=3600))
+        async def failing() -> None:
+            self.started.set()
+            raise ValueError("no")
+
+        self._stack.push_async_callback(app.close)
+        return app
+
+    def handler(self, name: str) -> Any:
+        return self.app.get_handler(name)
+
+    async def start(self, role: str, **options: Any) -> Service:
+        service = make_role(role, self.new_app(), RoleOptions(**options))
+        await service.start()
+        self._stack.push_async_callback(service.stop)
+        return service
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        """Look until it is so."""
+        async with asyncio.timeout(PATIENCE):
+            while not await condition():
+                await asyncio.sleep(0.02)
+
+    async def board_of(self, agent: str) -> dict[str, bytes | None]:
+        board = await (await self.app.agent(agent)).board()
+        try:
+            return dict(await board.read(0.0))
+        finally:
+            await board.close()
+
+    async def close(self) -> None:
+        self.release.set()
+        await self._stack.aclose()
+
+
+@pytest.fixture(params=["sqlite", "nats"])
+async def site(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Site]:
+    if request.param == "sqlite":
+        site = Site(tmp_path, url=f"sqlite:///{tmp_path}/mesh.db")
+    else:
+        nats: NatsServer = request.getfixturevalue("nats_server")
+        postgres: PostgresServer = request.getfixturevalue("postgres")
+        site = Site(
+            tmp_path,
+            master=postgres.create_database(),
+            agents={"local": nats.url},
+            cluster=f"c-{uuid4().hex[:12]}",
+        )
+    yield site
+    await site.close()
+
+
+# cancels -------------------------------------------------------------------------------------
+
+
+async def test_a_job_that_has_not_started_never_does(site: Site) -> None:
+    quick = site.handler("quick")
+    coordinator = await site.start("coordinator")
+    job, other = await quick.enqueue(1), await quick.enqueue(2)
+    assert await job.cancel("no need", wait=0) in (State.QUEUED, State.SCHEDULED)
+
+    async def is_told() -> bool:
+        return cancel_key(job.id) in await site.board_of("local")
+
+    await site.until(is_told)
+    worker = await site.start("worker")
+    with pytest.raises(JobCancelled, match="no need"):
+        await job.result(PATIENCE)
+    assert await other.result(PATIENCE) == 2
+    assert site.ran == [2]
+    # Asked again, it says how it ended; and the notice is taken down everywhere.
+    assert await job.cancel("again") is State.CANCELLED
+    await site.until(lambda: _not(is_told()))
+    await worker.stop()
+    await coordinator.stop()
+
+
+async def _not(answer: Any) -> bool:
+    return not await answer
+
+
+async def test_a_held_job_is_cancelled_by_the_master_alone(site: Site) -> None:
+    await site.app.master()
+    job = await site.handler("quick").options(delay=3600).enqueue(1)
+    assert await job.cancel("changed my mind") is State.CANCELLED
+    info = await job.info()
+    assert (info.error_type, info.error_message) == ("Cancelled", "changed my mind")
+
+
+async def test_running_handlers_are_told(site: Site) -> None:
+    await site.start("coordinator")
+    await site.start("worker")
+    for name in ("endless", "threaded"):
+        site.started.clear()
+        job = await site.handler(name).enqueue()
+        await asyncio.wait_for(site.started.wait(), PATIENCE)
+        assert await job.cancel(f"enough of {name}", wait=PATIENCE) is State.CANCELLED
+        with pytest.raises(JobCancelled, match=f"enough of {name}"):
+            await job.result(PATIENCE)
+
+
+async def test_a_result_that_came_first_wins(site: Site) -> None:
+    await site.start("coordinator")
+    await site.start("worker")
+    job = await site.handler("stubborn").enqueue()
+    await asyncio.wait_for(site.started.wait(), PATIENCE)
+    assert await job.cancel(wait=PATIENCE) is State.SUCCEEDED
+    assert await job.result(PATIENCE) == "done all the same"
+
+
+async def test_who_does_not_wait_is_told_the_state(site: Site) -> None:
+    await site.start("coordinator")
+    await site.start("worker")
+    job = await site.handler("threaded").enqueue()
+    await asyncio.wait_for(site.started.wait(), PATIENCE)
+
+    async def is_running() -> bool:
+        return await job.status() is State.RUNNING
+
+    await site.until(is_running)
+    assert await job.cancel(wait=0) is State.RUNNING
+    with pytest.raises(JobCancelled):
+        await job.result(PATIENCE)
+    with pytest.raises(ConfigError, match="wait=-1"):
+        await job.cancel(wait=-1)
+
+
+async def test_a_cancel_outlasts_a_coordinator(site: Site) -> None:
+    """The notice stands in the master; who comes next sees to it."""
+    first = await site.start("coordinator")
+    job = await site.handler("quick").enqueue(1)
+    await first.stop()
+    await (await site.app.master()).cancel([job.id, new_job_id()], "while nobody was there")
+    await site.start("coordinator")
+
+    async def is_told() -> bool:
+        return cancel_key(job.id) in await site.board_of("local")
+
+    await site.until(is_told)
+    await site.start("worker")
+    with pytest.raises(JobCancelled, match="while nobody was there"):
+        await job.result(PATIENCE)
+    assert site.ran == []

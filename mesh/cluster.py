@@ -53,15 +53,29 @@ class Cluster:
     def is_archive(self) -> bool:
         return self.settings.mode is Mode.ARCHIVE
 
+    def takes(self, lane: str, agent: str) -> bool:
+        """Whether an agent is to be given new jobs of the lane."""
+        settings = self.settings
+        return (
+            settings.mode is not Mode.ARCHIVE
+            and (not settings.lanes or settings.lane(lane) is not LaneState.DRAINING)
+            and (not settings.agents or settings.agent(agent).state is AgentState.ACTIVE)
+        )
+
+    def refusal(self, lane: str, agent: str | None = None) -> str:
+        """Why new jobs of a lane do not go to an agent, or to any."""
+        if self.settings.lane(lane) is LaneState.DRAINING:
+            return f"lane '{lane}' is draining: its jobs wait on the master for mesh lanes resume"
+        if agent is not None:
+            return f"agent '{agent}' is draining"
+        return f"no agent serves lane '{lane}'"
+
     def agents_for(self, lane: str) -> list[AgentConfig]:
         """The agents that new jobs of a lane may go to."""
-        settings = self.settings
-        if settings.lanes and settings.lane(lane) is LaneState.DRAINING:
-            return []
         agents = self.config.agents_for(lane)
-        if not settings.agents:
+        if not self.settings.lanes and not self.settings.agents:
             return agents
-        return [a for a in agents if settings.agent(a.name).state is AgentState.ACTIVE]
+        return [agent for agent in agents if self.takes(lane, agent.name)]
 
     # agents added at run time ----------------------------------------------------------------
 

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import pytest
 
 from mesh import Context, Mesh, Retry, State
-from mesh.errors import ConfigError, JobCancelled
+from mesh.errors import ClusterArchived, ConfigError, JobCancelled, ResultTimeout
 from mesh.job import new_job_id
 from mesh.notices import cancel_key
 from mesh.roles import RoleOptions, make_role
 from mesh.service import Service
+from mesh.settings import LaneState, Mode
 from mesh.testing.servers import NatsServer, PostgresServer
 
 PATIENCE = 30.0
@@ -210,3 +212,101 @@ async def test_a_cancel_outlasts_a_coordinator(site: Site) -> None:
     with pytest.raises(JobCancelled, match="while nobody was there"):
         await job.result(PATIENCE)
     assert site.ran == []
+
+
+# modes, lanes, settings ----------------------------------------------------------------------
+
+
+async def change(site: Site, **changes: Any) -> None:
+    master = await site.app.master()
+    await master.change_settings(lambda s: msgspec.structs.replace(s, **changes))
+
+
+async def until_heard(site: Site) -> None:
+    """Until this process's app knows the settings, which it follows by itself."""
+    wanted = (await (await site.app.master()).cluster_settings()).revision
+
+    async def is_heard() -> bool:
+        return site.app.cluster.settings.revision == wanted
+
+    await site.until(is_heard)
+
+
+async def test_a_passive_cluster_accepts_and_runs_nothing(site: Site) -> None:
+    await site.start("coordinator")
+    await site.start("worker")
+    quick = site.handler("quick")
+    assert await (await quick.enqueue(0)).result(PATIENCE) == 0
+    await change(site, mode=Mode.PASSIVE)
+    await until_heard(site)
+    job = await quick.enqueue(1)
+
+    async def is_accepted() -> bool:
+        return (await site.app.get_job(job.id)) is not None
+
+    # A worker that begins now learns of it before its first job.
+    await site.start("worker")
+    with pytest.raises(ResultTimeout):
+        await job.result(0.5)
+    assert await is_accepted()
+    await change(site, mode=Mode.ACTIVE)
+    assert await job.result(PATIENCE) == 1
+    assert site.ran == [0, 1]
+
+
+async def test_an_archive_refuses_jobs_and_shows_history(site: Site) -> None:
+    await site.start("coordinator")
+    await site.start("worker")
+    quick = site.handler("quick")
+    job = await quick.enqueue(0)
+    await job.result(PATIENCE)
+    await change(site, mode=Mode.ARCHIVE)
+    await until_heard(site)
+    for refused in (
+        quick.enqueue(1),
+        quick.enqueue_many([(1,), (2,)]),
+        quick.options(delay=3600).enqueue(1),
+        quick.options(key="k").enqueue(1),
+    ):
+        with pytest.raises(ClusterArchived, match="mesh cluster mode active"):
+            await refused
+    # One that starts now is told before its first job too.
+    late = site.new_app()
+    with pytest.raises(ClusterArchived):
+        await late.get_handler("quick").enqueue(1)
+    assert (await job.info()).state is State.SUCCEEDED
+    await change(site, mode=Mode.ACTIVE)
+    await until_heard(site)
+    assert await (await quick.enqueue(3)).result(PATIENCE) == 3
+    assert site.ran == [0, 3]
+
+
+async def test_a_draining_lane_leaves_new_jobs_on_the_master(site: Site) -> None:
+    await site.start("coordinator")
+    quick = site.handler("quick")
+    before = await quick.enqueue(1)
+    await change(site, lanes={"default": LaneState.DRAINING})
+    await until_heard(site)
+    after = await quick.enqueue(2)
+    assert await after.status() is State.SCHEDULED
+    await site.start("worker")
+    assert await before.result(PATIENCE) == 1
+    with pytest.raises(ResultTimeout):
+        await after.result(1.0)
+    assert await after.status() is State.SCHEDULED
+    await change(site, lanes={})
+    assert await after.result(PATIENCE) == 2
+
+
+async def test_a_processs_own_configuration_wins_over_the_clusters(site: Site) -> None:
+    await site.start("coordinator")
+    own = Mesh(**{**site.settings, "timeout": 7.0, "agents": site.settings.get("agents")})
+    await change(site, timeout=3.0, payload_limit=1000, transient_threshold=5.0)
+    await own.master()  # it learns them as it opens a connection
+    await until_heard(site)
+    assert (site.app.config.timeout, own.config.timeout) == (3.0, 7.0)
+    assert own.config.payload_limit == own.payload_limit == 1000
+    assert own.config.transient_threshold == 5.0
+    await own.close()
+    job = await site.handler("quick").options(delay=30).enqueue(1)
+    assert await job.status() is State.SCHEDULED  # later than the cluster's threshold

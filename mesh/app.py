@@ -400,8 +400,11 @@ class Mesh(Submitter):
 
     def connect_agent(self, name: str) -> Agent:
         """A connection of the caller's own to an agent, not yet opened."""
-        url = self.config.agent(name).url
-        return connect_agent(name, url, agent_settings(self.config, self.clock))
+        return self.connect_agent_of(self.config.agent(name))
+
+    def connect_agent_of(self, agent: AgentConfig) -> Agent:
+        """The same, to one that need not be in the configuration."""
+        return connect_agent(agent.name, agent.url, agent_settings(self.config, self.clock))
 
     def connect_master(self) -> Master:
         """A connection of the caller's own to the master, not yet opened."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import msgspec
 
@@ -50,8 +50,16 @@ class Cluster:
         return True
 
     @property
+    def own_agents(self) -> Set[str]:
+        """Those of the process's own configuration."""
+        return self._own.agents.keys()
+
+    @property
     def is_archive(self) -> bool:
         return self.settings.mode is Mode.ARCHIVE
+
+    def is_draining(self, agent: str) -> bool:
+        return self.settings.agent(agent).state is AgentState.DRAINING
 
     def takes(self, lane: str, agent: str) -> bool:
         """Whether an agent is to be given new jobs of the lane."""

@@ -34,12 +34,14 @@ from mesh.settings import ClusterSettings
 from mesh.wire import Envelope, Heartbeat, Record
 
 __all__ = [
+    "FAIR_TURN",
     "HELD",
     "Agent",
     "AgentCapabilities",
     "AgentInfo",
     "AgentSettings",
     "AttemptInfo",
+    "Backlog",
     "Board",
     "Check",
     "Claimed",
@@ -154,6 +156,9 @@ class Known:
     agent: str | None = None
 
 
+FAIR_TURN = 16
+"""One of so many pulls of a consumer begins with the lowest priority."""
+
 Lookup = Callable[[Sequence[str]], Awaitable[Mapping[str, Known]]]
 
 
@@ -179,14 +184,15 @@ class Consumer(Protocol):
     async def pull(self, limit: int) -> list[Delivery]:
         """Lease up to ``limit`` jobs that may start now; wait until there is at least one.
 
-        Eligible is a job of this lane that is due and not leased. A higher priority comes
-        first; within a priority roughly the oldest. No two consumers hold the same job at the
-        same time. The lease lasts the ``lease`` seconds given to ``Agent.consume`` unless
-        ``Agent.extend`` prolongs it; when it expires the job becomes eligible again for every
-        consumer, with ``redelivered`` set and ``lost`` counted from what is known to have
-        started. A job known to have ended or to have been passed on already is not delivered
-        again. Bytes that are no job are set aside (dead-lettered) with a log line and the lane
-        goes on; jobs of a newer wire version are left for others.
+        Eligible is a job of this lane that is due and not leased. A higher priority comes first,
+        but for one pull in ``FAIR_TURN``, which begins with the lowest, so that it gets a share
+        whatever comes; within a priority roughly the oldest comes first. No two consumers hold
+        the same job at the same time. The lease lasts the ``lease`` seconds given to
+        ``Agent.consume`` unless ``Agent.extend`` prolongs it; when it expires the job becomes
+        eligible again for every consumer, with ``redelivered`` set and ``lost`` counted from what
+        is known to have started. A job known to have ended or to have been passed on already is
+        not delivered again. Bytes that are no job are set aside (dead-lettered) with a log line
+        and the lane goes on; jobs of a newer wire version are left for others.
 
         Safe to cancel: a job is never lost by it (at worst its lease runs out). Raises
         ``AgentUnavailable`` when the agent cannot be reached and recovers by itself: call it
@@ -432,6 +438,18 @@ class EventInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Backlog:
+    """A lane's jobs that have not begun, or will run again."""
+
+    held: int = 0
+    """On the master."""
+    sent: int = 0
+    """On agents."""
+    oldest_at: float | None = None
+    """When the oldest of those was enqueued that is due."""
+
+
+@dataclass(frozen=True, slots=True)
 class AgentInfo:
     """An agent as registered in the master."""
 
@@ -577,6 +595,16 @@ class Master(Protocol):
 
     async def hold(self, jobs: Sequence[Envelope]) -> None:
         """Store jobs as ``scheduled`` in one transaction. Ids already known are left alone."""
+        ...
+
+    async def take_back(self, jobs: Sequence[Envelope]) -> None:
+        """Hold jobs that come from an agent, as ``scheduled``, each under an attempt's number
+        greater than it had there: so what the agent's ledger still tells of them is the past.
+        Repeating it changes nothing."""
+        ...
+
+    async def backlog(self) -> dict[str, Backlog]:
+        """By lane, the jobs that have not ended and do not run, as far as the master knows."""
         ...
 
     async def claim_due(self, until: float, limit: int, claim: float) -> list[Envelope]:

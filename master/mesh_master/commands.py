@@ -31,6 +31,8 @@ from mesh.job import Priority, State, check_job_id
 from mesh.ports import AttemptInfo, EventInfo, JobFilter, JobInfo, Master
 from mesh.roles import RoleOptions, make_role
 from mesh.wire import Heartbeat
+from mesh_master.agent_commands import agents
+from mesh_master.cluster_commands import cluster, lanes, settings
 from mesh_master.schedule_commands import schedules
 
 # What takes long to import (SQLAlchemy, Alembic, rich) is imported by the commands that need it:
@@ -52,6 +54,10 @@ def register(cli: typer.Typer) -> None:
     cli.command()(workers)
     cli.add_typer(jobs, name="jobs")
     cli.add_typer(schedules, name="schedules")
+    cli.add_typer(lanes, name="lanes")
+    cli.add_typer(agents, name="agents")
+    cli.add_typer(settings, name="settings")
+    cli.add_typer(cluster, name="cluster")
     cli.add_typer(db, name="db")
 
 

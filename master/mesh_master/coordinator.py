@@ -18,6 +18,7 @@ from mesh.app import Mesh
 from mesh.clock import Clock, SystemClock
 from mesh.cluster import Cluster
 from mesh.config import AgentConfig
+from mesh.emptying import Mover
 from mesh.errors import MasterError, MasterUnavailable
 from mesh.plugins import hide_password
 from mesh.ports import Agent, Master
@@ -26,6 +27,7 @@ from mesh.schedules import Declaring
 from mesh.service import Backoff, Group, Service, unique_name
 from mesh_master.control import Control, Follower
 from mesh_master.dispatcher import Dispatcher
+from mesh_master.draining import Draining
 from mesh_master.recorder import Recorder
 from mesh_master.roster import Roster
 from mesh_master.scheduler import Scheduler
@@ -56,6 +58,7 @@ class Coordinator(Group):
         self.master = master
         self.agents = dict(agents)
         self.recorders: dict[str, Recorder] = {}
+        self._drains: dict[str, Draining] = {}
         self._own = frozenset(agents)
         self._serves = serves or (lambda lane: list(self.agents))
         self._cluster = cluster
@@ -98,7 +101,17 @@ class Coordinator(Group):
         duties: dict[str, Service] = {r.name: r for r in self.recorders.values()}
         if self._cluster is None or not self._cluster.is_archive:
             duties |= {"dispatcher": self.dispatcher, "scheduler": self.scheduler}
+        for name, agent in self.agents.items():
+            if self._cluster is not None and self._cluster.is_draining(name):
+                duty = self._drains.get(name) or self._draining(agent)
+                self._drains[name] = duties[f"draining of {name}"] = duty
+            else:
+                self._drains.pop(name, None)
         return duties
+
+    def _draining(self, agent: Agent) -> Draining:
+        mover = Mover(self.master, self._agents_for)
+        return Draining(self.master, agent, mover, holder=self._holder, clock=self._clock)
 
     async def settle_in(self) -> None:
         """Do as the settings say: they are new. Raises ``MasterError``."""
@@ -128,6 +141,8 @@ class Coordinator(Group):
     async def _part_with(self, name: str) -> None:
         agent = self.agents.pop(name, None)
         if agent is not None:
+            if (drain := self._drains.pop(name, None)) is not None:
+                await drain.stop()
             await self.recorders.pop(name).stop()
             self._duties.look_again()
             self._control.look_again()

@@ -46,6 +46,7 @@ from mesh.ports import (
     HELD,
     AgentInfo,
     AttemptInfo,
+    Backlog,
     Check,
     Claimed,
     EventInfo,
@@ -255,6 +256,16 @@ class SqlMaster:
 
     async def cancel(self, job_ids: Sequence[str], reason: str) -> dict[str, State]:
         return await self._steering.cancel(job_ids, reason)
+
+    async def take_back(self, jobs: Sequence[Envelope]) -> None:
+        rows = {job.id: merge.held_row(job, encode_frame([job])) for job in jobs}
+        async with self.database.write(timeout=_PATIENCE) as connection:
+            await self._writes.jobs.run(connection, [rows[key] for key in sorted(rows)])
+        self._signals.signal({HELD})
+
+    async def backlog(self) -> dict[str, Backlog]:
+        async with self.database.read(timeout=_PATIENCE) as connection:
+            return await queries.backlog(self.tables, connection, self.database.now())
 
     async def unclaim(self, job_ids: Sequence[str]) -> None:
         jobs = self.tables.jobs

@@ -17,6 +17,7 @@ from itertools import count
 from mesh.errors import AgentError, AgentUnavailable, CorruptMessage
 from mesh.notices import check_notices
 from mesh.ports import (
+    FAIR_TURN,
     AgentCapabilities,
     AgentSettings,
     Check,
@@ -236,6 +237,7 @@ class MemoryConsumer:
         self._lease = lease
         self._closed = False
         self._rests = 0
+        self._pulled = 0
         self._wake = asyncio.Event()
         self._waiter = (asyncio.get_running_loop(), self._wake)
 
@@ -262,7 +264,9 @@ class MemoryConsumer:
         now = self._clock.time()
         mine = [(key, e) for key, e in store.entries.items() if e.lane == self._lane]
         ready = [(key, e) for key, e in mine if e.eligible_at <= now]
-        ready.sort(key=lambda item: (-item[1].priority, item[1].order))
+        self._pulled += 1 if ready else 0
+        sign = 1 if self._pulled % FAIR_TURN == 0 else -1
+        ready.sort(key=lambda item: (sign * item[1].priority, item[1].order))
         deliveries: list[Delivery] = []
         for key, entry in ready[:limit]:
             try:

@@ -13,6 +13,7 @@ from mesh import Context, Retry
 from mesh.job import State
 from mesh.notices import CLUSTER, Cancel, cancel_key
 from mesh.settings import AgentState, AgentStatus, ClusterSettings, LaneState, Mode
+from mesh.testing.conformance import make_job
 from mesh.wire import Started
 
 
@@ -120,7 +121,9 @@ async def test_paused_lanes_hold_what_comes(any_rig: Rig, paused: dict[str, Any]
         # What runs ends; the one that waited, and the one that comes, stay on the agent.
         gate.opened.set()
         await rig.ended(running.id)
-        coming = await handler.enqueue(2)
+        # Pushed by one who has not heard yet: producers that have would not.
+        coming = make_job(name=handler.name, payload=b'{"n":2}')
+        assert await (await rig.agent()).push([coming]) == [None]
         await until(lambda: not worker.lanes[0].load.held)
         assert not worker.lanes[0].load.running
         await rig.until_holds(lambda depth: depth.total == 2)

@@ -8,10 +8,11 @@ Each priority of a lane has a durable consumer on the server and a ``_Level`` he
 - *watching*: it was empty, and a request stays open (``EXPIRES`` seconds, with heartbeats):
   whatever appears is sent here.
 
-``pull`` walks down the levels and hands out the first frame it finds. It goes below a level only
-if that one is *watching*, so a lower priority never overtakes, and a level is asked only while a
-``pull`` waits. What arrives all the same with nobody waiting stays in the level's buffer, leased,
-for ``_hold`` seconds at most, and is then put back for others.
+``pull`` walks down the levels (one in ``FAIR_TURN`` walks up) and hands out the first frame it
+finds. It goes below a level only if that one is *watching*, so a lower priority never overtakes,
+and a level is asked only while a ``pull`` waits. What arrives all the same with nobody waiting
+stays in the level's buffer, leased, for ``_hold`` seconds at most, and is then put back for
+others.
 
 Any sign of trouble (connection lost, heartbeat missing, status 409) leads back to *unknown*. A
 consumer that the server has lost is created again.
@@ -34,7 +35,7 @@ from nats.aio.subscription import Subscription
 from mesh.clock import Clock
 from mesh.errors import AgentError, AgentUnavailable, CorruptMessage, UnsupportedVersion
 from mesh.job import Priority
-from mesh.ports import Delivery, Settlement
+from mesh.ports import FAIR_TURN, Delivery, Settlement
 from mesh.wire import Envelope, Record, decode_frame
 from mesh_agents.nats.connection import NoResponders, status_of
 from mesh_agents.nats.frames import (
@@ -122,6 +123,7 @@ class NatsConsumer:
         self._sweeper: asyncio.Task[None] | None = None
         self.closed = False
         self._rests = 0
+        self._pulled = 0
         self._connection.lost.add(self._on_lost)
 
     async def open(self) -> None:
@@ -135,6 +137,7 @@ class NatsConsumer:
         rests = self._rests
         async with self._lock:
             self._limit = limit
+            self._pulled += 1
             try:
                 while not self.closed and self._rests == rests:
                     self._wake.clear()
@@ -177,7 +180,10 @@ class NatsConsumer:
         """Hand out from the highest priority that has something; ask the next level if none is
         known to have."""
         taken: list[Delivery] = []
-        for level in self._levels.values():
+        levels = list(self._levels.values())
+        if self._pulled % FAIR_TURN == 0:
+            levels.reverse()
+        for level in levels:
             while level.buffer and len(taken) < limit:
                 held = level.buffer[0]
                 if held.lost:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from mesh.errors import AgentUnavailable
 from mesh.job import Priority, State, new_job_id
-from mesh.ports import Agent, Consumer, Delivery, Known, Ledger, Settlement
+from mesh.ports import FAIR_TURN, Agent, Consumer, Delivery, Known, Ledger, Settlement
 from mesh.testing.conformance.board import BoardConformance
 from mesh.wire import Accepted, Envelope, Finished, Record, Retrying, Started
 
@@ -218,6 +218,20 @@ class AgentConformance(BoardConformance):
         consumer = await agent.consume("default", lease=harness.lease)
         got = [(await pull_all(consumer, 1))[0].job.priority for _ in Priority]
         assert got == sorted(Priority, reverse=True)
+
+    async def test_the_lowest_priority_gets_a_share(self, harness: AgentHarness) -> None:
+        """However much of the highest keeps coming."""
+        agent = await harness.connect()
+        consumer = await agent.consume("default", lease=30)
+        await push(agent, low := make_job(priority=Priority.LOWEST))
+        seen: list[str] = []
+        async with asyncio.timeout(PATIENCE):
+            while low.id not in seen:
+                await push(agent, *[make_job(priority=Priority.HIGHEST) for _ in range(2)])
+                got = await consumer.pull(1)
+                await consumer.settle([finish(delivery) for delivery in got])
+                seen += ids(got)
+        assert 1 < len(seen) <= 2 * FAIR_TURN
 
     async def test_oldest_first_within_a_priority(self, harness: AgentHarness) -> None:
         agent = await harness.connect()

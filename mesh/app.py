@@ -393,6 +393,12 @@ class Mesh(Submitter):
         ``ConfigError`` if there is none."""
         return await self._client().master()
 
+    async def meet_agents(self) -> None:
+        """Learn from the master which agents were added at run time: ``config`` has them then.
+        A process that enqueues does so by itself. Raises ``MasterError``, or ``ConfigError`` if
+        there is no master."""
+        await self._client().meet_agents()
+
     async def agent(self, name: str) -> Agent:
         """This event loop's connection to an agent, opened. Raises ``AgentError``, or
         ``ConfigError`` if there is none."""

@@ -325,11 +325,15 @@ class Client:
                 await self._hear(board)
             if self._cluster.is_missing_agents and self.config.master is not None:
                 try:
-                    self._cluster.set_added(await (await self.master()).added_agents())
+                    await self.meet_agents()
                 except MeshError as error:
                     log.debug("agents that were added are not known yet: %s", error)
-                else:
-                    self._retire()
+
+    async def meet_agents(self) -> None:
+        """Learn from the master which agents were added at run time, and where they are. Raises
+        ``MasterError``."""
+        self._cluster.set_added(await (await self.master()).added_agents())
+        self._retire()
 
     def _retire(self) -> None:
         """Let go of agents that are no longer there, or elsewhere."""

@@ -49,6 +49,11 @@ class Cluster:
         self._apply()
         return True
 
+    def forget_master(self) -> None:
+        """This process is to have none, whatever its configuration says."""
+        self._own = dataclasses.replace(self._own, master=None)
+        self._apply()
+
     @property
     def own_agents(self) -> Set[str]:
         """Those of the process's own configuration."""

@@ -97,6 +97,9 @@ class ClusterSettings(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=T
             del agents[name]
         return msgspec.structs.replace(self, agents=agents)
 
+    def with_agent_state(self, name: str, state: AgentState) -> ClusterSettings:
+        return self.with_agent(name, msgspec.structs.replace(self.agent(name), state=state))
+
     @property
     def shared(self) -> dict[str, Any]:
         """Those keys of ``Config`` that are set, with their values."""

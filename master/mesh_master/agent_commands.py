@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from mesh.app import Mesh
@@ -64,11 +63,14 @@ async def _look(mesh: Mesh, master: Master) -> list[dict[str, Any]]:
     found = []
     for name in sorted({*registered, *reached}):
         config, agent = mesh.config.agents.get(name), reached.get(name)
-        depth = None if agent is None else await depth_of(agent)
-        away = str(depth) if isinstance(depth, AgentError) else ""
-        if agent is None:
-            away = "not in this configuration"
-        is_there = depth is not None and not isinstance(depth, AgentError)
+        jobs: int | None = None
+        away = "not in this configuration"
+        if agent is not None:
+            depth = await depth_of(agent)
+            if isinstance(depth, AgentError):
+                away = str(depth)
+            else:
+                jobs, away = sum(d.total for d in depth.values()), ""
         found.append(
             {
                 "name": name,
@@ -77,8 +79,8 @@ async def _look(mesh: Mesh, master: Master) -> list[dict[str, Any]]:
                 "state": str(standing.agent(name).state),
                 "is_added": name in added,
                 "away": away,
-                "jobs": sum(d.total for d in depth.values()) if is_there else None,  # type: ignore[union-attr]
-                "lag": await _lag(mesh, name) if is_there else None,
+                "jobs": jobs,
+                "lag": None if jobs is None else await _lag(mesh, name),
                 "seen_at": registered[name].seen_at if name in registered else 0.0,
             }
         )
@@ -154,11 +156,7 @@ def drain(
     async def work(mesh: Mesh, master: Master) -> None:
         _check_known(mesh, name)
 
-        def leave(s: Any) -> Any:
-            status = msgspec.structs.replace(s.agent(name), state=AgentState.DRAINING)
-            return s.with_agent(name, status)
-
-        await master.change_settings(leave)
+        await master.change_settings(lambda s: s.with_agent_state(name, AgentState.DRAINING))
         if wait:
             await _until_drained(mesh, name)
 
@@ -190,7 +188,7 @@ def remove(
     master: MasterOption = None,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Even if it has jobs, or cannot be asked: they are lost."),
+        typer.Option("--force", help="Even if it has jobs, or is gone: they are lost."),
     ] = False,
 ) -> None:
     """Remove an agent that has been drained."""

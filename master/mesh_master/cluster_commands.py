@@ -50,8 +50,7 @@ def ask(mesh: Mesh, question: Callable[[Mesh, Master], Awaitable[T]]) -> T:
     async def answer() -> T:
         async with mesh:
             master = await mesh.master()
-            if mesh.cluster.is_missing_agents:
-                mesh.cluster.set_added(await master.added_agents())
+            await mesh.meet_agents()
             return await question(mesh, master)
 
     return run(answer())
@@ -313,7 +312,8 @@ def purge(
     mesh, name = find_app(app, master), check_name("lane", lane)
     if not yes:
         found, _ = ask(mesh, _look_at_lanes)
-        here = next((x for x in found if x["lane"] == name), {"held": 0, "agents": {}})
+        nothing: dict[str, Any] = {"held": 0, "agents": {}}
+        here = next((x for x in found if x["lane"] == name), nothing)
         count = here["held"] + sum(d["ready"] for d in here["agents"].values())
         typer.confirm(f"cancel the {count} jobs that wait in lane {name}?", abort=True)
 

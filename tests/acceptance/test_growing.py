@@ -64,7 +64,7 @@ MESH = str(Path(sys.executable).parent / "mesh")
 Start = Callable[..., subprocess.Popen[str]]
 
 
-@pytest.fixture(params=["sqlite and nats", "postgres and nats", "sqlite and sqlite"])
+@pytest.fixture(params=["sqlite-nats", "postgres-nats", "sqlite-sqlite"])
 def cluster(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Path, str]:
@@ -72,7 +72,7 @@ def cluster(
     (tmp_path / "shop.py").write_text(SHOP)
     (tmp_path / "producer.py").write_text(PRODUCER)
     (tmp_path / "ran.txt").touch()
-    first, _, second = request.param.partition(" and ")
+    first, _, second = request.param.partition("-")
     url = f"sqlite:///{tmp_path}/mesh.db"
     if first == "postgres":
         postgres: PostgresServer = request.getfixturevalue("postgres")

@@ -7,7 +7,8 @@ from typing import Annotated, get_args
 import msgspec
 import typer
 
-from mesh.console import AgentsOption, AppArgument, load_app, run_service
+from mesh.app import Mesh
+from mesh.console import AgentsOption, AppArgument, load_app, run, run_service
 from mesh.errors import ConfigError, did_you_mean
 from mesh.roles import RoleOptions, WorkerMode, make_role
 from mesh_workers.supervise import Supervisor

@@ -112,7 +112,7 @@ def start(cluster: tuple[Path, str]) -> Iterator[Start]:
     for process in started:
         if process.poll() is None:
             process.kill()
-        process.wait()
+        process.communicate()
     for log in sorted(folder.glob("*.log")):
         sys.stdout.write(f"--- {log.name}\n{log.read_text()[-3000:]}\n")
 

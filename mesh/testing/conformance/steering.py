@@ -12,7 +12,7 @@ from mesh.config import AgentConfig
 from mesh.errors import ConfigError
 from mesh.job import State, new_job_id
 from mesh.notices import CLUSTER, Cancel, cancel_key
-from mesh.ports import Master
+from mesh.ports import Backlog, Master
 from mesh.settings import AgentState, AgentStatus, ClusterSettings, LaneState, Mode
 from mesh.testing.conformance.agent import make_job
 from mesh.testing.conformance.board import read_until, standing
@@ -153,3 +153,38 @@ class SteeringConformance:
         assert await other.remove_agent("one") is False
         assert await master.added_agents() == {"two": two}
         assert {agent.name for agent in await master.agents()} == {"two", "three"}
+
+    # jobs that come from agents, and what waits ----------------------------------------------
+
+    async def test_a_job_taken_back_is_held_whatever_its_agent_still_tells(
+        self, harness: _Harness
+    ) -> None:
+        master = await harness.connect()
+        job = make_job()
+        accepted = Accepted(job, harness.now())
+        await _record(master, accepted)
+        back = msgspec.structs.replace(job, attempt=2, snoozes=1)
+        for _ in range(2):
+            await master.take_back([back])
+            await _record(master, accepted)
+        assert (await master.get_jobs([job.id]))[job.id].state is State.SCHEDULED
+        assert await master.claim_due(harness.now() + 1, 10, 60) == [back]
+
+    async def test_one_that_goes_on_meanwhile_is_not_taken_back(self, harness: _Harness) -> None:
+        master = await harness.connect()
+        job = make_job()
+        await _record(master, Accepted(msgspec.structs.replace(job, attempt=3), harness.now()))
+        await master.take_back([msgspec.structs.replace(job, attempt=2, snoozes=1)])
+        assert (await master.get_jobs([job.id]))[job.id].state is State.QUEUED
+        assert await master.claim_due(harness.now() + 1, 10, 60) == []
+
+    async def test_the_backlog_counts_what_waits(self, harness: _Harness) -> None:
+        master = await harness.connect()
+        now = round(harness.now())
+        await master.hold([make_job("a", enqueued_at=now - 9.0, due_at=now + 100.0)])
+        await master.hold([make_job("a", enqueued_at=now - 3.0)])
+        await _record(master, *(Accepted(make_job("b", enqueued_at=now - 5.0), now) for _ in "12"))
+        assert await master.backlog() == {
+            "a": Backlog(held=2, sent=0, oldest_at=now - 3.0),
+            "b": Backlog(held=0, sent=2, oldest_at=now - 5.0),
+        }

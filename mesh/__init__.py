@@ -18,12 +18,15 @@ from mesh.errors import InvalidResult as InvalidResult
 from mesh.errors import InvalidSchedule as InvalidSchedule
 from mesh.errors import JobCancelled as JobCancelled
 from mesh.errors import JobFailed as JobFailed
+from mesh.errors import JobNotEnded as JobNotEnded
 from mesh.errors import JobNotFound as JobNotFound
 from mesh.errors import JobNotSucceeded as JobNotSucceeded
+from mesh.errors import JobRetried as JobRetried
 from mesh.errors import KeyExists as KeyExists
 from mesh.errors import MasterError as MasterError
 from mesh.errors import MasterUnavailable as MasterUnavailable
 from mesh.errors import MeshError as MeshError
+from mesh.errors import PartlyStored as PartlyStored
 from mesh.errors import PayloadTooLarge as PayloadTooLarge
 from mesh.errors import ProcessDied as ProcessDied
 from mesh.errors import PublishOutcomeUnknown as PublishOutcomeUnknown
@@ -69,13 +72,16 @@ __all__ = [
     "JobFailed",
     "JobHandle",
     "JobInfo",
+    "JobNotEnded",
     "JobNotFound",
     "JobNotSucceeded",
+    "JobRetried",
     "KeyExists",
     "MasterError",
     "MasterUnavailable",
     "Mesh",
     "MeshError",
+    "PartlyStored",
     "PayloadTooLarge",
     "Priority",
     "ProcessDied",

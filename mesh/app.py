@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
 from weakref import WeakKeyDictionary
 
+import msgspec
+
+from mesh import history
 from mesh.client import Client, JobHandle, agent_settings, master_settings
 from mesh.clock import Clock, SystemClock
 from mesh.cluster import Cluster
-from mesh.codec import ValueCodec
+from mesh.codec import ValueCodec, encode_payload
 from mesh.config import AgentConfig, Config
 from mesh.context import Context
-from mesh.errors import ConfigError, InvalidArguments, MeshError, UnknownHandler, did_you_mean
+from mesh.errors import (
+    ConfigError,
+    InvalidArguments,
+    MeshError,
+    UnknownHandler,
+    did_you_mean,
+    raised,
+)
 from mesh.handler import (
     Handler,
     Job,
@@ -26,11 +36,12 @@ from mesh.handler import (
     request_codecs,
 )
 from mesh.held import Held
+from mesh.history import Where, parse_where
 from mesh.job import PriorityName, State, check_job_id
 from mesh.limits import KeyFunction, LimitRules
 from mesh.outcome import Failure
 from mesh.plugins import connect_agent, connect_master
-from mesh.ports import Agent, Master
+from mesh.ports import Agent, JobInfo, Master
 from mesh.retry import Retry
 from mesh.schedules import AppSchedules, Expression, ScheduleOptions
 from mesh.sync import Sync
@@ -51,6 +62,7 @@ _HANDLER_OPTIONS = (
     "timeout",
     "expires",
     "deadline",
+    "result_ttl",
 )
 
 
@@ -147,6 +159,7 @@ class Mesh(Submitter):
         expires: float | None = None,
         deadline: float | None = None,
         process: bool = False,
+        result_ttl: float | None = None,
     ) -> JobDecorator: ...
 
     def job(
@@ -167,7 +180,8 @@ class Mesh(Submitter):
 
         ``name`` is stable, stored with each job (default: the function's name). ``lane``,
         ``priority``, ``retry``, ``timeout`` (seconds per attempt), ``expires`` and ``deadline``
-        (seconds after a job is due) are the defaults of its jobs. ``async def`` functions run on
+        (seconds after a job is due) and ``result_ttl`` (seconds in the history after the end)
+        are the defaults of its jobs. ``async def`` functions run on
         the worker's event loop, ``def`` functions in threads; with ``process=True`` either runs
         in a process of the worker's pool, which is killed when its time is over. A parameter
         annotated ``Context`` is the worker's to give; put it first for type checkers to know.
@@ -300,7 +314,7 @@ class Mesh(Submitter):
         rules = [r for r in (kind.mesh_limits, self.lane_limits(job.lane)) if r is not None]
         if parsed.conditional or rules:
             held = make_held(job, parsed, rules, vars(request))
-            return await self.submit_held(held, parsed.session, result)
+            return raised(*await self.submit_held([held], parsed.session, [result]))
         return await self.submit(job, parsed.agent, result)
 
     async def find(self, *, key: str) -> JobHandle[Any] | None:
@@ -310,8 +324,64 @@ class Mesh(Submitter):
 
     async def get_job(self, job_id: str) -> JobHandle[Any]:
         """A job by its id. Raises ``JobNotFound``."""
-        info = await self._client().job(check_job_id(job_id))
-        return self._handle(info.id, info.name, self._result_codec(info.name), None)
+        return self._seen(await self._client().job(check_job_id(job_id)))
+
+    async def jobs(
+        self, *, limit: int | None = None, **where: Unpack[Where]
+    ) -> AsyncIterator[JobHandle[Any]]:
+        """The jobs of the history that ``where`` means, the newest first, ``limit`` at most; what
+        the master knew of each is its ``seen``. Raises ``ConfigError`` or ``MasterError``."""
+        wanted = parse_where(where, self.now())
+        async for info in history.search(await self.master(), wanted, limit):
+            yield self._seen(info)
+
+    async def count(self, **where: Unpack[Where]) -> dict[State, int]:
+        """How many such jobs there are in each state. Raises as ``jobs`` does."""
+        wanted = parse_where(where, self.now(), "app.count()")
+        return await (await self.master()).count_jobs(wanted)
+
+    async def retry(
+        self, *, payload: Mapping[str, Any] | None = None, **where: Unpack[Where]
+    ) -> list[JobHandle[Any]]:
+        """Do all ended jobs again that ``where`` means: by default of ``failed``, ``cancelled``
+        and ``expired`` ones. Returns the new jobs. See ``JobHandle.retry``; left out are those
+        that were done again already."""
+        wanted = parse_where(where, self.now(), "app.retry()")
+        data = None
+        if payload is not None:
+            data = encode_payload("retry", payload, self.payload_limit)
+
+        def check(name: str) -> None:
+            if data is not None:
+                self.check_payload(name, data)
+
+        made = history.retry(await self.master(), wanted, data, check)
+        return [
+            self._handle(new_id, name, self._result_codec(name), State.SCHEDULED)
+            async for _, new_id, name in made
+        ]
+
+    async def remove(self, **where: Unpack[Where]) -> int:
+        """Forget all ended jobs that ``where`` means. Returns how many. Left out are those that
+        something unfinished needs."""
+        wanted = parse_where(where, self.now(), "app.remove()")
+        return await history.remove(await self.master(), wanted)
+
+    def check_payload(self, name: str, payload: bytes) -> None:
+        """Raises ``InvalidArguments`` if the handler of that name is known here and cannot take
+        the payload."""
+        handler = self.handlers.get(name)
+        if handler is not None:
+            try:
+                handler.decode(payload)
+            except msgspec.MsgspecError as error:
+                shown = payload[:200].decode(errors="replace")
+                raise InvalidArguments(f"handler '{name}', arguments {shown}: {error}") from None
+
+    def _seen(self, info: JobInfo) -> JobHandle[Any]:
+        handle = self._handle(info.id, info.name, self._result_codec(info.name), None)
+        handle.seen = info
+        return handle
 
     def handle_of(self, job: Envelope) -> JobHandle[Any]:
         """The handle of a job that the master holds."""
@@ -342,34 +412,32 @@ class Mesh(Submitter):
         return JobHandle(job.id, job.name, self._client, result, outcome)
 
     async def submit_many(
-        self, jobs: Iterable[Envelope], agent: str | None, result: ValueCodec
-    ) -> list[JobHandle[Any]]:
-        jobs = list(jobs)
-        states = await self._client().submit_many(jobs, agent)
+        self, jobs: Sequence[Envelope], agent: str | None, result: ValueCodec
+    ) -> list[JobHandle[Any] | MeshError]:
+        outcomes = await self._client().submit_many(jobs, agent)
         return [
-            JobHandle(job.id, job.name, self._client, result, state)
-            for job, state in zip(jobs, states, strict=True)
+            outcome
+            if isinstance(outcome, MeshError)
+            else JobHandle(job.id, job.name, self._client, result, outcome)
+            for job, outcome in zip(jobs, outcomes, strict=True)
         ]
 
-    async def submit_held(self, held: Held, session: Any, result: ValueCodec) -> JobHandle[Any]:
-        (handle,) = await self.submit_many_held([held], session, result)
-        return handle
-
-    async def submit_many_held(
-        self, jobs: Iterable[Held], session: Any, result: ValueCodec
-    ) -> list[JobHandle[Any]]:
-        stored = await self._client().submit_held(list(jobs), session)
+    async def submit_held(
+        self,
+        jobs: Sequence[Held],
+        session: Any,
+        results: Iterable[ValueCodec],
+        *,
+        together: bool = False,
+    ) -> list[JobHandle[Any] | MeshError]:
+        outcomes = await self._client().submit_held(jobs, session, together=together)
         return [
-            JobHandle(one.job_id, one.name, self._client, result, one.state, one) for one in stored
-        ]
-
-    async def submit_together(
-        self, jobs: Sequence[Held], session: Any, results: Sequence[ValueCodec]
-    ) -> list[JobHandle[Any]]:
-        stored = await self._client().submit_together(jobs, session)
-        return [
-            JobHandle(one.job_id, one.name, self._client, result, one.state, one)
-            for one, result in zip(stored, results, strict=True)
+            outcome
+            if isinstance(outcome, MeshError)
+            else JobHandle(
+                outcome.job_id, outcome.name, self._client, result, outcome.state, outcome
+            )
+            for outcome, result in zip(outcomes, results, strict=False)
         ]
 
     def lane_limits(self, lane: str) -> LimitRules | None:
@@ -383,7 +451,8 @@ class Mesh(Submitter):
         if latest is not loop:
             client = self._clients.get(loop)
             if client is None:
-                client = self._clients[loop] = Client(self.cluster, self.clock)
+                client = Client(self.cluster, self.clock, self.check_payload)
+                self._clients[loop] = client
             self._latest = loop, client
         assert client is not None
         return client

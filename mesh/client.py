@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from math import inf
@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
+from mesh import history
 from mesh.batcher import Batcher
 from mesh.clock import Clock
 from mesh.cluster import Cluster
-from mesh.codec import ValueCodec
+from mesh.codec import ValueCodec, encode_payload
 from mesh.config import AgentConfig, Config
 from mesh.errors import (
     AgentError,
@@ -59,7 +60,7 @@ from mesh.wire import Envelope
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Client", "JobHandle", "agent_settings", "master_settings"]
+__all__ = ["BULK", "Client", "JobHandle", "agent_settings", "master_settings"]
 
 R = TypeVar("R")
 
@@ -68,7 +69,7 @@ log = logging.getLogger("mesh")
 Outcome = State | MeshError
 """What became of a job that was handed over: the state it is in, or why it is not stored."""
 
-_BULK = 4096
+BULK = 4096
 """The most jobs in one write."""
 
 _SHUN = 1.0
@@ -104,7 +105,7 @@ def master_settings(config: Config, clock: Clock) -> MasterSettings:
 class JobHandle(Generic[R]):
     """A job that was enqueued, or looked up."""
 
-    __slots__ = ("_client", "_result", "_state", "_stored", "id", "name")
+    __slots__ = ("_client", "_result", "_state", "_stored", "id", "name", "seen")
 
     def __init__(
         self,
@@ -122,6 +123,8 @@ class JobHandle(Generic[R]):
         self._result = result
         self._state = state
         self._stored = stored
+        self.seen: JobInfo | None = None
+        """What the master knew of it when it was looked up; ``info()`` asks anew."""
 
     @property
     def existing(self) -> bool:
@@ -202,6 +205,25 @@ class JobHandle(Generic[R]):
                 state = None
         return state or await self.status()
 
+    async def retry(self, payload: Mapping[str, Any] | None = None) -> JobHandle[R]:
+        """Do the ended job again, as a new job whose handle is returned: with the same arguments,
+        or, by name, those of ``payload``.
+
+        Raises ``JobNotFound``, ``JobNotEnded``, ``JobRetried`` if it was done again already, and
+        for ``payload`` what ``enqueue`` raises.
+        """
+        client = self._client()
+        data = None
+        if payload is not None:
+            data = encode_payload(self.name, payload, client.config.payload_limit)
+            client.check_payload(self.name, data)
+        new_id = await history.retry_one(await client.master(), self.id, data)
+        return JobHandle(new_id, self.name, self._client, self._result, State.SCHEDULED)
+
+    async def remove(self) -> None:
+        """Forget the ended job. Raises ``JobNotFound`` or ``JobNotEnded``."""
+        await history.remove_one(await self._client().master(), self.id)
+
     async def events(self, after: int = -1) -> AsyncIterator[EventInfo]:
         """What the handler says, as the master hears it, until the job ends. Pass the last
         ``seq`` you saw to go on from there."""
@@ -212,13 +234,21 @@ class JobHandle(Generic[R]):
 class Client:
     """Connections to a cluster's agents and master, for one event loop."""
 
-    def __init__(self, cluster: Cluster, clock: Clock) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        clock: Clock,
+        check_payload: Callable[[str, bytes], None] = lambda name, payload: None,
+    ) -> None:
+        """``check_payload`` raises ``InvalidArguments`` if the handler of that name is known and
+        cannot take the payload."""
         self._cluster = cluster
         self._clock = clock
+        self.check_payload = check_payload
         self._lock = asyncio.Lock()
         self._agents: dict[str, Agent] = {}
         self._batchers: dict[tuple[str, str | None], Batcher[Envelope, Outcome]] = {}
-        self._held: Batcher[Held, Stored | MeshError] = Batcher(self._submit, max_items=_BULK)
+        self._held: Batcher[Held, Stored | MeshError] = Batcher(self._submit, max_items=BULK)
         self._shunned: dict[str, float] = {}
         self._turn = count()
         self._master: Master | None = None
@@ -349,55 +379,31 @@ class Client:
         key = (job.lane, pinned)
         batcher = self._batchers.get(key)
         if batcher is None:
-            batcher = Batcher(partial(self._place, *key), max_items=_BULK, max_in_flight=2)
+            batcher = Batcher(partial(self._place, *key), max_items=BULK, max_in_flight=2)
             self._batchers[key] = batcher
         return batcher.post(job)
 
-    async def submit_many(self, jobs: Sequence[Envelope], pinned: str | None) -> list[State]:
-        """Store many jobs of one lane. An error is raised after all have been tried; a
-        ``PublishOutcomeUnknown`` then names all that are in doubt."""
+    async def submit_many(self, jobs: Sequence[Envelope], pinned: str | None) -> list[Outcome]:
+        """Store many jobs of one lane; what became of each, in order."""
         outcomes: list[Outcome] = []
-        for start in range(0, len(jobs), _BULK):
-            outcomes += await self._place(jobs[0].lane, pinned, jobs[start : start + _BULK])
-        errors = [outcome for outcome in outcomes if isinstance(outcome, MeshError)]
-        doubtful = [
-            job.id
-            for job, outcome in zip(jobs, outcomes, strict=True)
-            if isinstance(outcome, PublishOutcomeUnknown)
-        ]
-        if doubtful:
-            raise PublishOutcomeUnknown(
-                f"{len(doubtful)} of {len(jobs)} jobs were sent and not acknowledged, "
-                f"{len(jobs) - len(errors)} are stored: {errors[0]}",
-                doubtful,
-            )
-        if errors and isinstance(errors[0], ClusterArchived):
-            raise errors[0]
-        if errors:
-            raise AgentUnavailable(
-                f"{len(errors)} of {len(jobs)} jobs were not stored: {errors[0]}"
-            ) from errors[0]
-        return [outcome for outcome in outcomes if isinstance(outcome, State)]
+        for start in range(0, len(jobs), BULK):
+            outcomes += await self._place(jobs[0].lane, pinned, jobs[start : start + BULK])
+        return outcomes
 
-    async def submit_held(self, jobs: Sequence[Held], session: Any) -> list[Stored]:
-        """Store jobs with conditions, in the caller's transaction if there is one.
-
-        Raises ``KeyExists``, ``AgentUnavailable`` if they are certainly not stored,
-        ``PublishOutcomeUnknown``; for several jobs, after all have been tried.
-        """
+    async def submit_held(
+        self, jobs: Sequence[Held], session: Any = None, *, together: bool = False
+    ) -> list[Stored | MeshError]:
+        """Store jobs with conditions; what became of each, in order. In one transaction if they
+        must be ``together``; in the caller's, if there is one."""
         if session is not None:
-            return await self.submit_together(jobs, session)
-        return _all_stored(await asyncio.gather(*(self._held.post(held) for held in jobs)))
-
-    async def submit_together(self, jobs: Sequence[Held], session: Any) -> list[Stored]:
-        """The same, all or none of them (but for those that are refused)."""
-        if session is None:
-            return _all_stored(await self._submit(jobs))
-        master = await self.master()
-        if self._cluster.is_archive:
-            raise ClusterArchived
-        stored = await master.submit(jobs, session)
-        return _all_stored(_refused(held, one) for held, one in zip(jobs, stored, strict=True))
+            master = await self.master()
+            if self._cluster.is_archive:
+                return [ClusterArchived() for _ in jobs]
+            stored = await master.submit(jobs, session)
+            return [_refused(held, one) for held, one in zip(jobs, stored, strict=True)]
+        if together:
+            return list(await self._submit(jobs))
+        return list(await asyncio.gather(*(self._held.post(held) for held in jobs)))
 
     async def _submit(self, jobs: Sequence[Held]) -> Sequence[Stored | MeshError]:
         try:
@@ -601,16 +607,6 @@ class Client:
 
 def _closed() -> MeshError:
     return MeshError("the app was closed meanwhile")
-
-
-def _all_stored(outcomes: Iterable[Stored | MeshError]) -> list[Stored]:
-    """Raises the first error."""
-    stored: list[Stored] = []
-    for outcome in outcomes:
-        if isinstance(outcome, MeshError):
-            raise outcome
-        stored.append(outcome)
-    return stored
 
 
 def _not_held(jobs: Sequence[Envelope], why: str, error: MasterError) -> dict[str, MeshError]:

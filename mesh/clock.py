@@ -7,11 +7,12 @@ live at the edges only (the SDK, the database columns).
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from datetime import UTC, datetime
 from typing import Protocol
 
-__all__ = ["Clock", "SystemClock", "from_datetime", "to_datetime"]
+__all__ = ["Clock", "SystemClock", "from_datetime", "parse_duration", "to_datetime"]
 
 
 class Clock(Protocol):
@@ -68,3 +69,24 @@ def from_datetime(moment: datetime) -> float:
             "such as datetime(..., tzinfo=UTC)"
         )
     return moment.timestamp()
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+_DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|[smhdw])\s*)+\Z")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from how people write them: ``90``, ``90s``, ``1h 30m``, ``7d``, ``2w``.
+
+    Raises ``ValueError``.
+    """
+    text = text.strip().lower()
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+        return float(text)
+    if _DURATION.match(text):
+        parts = re.findall(r"([\d.]+)(ms|[smhdw])", text)
+        return sum(float(count) * _UNITS[unit] for count, unit in parts)
+    raise ValueError(
+        f"'{text}' is no duration: write seconds, or numbers with ms, s, m, h, d or w, such as "
+        "90s, 1h 30m or 7d"
+    )

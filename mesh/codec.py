@@ -16,7 +16,7 @@ import msgspec
 
 from mesh.errors import ConfigError, InvalidArguments, PayloadTooLarge, did_you_mean
 
-__all__ = ["ArgumentsCodec", "RequestCodec", "ValueCodec", "encode_json"]
+__all__ = ["ArgumentsCodec", "RequestCodec", "ValueCodec", "encode_json", "encode_payload"]
 
 _PATH = re.compile(r" - at `\$\.?([^`]*)`$")
 
@@ -247,6 +247,16 @@ def _encode(name: str, value: Any, limit: int) -> bytes:
     return payload
 
 
+def encode_payload(name: str, arguments: Mapping[str, Any], limit: int) -> bytes:
+    """JSON of arguments by name, which no handler has checked. Raises ``InvalidArguments`` or
+    ``PayloadTooLarge``."""
+    if not isinstance(arguments, Mapping) or not all(isinstance(key, str) for key in arguments):
+        raise InvalidArguments(
+            f"{name}(): payload={arguments!r}: must map the arguments' names to their values"
+        )
+    return _encode(name, dict(arguments), limit)
+
+
 def _default(value: Any) -> Any:
     # A factory, since msgspec refuses some mutable defaults. All calls share the one value, as
     # they do in Python.
@@ -259,6 +269,8 @@ def _is_plain(value: Any, wanted: type) -> bool:
 
 def _parts(value: Any) -> dict[str, Any]:
     """Arguments by their names, or a request's fields."""
+    if isinstance(value, dict):
+        return value
     return msgspec.structs.asdict(value) if isinstance(value, msgspec.Struct) else vars(value)
 
 

@@ -18,12 +18,18 @@ from typing import Any, Literal, get_type_hints
 
 import msgspec
 
+from mesh.clock import parse_duration
 from mesh.errors import ConfigError, did_you_mean
-from mesh.job import check_name
+from mesh.job import TERMINAL, State, check_name
 from mesh.limits import LimitRules
 from mesh.retry import DEFAULT_RETRY, Retry
 
-__all__ = ["AgentConfig", "Config", "convert"]
+__all__ = ["RETENTION", "AgentConfig", "Config", "convert"]
+
+_DAY = 86_400.0
+RETENTION: Mapping[str, float] = {
+    state: (7 if state is State.SUCCEEDED else 30) * _DAY for state in sorted(TERMINAL)
+}
 
 LOCAL_AGENT = "local"
 """The agent's name where one URL is both master and agent."""
@@ -72,6 +78,9 @@ class Config:
     schema: str | None = None
     """The database schema of the master's tables, where the database has such."""
     table_prefix: str = "mesh_"
+    retention: Mapping[str, float] = field(default_factory=lambda: dict(RETENTION))
+    """How long the history keeps ended jobs, by state, in seconds or as `7d`; a state that is not
+    named is kept for ever, `{}` or `off` keeps all. Default: `succeeded` 7 days, others 30."""
     schedule_prefix: str = ""
     """In front of the names of the app's schedules: for apps that share a cluster."""
     schedules_existing: Literal["update_from_code", "keep_database"] = "update_from_code"
@@ -167,6 +176,8 @@ def _convert(place: str, key: str, value: Any) -> Any:
         return _convert_lanes(place, value)
     if key == "retry":
         return _convert_retry(place, value)
+    if key == "retention":
+        return _convert_retention(place, value)
     if key == "master":
         return _check_url(place, key, value)
     converted = _convert_to(_TYPES[key], place, key, value)
@@ -298,6 +309,29 @@ def _convert_retry(place: str, value: Any) -> Retry:
             for key, given in value.items()
         }
     )
+
+
+def _convert_retention(place: str, value: Any) -> dict[str, float]:
+    if isinstance(value, str):
+        pairs = [] if value.strip().lower() == "off" else re.split(r"\s*,\s*", value.strip(", "))
+        value = {state: duration for state, _, duration in (p.partition("=") for p in pairs)}
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"{place}: retention={value!r}: must map states to durations, such as "
+            "{succeeded = '7d', failed = '30d'}, or be 'off'"
+        )
+    kept: dict[str, float] = {}
+    for state, duration in value.items():
+        if state not in RETENTION:
+            raise ConfigError(
+                f"{place}: retention: '{state}' is no state in which jobs end"
+                f"{did_you_mean(str(state), RETENTION)}"
+            )
+        try:
+            kept[str(state)] = parse_duration(str(duration))
+        except ValueError as error:
+            raise ConfigError(f"{place}: retention: {state}: {error}") from None
+    return kept
 
 
 def _read_toml(environ: Mapping[str, str]) -> tuple[str, dict[str, Any]]:

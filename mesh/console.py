@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -32,6 +32,7 @@ __all__ = [
     "AppOption",
     "JsonOption",
     "MasterOption",
+    "ask",
     "fail",
     "find_app",
     "load_app",
@@ -109,6 +110,16 @@ def find_app(app: str | None, master: str | None) -> Mesh:
     if master is not None:
         return Mesh(master=master)
     return load_app(app) if app is not None else Mesh.from_env()
+
+
+def ask(app: Mesh, question: Callable[[Mesh], Awaitable[T]]) -> T:
+    """The answer that an app's cluster gives to a one-shot command; then it is disconnected."""
+
+    async def asking() -> T:
+        async with app:
+            return await question(app)
+
+    return run(asking())
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

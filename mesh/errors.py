@@ -16,12 +16,15 @@
     ├── AgentError
     │   ├── AgentUnavailable        not stored: no agent took the job
     │   └── PublishOutcomeUnknown   sent, but not acknowledged: stored or not, with the ids to ask
+    │       └── PartlyStored        of many calls some were stored; which, it says
     ├── MasterError
     │   ├── MasterUnavailable       the master cannot be reached
     │   ├── SchemaMismatch          the master's schema is older or newer than this code
     │   └── LeaseLost               a newer holder took the lease: this one's write was refused
     ├── ProcessDied                 of a job with ``process=True``: what its attempt ended with
     ├── JobNotFound
+    ├── JobNotEnded                 only an ended job can be done again, or forgotten
+    ├── JobRetried                  it was done again already, with the id of the job that did
     ├── KeyExists                   the idempotency key stands for another job
     ├── ScheduleNotFound
     ├── ScheduleExists              the name is taken
@@ -36,7 +39,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 __all__ = [
     "AgentError",
@@ -50,13 +55,16 @@ __all__ = [
     "InvalidSchedule",
     "JobCancelled",
     "JobFailed",
+    "JobNotEnded",
     "JobNotFound",
     "JobNotSucceeded",
+    "JobRetried",
     "KeyExists",
     "LeaseLost",
     "MasterError",
     "MasterUnavailable",
     "MeshError",
+    "PartlyStored",
     "PayloadTooLarge",
     "ProcessDied",
     "PublishOutcomeUnknown",
@@ -160,6 +168,28 @@ class PublishOutcomeUnknown(AgentError):
         self.job_ids: tuple[str, ...] = tuple(job_ids)
 
 
+class PartlyStored(PublishOutcomeUnknown):
+    """Of many calls some were stored, others not, or nobody knows.
+
+    Of the first ``tried`` calls all are stored but for those numbered, from 0, in ``not_stored``
+    and ``unknown``; ``job_ids`` are the ids of the latter. No others were tried.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        tried: int,
+        not_stored: Sequence[int] = (),
+        unknown: Sequence[int] = (),
+        job_ids: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message, job_ids)
+        self.tried = tried
+        self.not_stored: tuple[int, ...] = tuple(not_stored)
+        self.unknown: tuple[int, ...] = tuple(unknown)
+
+
 class MasterError(MeshError):
     """The master could not do what was asked."""
 
@@ -187,6 +217,25 @@ class JobNotFound(MeshError, LookupError):
     def __init__(self, job_id: str, hint: str = "") -> None:
         super().__init__(f"job {job_id} is not in the master{hint}")
         self.job_id = job_id
+
+
+class JobNotEnded(MeshError):
+    """The job has not ended, or something unfinished needs it: what was asked is for others."""
+
+    def __init__(self, message: str, job_id: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
+class JobRetried(MeshError):
+    """The job was done again already. ``retried_as`` is the id of the job that did."""
+
+    def __init__(self, job_id: str, retried_as: str) -> None:
+        super().__init__(
+            f"job {job_id} was done again already, as job {retried_as}: retry that one"
+        )
+        self.job_id = job_id
+        self.retried_as = retried_as
 
 
 class KeyExists(MeshError):
@@ -246,6 +295,13 @@ class InvalidResult(MeshError, TypeError):
 
 class ResultTimeout(MeshError, TimeoutError):
     """The job has not ended in the time given. It goes on."""
+
+
+def raised(outcome: T | MeshError) -> T:
+    """What was hoped for; raises what came instead."""
+    if isinstance(outcome, MeshError):
+        raise outcome
+    return outcome
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -10,10 +10,19 @@ import dataclasses
 import inspect
 import operator
 import re
-from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, cached_property, partial, reduce
+from itertools import islice, repeat
 from math import inf
 from types import UnionType
 from typing import (
@@ -39,9 +48,26 @@ import msgspec
 from mesh.clock import from_datetime
 from mesh.codec import ArgumentsCodec, RequestCodec, ValueCodec
 from mesh.context import Context
-from mesh.errors import ConfigError, InvalidArguments, InvalidJob, did_you_mean
+from mesh.errors import (
+    AgentUnavailable,
+    ConfigError,
+    InvalidArguments,
+    InvalidJob,
+    MeshError,
+    PartlyStored,
+    PublishOutcomeUnknown,
+    did_you_mean,
+    raised,
+)
 from mesh.held import After, Held, KeyRule, OnConflict, Outcome
-from mesh.job import Priority, PriorityName, check_job_id, check_name, new_job_id
+from mesh.job import (
+    LEAST_KEPT,
+    Priority,
+    PriorityName,
+    check_job_id,
+    check_name,
+    new_job_id,
+)
 from mesh.limits import KeyFunction, LimitRules
 from mesh.outcome import Failure
 from mesh.retry import Retry
@@ -90,7 +116,9 @@ class JobOptions(TypedDict, total=False):
     none starts or runs later, and the job ends ``failed``."""
     retry: Retry
     meta: Mapping[str, str]
-    """Tags, kept with the job."""
+    """Tags, kept with the job, by which it can be found."""
+    result_ttl: float
+    """Seconds for which the history keeps the job after its end, a minute at least."""
     agent: str
     """The agent to use, instead of any that serves the lane."""
     durability: Durability
@@ -128,6 +156,7 @@ class Options:
     deadline: float | datetime | None = None
     retry: Retry | None = None
     meta: dict[str, str] | None = None
+    result_ttl: float | None = None
     agent: str | None = None
     durability: Durability | None = None
     session: Any = None
@@ -232,6 +261,15 @@ def _check_timeout(value: Any) -> float:
     return float(value)
 
 
+def _check_result_ttl(value: Any) -> float:
+    if not isinstance(value, int | float) or not LEAST_KEPT <= value < inf:
+        raise ConfigError(
+            f"result_ttl={value!r}: must be a number of seconds, {LEAST_KEPT:g} or more: who waits "
+            "for the result must have time to read it"
+        )
+    return float(value)
+
+
 def _check_retry(value: Any) -> Retry:
     if not isinstance(value, Retry):
         raise ConfigError(f"retry={value!r}: must be a Retry, such as Retry(5, delay=2)")
@@ -319,6 +357,9 @@ def _check_word(option: str, words: Any, value: Any) -> Any:
 
 _LONGEST_KEY = 200
 
+_TOGETHER = 4096
+"""Calls that are stored together by ``enqueue_each``."""
+
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "id": lambda value: check_job_id(str(value)),
     "delay": _check_delay,
@@ -330,6 +371,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "deadline": partial(_check_until, "deadline"),
     "retry": _check_retry,
     "meta": _check_meta,
+    "result_ttl": _check_result_ttl,
     "agent": lambda value: check_name("agent", value),
     "durability": partial(_check_word, "durability", Durability),
     "session": lambda value: value,
@@ -413,21 +455,18 @@ class Submitter:
         raise NotImplementedError
 
     async def submit_many(
-        self, jobs: Iterable[Envelope], agent: str | None, result: ValueCodec
-    ) -> list[JobHandle[Any]]:
+        self, jobs: Sequence[Envelope], agent: str | None, result: ValueCodec
+    ) -> list[JobHandle[Any] | MeshError]:
         raise NotImplementedError
 
-    async def submit_held(self, held: Held, session: Any, result: ValueCodec) -> JobHandle[Any]:
-        raise NotImplementedError
-
-    async def submit_many_held(
-        self, jobs: Iterable[Held], session: Any, result: ValueCodec
-    ) -> list[JobHandle[Any]]:
-        raise NotImplementedError
-
-    async def submit_together(
-        self, jobs: Sequence[Held], session: Any, results: Sequence[ValueCodec]
-    ) -> list[JobHandle[Any]]:
+    async def submit_held(
+        self,
+        jobs: Sequence[Held],
+        session: Any,
+        results: Iterable[ValueCodec],
+        *,
+        together: bool = False,
+    ) -> list[JobHandle[Any] | MeshError]:
         raise NotImplementedError
 
     def lane_limits(self, lane: str) -> LimitRules | None:
@@ -509,9 +548,17 @@ class Handler(Generic[P, R, C]):
         """Store a job durably; see ``Bound.enqueue``."""
         return self._bound.enqueue(*args, **kwargs)
 
-    def enqueue_many(self, calls: Iterable[Call]) -> Coroutine[Any, Any, list[JobHandle[R]]]:
+    def enqueue_many(
+        self, calls: Iterable[Call] | AsyncIterable[Call]
+    ) -> Coroutine[Any, Any, list[JobHandle[R]]]:
         """Store a job for each call; see ``Bound.enqueue_many``."""
         return self._bound.enqueue_many(calls)
+
+    def enqueue_each(
+        self, calls: Iterable[Call] | AsyncIterable[Call]
+    ) -> AsyncIterator[JobHandle[R]]:
+        """Store a job for each of any number of calls; see ``Bound.enqueue_each``."""
+        return self._bound.enqueue_each(calls)
 
     def draft(self, *args: Any, **kwargs: Any) -> Draft:
         """A call for a workflow: see ``mesh.workflow``."""
@@ -645,25 +692,69 @@ class Bound(Generic[P, R]):
         """
         job = self._envelope(self._encode(args, kwargs), self._app.now())
         if self._is_held:
-            held, result = self._held(job), self._handler.shape.result
-            return await self._app.submit_held(held, self._options.session, result)
+            return raised(*await self._store_held([job]))
         return await self._app.submit(job, self._options.agent, self._handler.shape.result)
 
-    async def enqueue_many(self, calls: Iterable[Call]) -> list[JobHandle[R]]:
+    async def enqueue_many(self, calls: Iterable[Call] | AsyncIterable[Call]) -> list[JobHandle[R]]:
         """Store a job for each call, in bulk; handles in the same order.
 
-        All calls are checked before any is stored. Raises as ``enqueue`` does; a
-        ``PublishOutcomeUnknown`` then carries the ids that are not known to be stored.
+        Of a collection all calls are checked before any is stored; of an iterator, so many as
+        are stored together. Raises as ``enqueue`` does if nothing was stored, else
+        ``PartlyStored``, which says what became of which call.
         """
-        payloads = [self._encode_call(index, call) for index, call in enumerate(calls)]
-        if self._options.id is not None and len(payloads) > 1:
+        if isinstance(calls, Collection):
+            payloads = [self._encode_call(index, call) for index, call in enumerate(calls)]
+            self._check_several(len(payloads))
+            handles: list[JobHandle[R]] = []
+            for start in range(0, len(payloads), _TOGETHER):
+                handles += await self._store(payloads[start : start + _TOGETHER], start)
+            return handles
+        return [handle async for handle in self.enqueue_each(calls)]
+
+    async def enqueue_each(
+        self, calls: Iterable[Call] | AsyncIterable[Call]
+    ) -> AsyncIterator[JobHandle[R]]:
+        """The same for any number of calls, in bounded memory: yields each handle when its job
+        is stored, and takes more calls when the last was used."""
+        start = 0
+        async for several in _together(calls):
+            self._check_several(start + len(several))
+            try:
+                payloads = [self._encode_call(start + n, call) for n, call in enumerate(several)]
+            except InvalidJob as error:
+                if not start:
+                    raise
+                message = f"the first {start} calls are stored, no others: {error}"
+                raise PartlyStored(message, tried=start) from error
+            for handle in await self._store(payloads, start):
+                yield handle
+            start += len(several)
+
+    def _check_several(self, count: int) -> None:
+        if self._options.id is not None and count > 1:
             raise ConfigError("options(id=...) names one job; enqueue_many was given several")
+
+    async def _store(self, payloads: list[bytes], start: int) -> list[JobHandle[R]]:
+        """Store jobs of the calls that begin with number ``start``."""
         now = self._app.now()
         jobs = [self._envelope(payload, now) for payload in payloads]
+        if not jobs:
+            return []
         if self._is_held:
-            held, result = [self._held(job) for job in jobs], self._handler.shape.result
-            return await self._app.submit_many_held(held, self._options.session, result)
-        return await self._app.submit_many(jobs, self._options.agent, self._handler.shape.result)
+            outcomes = await self._store_held(jobs)
+        else:
+            outcomes = await self._app.submit_many(
+                jobs, self._options.agent, self._handler.shape.result
+            )
+        handles = [outcome for outcome in outcomes if not isinstance(outcome, MeshError)]
+        if len(handles) < len(outcomes):
+            raise _partly([job.id for job in jobs], outcomes, start)
+        return handles
+
+    async def _store_held(self, jobs: Sequence[Envelope]) -> list[JobHandle[Any] | MeshError]:
+        held = [self._held(job) for job in jobs]
+        results = repeat(self._handler.shape.result)
+        return await self._app.submit_held(held, self._options.session, results)
 
     # workflows -------------------------------------------------------------------------------
 
@@ -754,11 +845,53 @@ def make_envelope(name: str, lane: str, payload: bytes, options: Options, now: f
         timeout=options.timeout,
         retry=options.retry,
         meta=options.meta,
+        result_ttl=options.result_ttl,
         given_id=options.id is not None,
         key=options.key,
         expires_at=expires_at,
         deadline=deadline,
     )
+
+
+def _partly(
+    job_ids: Sequence[str], outcomes: Sequence[JobHandle[Any] | MeshError], start: int
+) -> MeshError:
+    """What to raise for calls from number ``start`` on of which not all were stored."""
+    errors = {n: error for n, error in enumerate(outcomes) if isinstance(error, MeshError)}
+    unknown = [n for n, error in errors.items() if isinstance(error, PublishOutcomeUnknown)]
+    first, stored = next(iter(errors.values())), start + len(outcomes) - len(errors)
+    tried = start + len(outcomes)
+    text = f"{stored} of {tried} jobs are stored, {len(errors) - len(unknown)} are not"
+    if unknown:
+        text += f", of {len(unknown)} that is not known"
+    if not stored and not unknown:
+        if not isinstance(first, AgentUnavailable):
+            return first
+        return AgentUnavailable(f"{tried} of {tried} jobs were not stored: {first}")
+    return PartlyStored(
+        f"{text}: {first}",
+        tried=tried,
+        not_stored=[start + n for n in errors if n not in unknown],
+        unknown=[start + n for n in unknown],
+        job_ids=[job_ids[n] for n in unknown],
+    )
+
+
+async def _together(calls: Iterable[Call] | AsyncIterable[Call]) -> AsyncIterator[list[Call]]:
+    """The calls, so many at a time as are stored together."""
+    several: list[Call] = []
+    if isinstance(calls, AsyncIterable):
+        async for call in calls:
+            several.append(call)
+            if len(several) == _TOGETHER:
+                yield several
+                several = []
+        if several:
+            yield several
+        return
+    each = iter(calls)
+    while several := list(islice(each, _TOGETHER)):
+        yield several
 
 
 def make_held(

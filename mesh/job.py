@@ -18,6 +18,7 @@ from mesh.errors import ConfigError, did_you_mean
 
 __all__ = [
     "INITIAL",
+    "LEAST_KEPT",
     "TERMINAL",
     "TERMINAL_VERSION",
     "TRANSITIONS",
@@ -79,6 +80,10 @@ _ORDER = [State.WAITING, State.SCHEDULED, State.QUEUED, State.RUNNING, State.RET
 """Within an attempt."""
 
 TERMINAL_VERSION = 2**31 - 1
+
+LEAST_KEPT = 60.0
+"""Seconds for which the history keeps every job after its end: who waits for a result must have
+time to read it."""
 
 
 def state_version(state: State, attempt: int) -> int:

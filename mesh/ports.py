@@ -27,6 +27,7 @@ import msgspec
 from mesh.clock import Clock, SystemClock
 from mesh.config import AgentConfig
 from mesh.errors import AgentError
+from mesh.filter import JobFilter as JobFilter
 from mesh.held import Held, Stored
 from mesh.job import State
 from mesh.recurring import Schedules
@@ -58,6 +59,7 @@ __all__ = [
     "Lookup",
     "Master",
     "MasterSettings",
+    "Outlived",
     "Settlement",
     "Signals",
     "Unblocked",
@@ -461,16 +463,12 @@ class AgentInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class JobFilter:
-    """Which jobs to list; ``None`` means any. Newest first."""
+class Outlived:
+    """Jobs that the history need not keep."""
 
-    state: State | None = None
-    name: str | None = None
-    lane: str | None = None
-    schedule: str | None = None
-    limit: int = 50
-    before: str | None = None
-    """Only jobs with a smaller id: the last id of the page before."""
+    job_ids: Sequence[str]
+    page: Any
+    """For the next call; ``None``: there are no more now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -635,10 +633,14 @@ class Master(Protocol):
         """Those of the ids that the master knows."""
         ...
 
-    async def list_jobs(self, where: JobFilter) -> list[JobInfo]: ...
+    async def list_jobs(self, where: JobFilter) -> list[JobInfo]:
+        """One page of jobs. ``where.next_page`` of its last one leads to the next: a page that
+        is not full is the last."""
+        ...
 
-    async def count_jobs(self) -> dict[State, int]:
-        """How many jobs there are in each state; states with none are missing."""
+    async def count_jobs(self, where: JobFilter | None = None) -> dict[State, int]:
+        """How many jobs there are in each state; states with none are missing. Of ``where`` the
+        order counts for what its moments mean, limit and page do not."""
         ...
 
     async def attempts(self, job_id: str) -> list[AttemptInfo]:
@@ -647,6 +649,41 @@ class Master(Protocol):
 
     async def events(self, job_id: str, after: int = -1, limit: int = 1000) -> list[EventInfo]:
         """Persisted events with ``seq > after``, in order."""
+        ...
+
+    async def retry(self, job_ids: Sequence[str], payload: bytes | None = None) -> dict[str, str]:
+        """Do ended jobs again: for each a new job, held and due now, of the same name, lane,
+        priority, meta and payload (or ``payload``, JSON), with ``retry_of``; the old one's
+        ``retried_as`` names it. Returns the new ids by the old ones, in one transaction.
+
+        A job is done again once at most, however many ask at the same time. Left out are jobs
+        that are not known, have not ended, were done again already, or whose payload never
+        came and is not given. What was said for the old job alone (its timeout and retry
+        policy, its key) is not kept by the history: the handler's and the cluster's hold.
+        """
+        ...
+
+    async def remove(self, job_ids: Sequence[str]) -> set[str]:
+        """Forget ended jobs, with all that there is of them. Returns those that are gone.
+
+        In transactions of up to 1000 rows, so that nobody waits long. Left out are jobs that
+        are not known, have not ended, are being written to, or that an unfinished job or
+        workflow still needs.
+        """
+        ...
+
+    async def outlived(
+        self, retention: Mapping[State, float], limit: int, page: Any = None
+    ) -> Outlived:
+        """Up to ``limit`` ended jobs whose time in the history is over, the oldest of a state
+        first: their own ``result_ttl`` if they have one, else the ``retention`` (seconds) of
+        their state; a state that is missing is kept for ever. None is younger than a minute,
+        so that who waits for a result can read it. ``page`` is that of the answer before."""
+        ...
+
+    async def sweep(self, workers_before: float, limit: int) -> int:
+        """Forget up to ``limit`` workers last heard of before that moment, and idempotency keys
+        whose time is over. Returns how many there were: fewer than ``limit``, then that is all."""
         ...
 
     # steering --------------------------------------------------------------------------------

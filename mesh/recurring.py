@@ -75,6 +75,7 @@ class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Seconds after a job is due."""
     retry: Retry | None = None
     meta: dict[str, str] | None = None
+    result_ttl: float | None = None
     missed: Missed = "skip"
     catch_up_limit: int = 100
     overlap: Overlap = "allow"
@@ -127,6 +128,7 @@ class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
             timeout=self.timeout,
             retry=self.retry,
             meta=self.meta,
+            result_ttl=self.result_ttl,
             schedule=name,
             slot=slot,
             expires_at=start + self.expires if self.expires else 0.0,

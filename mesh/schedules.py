@@ -63,9 +63,10 @@ class ScheduleOptions(TypedDict, total=False):
     deadline: float
     retry: Retry
     meta: Mapping[str, str]
+    result_ttl: float
 
 
-_OF_JOBS = ("lane", "priority", "timeout", "expires", "deadline", "retry", "meta")
+_OF_JOBS = ("lane", "priority", "timeout", "expires", "deadline", "retry", "meta", "result_ttl")
 _OF_TIME = ("timezone", "start", "end", "jitter", "day_or")
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "missed": ("skip", "catch_up", "ignore"),
@@ -143,6 +144,7 @@ class AppSchedules:
             deadline=jobs.deadline,
             retry=jobs.retry,
             meta=jobs.meta,
+            result_ttl=jobs.result_ttl,
             **values,
         )
 

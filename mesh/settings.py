@@ -70,6 +70,7 @@ class ClusterSettings(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=T
     retry: Retry | None = None
     transient_threshold: float | None = None
     payload_limit: int | None = None
+    retention: Mapping[str, float] | None = None
 
     def lane(self, name: str) -> LaneState:
         return self.lanes.get(name, LaneState.ACTIVE)
@@ -118,5 +119,5 @@ _ACTIVE = AgentStatus()
 
 _decode = msgspec.json.Decoder(ClusterSettings).decode
 
-SHARED = ("timeout", "retry", "transient_threshold", "payload_limit")
+SHARED = ("timeout", "retry", "transient_threshold", "payload_limit", "retention")
 """The keys of ``Config`` that the cluster may set."""

@@ -205,6 +205,8 @@ class Heartbeat(Struct, frozen=True, array_like=True, tag="heartbeat", gc=False)
     lanes: list[LaneLoad]
     finished: int = 0
     """Attempts ended since the worker started."""
+    stragglers: int = 0
+    """Threads of handlers that go on although their attempts are over."""
 
 
 Record = Accepted | Started | Retrying | Finished | Event | Heartbeat

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from mesh.errors import ConfigError
+from mesh.errors import ConfigError, raised
 from mesh.held import After, Held, Outcome
 from mesh.job import new_job_id
 
@@ -204,10 +204,9 @@ class Workflow:
         if any(node.draft.bound.app is not app for node in nodes):
             raise ConfigError("the jobs of a workflow must all be of one app")
         held = [self._held(node) for node in nodes]
-        handles = await app.submit_together(
-            held, session, [node.draft.bound.result_codec for node in nodes]
-        )
-        jobs = {node.name: handle for node, handle in zip(nodes, handles, strict=True)}
+        results = [node.draft.bound.result_codec for node in nodes]
+        outcomes = await app.submit_held(held, session, results, together=True)
+        jobs = {n.name: raised(outcome) for n, outcome in zip(nodes, outcomes, strict=True)}
         return WorkflowHandle(self.id, jobs, [jobs[node.name] for node in ends], many)
 
     def _held(self, node: Node) -> Held:

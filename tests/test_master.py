@@ -15,7 +15,11 @@ from mesh.plugins import connect_master
 from mesh.ports import Master, MasterSettings
 from mesh.sql import InsertNew
 from mesh.testing import ManualClock
-from mesh.testing.conformance import ConditionsConformance, SchedulesConformance
+from mesh.testing.conformance import (
+    ConditionsConformance,
+    HistoryConformance,
+    SchedulesConformance,
+)
 from mesh.testing.conformance.master import MasterConformance, Story
 from mesh.testing.servers import PostgresServer
 from mesh.wire import Record
@@ -70,7 +74,9 @@ class PostgresHarness(SqliteHarness):
         await self.system.sleep(seconds)
 
 
-class TestSqlite(MasterConformance, ConditionsConformance, SchedulesConformance):
+class TestSqlite(
+    MasterConformance, ConditionsConformance, HistoryConformance, SchedulesConformance
+):
     @pytest.fixture
     async def harness(self, tmp_path: Path) -> AsyncIterator[SqliteHarness]:
         harness = SqliteHarness(tmp_path)
@@ -78,7 +84,9 @@ class TestSqlite(MasterConformance, ConditionsConformance, SchedulesConformance)
         await harness.close()
 
 
-class TestPostgres(MasterConformance, ConditionsConformance, SchedulesConformance):
+class TestPostgres(
+    MasterConformance, ConditionsConformance, HistoryConformance, SchedulesConformance
+):
     @pytest.fixture
     async def harness(self, postgres: PostgresServer) -> AsyncIterator[PostgresHarness]:
         harness = PostgresHarness(postgres.create_database())

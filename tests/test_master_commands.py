@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import select
+import signal
 import sqlite3
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +37,9 @@ async def send(user_id: int, template: str = "hello") -> str: ...
 """
 
 
+MESH = str(Path(sys.executable).with_name("mesh"))
+
+
 class Shell:
     def __init__(self, url: str) -> None:
         self.url = url
@@ -44,6 +53,14 @@ class Shell:
         if result.exception is not None:
             raise result.exception
         return result.stdout
+
+    def run(
+        self, *arguments: str, typed: str | None = None, master: bool = True
+    ) -> tuple[int, str, str]:
+        """How a command ends, what it prints, and what it says beside."""
+        where = ["--master", self.url] if master else ["--app", "shop_of_test:app"]
+        result = CliRunner().invoke(self._cli, [*arguments, *where], input=typed)
+        return result.exit_code, result.stdout, result.stderr
 
     def json(self, *arguments: str, master: bool = True) -> Any:
         return json.loads(self.mesh(*arguments, "--json", master=master))
@@ -113,6 +130,139 @@ def test_a_job_is_shown_with_its_story(shell: Shell) -> None:
         shell.mesh("jobs", "show", new_job_id())
     with pytest.raises(ConfigError, match="not a UUID"):
         shell.mesh("jobs", "show", "7")
+
+
+def test_jobs_are_found_by_what_is_known_of_them(shell: Shell) -> None:
+    now = time.time()
+    old = Story(now - 7200, name="reports.daily", meta={"tenant": "7"})
+    new = Story(now - 60, name="reports.weekly", meta={"tenant": "7", "kind": "a=b"})
+    other = Story(now - 30, lane="mail", parent=new.id)
+    for story in (old, new, other):
+        shell.record(story.accepted())
+    shell.record(old.finished(state=State.FAILED), new.finished(state=State.CANCELLED))
+
+    def ls(*options: str) -> list[str]:
+        return [job["id"] for job in shell.json("jobs", "ls", *options)]
+
+    assert ls("--name", "reports.*") == sorted([new.id, old.id], reverse=True)
+    assert ls("--state", "failed", "--state", "cancelled") == [new.id, old.id]
+    assert set(ls("--since", "1h")) == {other.id, new.id}
+    assert ls("--until", "1h") == [old.id]
+    at = datetime.fromtimestamp(now - 3600, UTC).isoformat()
+    assert ls("--state", "failed", "--since", at) == []
+    assert ls("--meta", "tenant=7", "--meta", "kind=a=b") == [new.id]
+    assert ls("--parent", new.id) == [other.id]
+    assert set(ls("--error", "OSError", "--order", "enqueued")) == {new.id, old.id}
+    page = shell.mesh("jobs", "ls", "--order", "finished", "--limit", "1")
+    (before,) = re.findall(r"--before (\S+)", page)
+    assert ls("--order", "finished", "--before", before) == [old.id]
+    for options, words in (
+        (["--since", "yesterday"], "--since 'yesterday': write how long ago, such as 90s"),
+        (["--until", "2026-01-01T00:00"], "has no offset from UTC"),
+        (["--meta", "tenant"], "--meta 'tenant': write TAG=VALUE"),
+        (["--order", "end"], "order='end'"),
+        (["--state", "running", "--order", "finished"], "running has not"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            ls(*options)
+
+
+def test_jobs_are_done_again(shell: Shell) -> None:
+    story = Story(name="send", lane="mail", payload=b'{"user_id":1}')
+    shell.record(story.accepted(), story.finished(state=State.FAILED))
+    with pytest.raises(InvalidArguments, match="as a JSON object"):
+        shell.mesh("jobs", "retry", story.id, "--payload", "[1]")
+    code, _, told = shell.run("jobs", "retry", story.id, "--payload", '{"u":1}', master=False)
+    assert (code, "handler 'send', arguments" in told) == (1, True)
+    text = shell.mesh("jobs", "retry", story.id, "--payload", '{"user_id":2}', master=False)
+    (new_id,) = re.findall(rf"{story.id} → (\S+)", text)
+    assert f"again as   {new_id}" in shell.mesh("jobs", "show", story.id)
+    shown = shell.json("jobs", "show", new_id)["job"]
+    assert (shown["retry_of"], shown["payload"]) == (story.id, {"user_id": 2})
+    assert "failed, done again" in shell.mesh("jobs", "ls")
+    code, _, told = shell.run("jobs", "retry", story.id)
+    assert (code, f"as job {new_id}: retry that one" in told) == (1, True)
+    assert shell.json("jobs", "ls", "--state", "failed", "--not-retried") == []
+
+
+def test_many_jobs_are_done_again_once_that_is_confirmed(shell: Shell) -> None:
+    stories = [Story() for _ in range(3)]
+    shell.record(*[s.accepted() for s in stories])
+    shell.record(*[s.finished(state=State.FAILED) for s in stories])
+    code, _, asked = shell.run("jobs", "retry", "--state", "failed", typed="n\n")
+    assert (code, "Do 3 jobs (3 failed) again?" in asked) == (1, True)
+    assert shell.json("jobs", "ls", "--retried") == []
+    made = shell.json("jobs", "retry", "--state", "failed", "--since", "10000d", "--yes")
+    assert made.keys() == {story.id for story in stories}
+    code, out, told = shell.run("jobs", "retry", "--state", "failed", "--yes")
+    assert (code, out, "no such jobs" in told) == (0, "", True)
+    with pytest.raises(ConfigError, match="needs to know which jobs"):
+        shell.mesh("jobs", "retry")
+    with pytest.raises(ConfigError, match="not both"):
+        shell.mesh("jobs", "retry", stories[0].id, "--state", "failed")
+    with pytest.raises(ConfigError, match="queued has not ended; cancel it first"):
+        shell.mesh("jobs", "retry", "--state", "queued")
+
+
+def test_jobs_are_removed(shell: Shell) -> None:
+    done, failed, begun = Story(), Story(), Story()
+    shell.record(*[s.accepted() for s in (done, failed, begun)], begun.started())
+    shell.record(done.finished(), failed.finished(state=State.FAILED))
+    code, out, told = shell.run("jobs", "rm", done.id, begun.id, new_job_id())
+    assert (code, out) == (1, f"{done.id} → removed\n")
+    assert "is running, and stays" in told
+    assert "is not in the master" in told
+    assert "Forget 1 job (1 failed) for ever?" in shell.run("jobs", "rm", "--error", "OSError")[2]
+    assert shell.json("jobs", "rm", "--error", "OSError", "-y") == {"removed": 1}
+    assert [job["id"] for job in shell.json("jobs", "ls")] == [begun.id]
+
+
+def test_an_ended_job_is_followed_to_its_end(shell: Shell) -> None:
+    story = Story()
+    shell.record(story.accepted(), story.retrying(), story.event(0), story.event(1, "log"))
+    shell.record(story.finished(2, "w-2", at=20, state=State.FAILED))
+    lines = shell.mesh("jobs", "tail", story.id).splitlines()
+    assert [line.split(" ")[4] for line in lines] == ["failed", "progress", "log"]
+    assert "(attempt 2) OSError" in lines[0]
+    told = [
+        json.loads(line) for line in shell.mesh("jobs", "tail", story.id, "--json").splitlines()
+    ]
+    assert [one["kind"] for one in told] == ["failed", "progress", "log"]
+    assert told[1]["data"] == {"seq": 0}
+    with pytest.raises(JobNotFound):
+        shell.mesh("jobs", "tail", new_job_id())
+    with pytest.raises(ConfigError, match="not both"):
+        shell.mesh("jobs", "tail", story.id, "--lane", "mail")
+
+
+def test_jobs_are_followed_until_ctrl_c(shell: Shell) -> None:
+    """What was before is not told, what comes is."""
+    before, story = Story(time.time()), Story(time.time(), lane="mail")
+    shell.record(before.accepted())
+    command = [MESH, "jobs", "tail", "--master", shell.url, "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            # Until it has had its first look, whatever comes may count as old.
+            probes = iter(range(1000))
+            told: dict[str, Any] = {}
+            while not told:
+                probe = Story(time.time(), name=f"probe.{next(probes)}")
+                shell.record(probe.accepted())
+                ready, _, _ = select.select([process.stdout], [], [], 1.0)
+                told = json.loads(process.stdout.readline()) if ready else {}
+            assert told["job_id"] != before.id
+            shell.record(story.accepted(), story.started())
+            shell.record(story.event(0), story.finished())
+            kinds = []
+            while "succeeded" not in kinds:
+                told = json.loads(process.stdout.readline())
+                if told["job_id"] == story.id:
+                    kinds.append(told["kind"])
+            assert kinds[-2:] == ["progress", "succeeded"]
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
 
 
 def test_a_job_is_enqueued(shell: Shell) -> None:

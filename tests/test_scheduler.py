@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh import Mesh
+from mesh import Mesh, Retry
 from mesh.errors import ConfigError, InvalidArguments, ScheduleExists, ScheduleNotFound
 from mesh.job import State, new_job_id
 from mesh.ports import AgentSettings, JobFilter, JobInfo, MasterSettings
@@ -512,9 +512,30 @@ class TestSaying:
         assert (night.payload, night.lane, night.priority) == ('{"n":5}', "mail", 2)
         assert night.schedule == parse("0 2 * * *", "Europe/Amsterdam")
 
+    def test_limits_in_time_are_each_jobs(self) -> None:
+        app = self.app()
+
+        @app.schedule("every day at 06:00", expires=60)
+        @app.job(expires=5, deadline=600)
+        def daily() -> None: ...
+
+        definition = app.schedules.declared["daily"]
+        slot = definition.next_slot(1_800_000_000.0)
+        assert slot is not None
+        ahead = definition.job("daily", new_job_id(), now=slot - 5, slot=slot)
+        assert (ahead.expires_at, ahead.deadline) == (slot + 60, slot + 600)
+        caught_up = definition.job("daily", new_job_id(), now=slot + 5000, slot=slot)
+        assert (caught_up.expires_at, caught_up.deadline) == (slot + 5060, slot + 5600)
+        plain = app.get_handler("work")
+        app.schedule(plain, "every day", name="plain")
+        job = app.schedules.declared["plain"].job("plain", new_job_id(), now=slot)
+        assert (job.expires_at, job.deadline) == (0.0, 0.0)
+
     @pytest.mark.parametrize(
         ("options", "error"),
         [
+            ({"expires": datetime.now(UTC)}, "schedule: expires=.*give seconds"),
+            ({"retry": Retry(when=callable)}, "a function cannot travel"),
             ({"missed": "skipp"}, "did you mean 'skip'"),
             ({"overlap": "never"}, "must be one of allow, skip, queue"),
             ({"overlapp": "skip"}, "did you mean 'overlap'"),

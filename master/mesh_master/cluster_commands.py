@@ -337,7 +337,7 @@ async def _cancel_held(master: Master, lane: str, reason: str) -> int:
     for state in (State.SCHEDULED, State.WAITING):
         before: str | None = None
         while page := await master.list_jobs(
-            JobFilter(state=state, lane=lane, limit=500, before=before)
+            JobFilter(states=[state], lane=lane, limit=500, before=before)
         ):
             states = await master.cancel([job.id for job in page], reason)
             count += sum(state is State.CANCELLED for state in states.values())

@@ -1,7 +1,7 @@
 """The coordinator: a process's share of the master's duties.
 
-One recorder for each agent, a dispatcher, a scheduler and the control duty; any number of
-coordinators may run. States: *opening* (the master is not there: try again; a wrong schema or
+One recorder for each agent, a dispatcher, a scheduler, a janitor and the control duty; any number
+of coordinators may run. States: *opening* (the master is not there: try again; a wrong schema or
 cluster ends it), *running* (each duty looks after itself: an agent that is away stops its own
 recorder alone).
 
@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from mesh.app import Mesh
 from mesh.clock import Clock, SystemClock
 from mesh.cluster import Cluster
-from mesh.config import AgentConfig
+from mesh.config import RETENTION, AgentConfig
 from mesh.emptying import Mover
 from mesh.errors import MasterError, MasterUnavailable
 from mesh.plugins import hide_password
@@ -28,6 +28,7 @@ from mesh.service import Backoff, Group, Service, unique_name
 from mesh_master.control import Control, Follower
 from mesh_master.dispatcher import Dispatcher
 from mesh_master.draining import Draining
+from mesh_master.janitor import Janitor
 from mesh_master.recorder import Recorder
 from mesh_master.roster import Roster
 from mesh_master.scheduler import Scheduler
@@ -47,14 +48,16 @@ class Coordinator(Group):
         transient_threshold: float = 60.0,
         cluster: Cluster | None = None,
         connect: Callable[[str], Agent] | None = None,
+        retention: Mapping[str, float] = RETENTION,
         clock: Clock | None = None,
         holder: str | None = None,
         others: Sequence[Service] = (),
     ) -> None:
         """``serves`` gives the names of the agents that serve a lane; without it all do.
-        ``cluster`` is told of the cluster's settings. ``connect`` makes the connection to an
-        agent that was added at run time; without it those are left to other coordinators.
-        ``holder`` names this process among the coordinators. ``others`` run with its duties."""
+        ``retention`` is ``Config``'s. ``cluster`` is told of the cluster's settings. ``connect``
+        makes the connection to an agent that was added at run time; without it those are left to
+        other coordinators. ``holder`` names this process among the coordinators. ``others`` run
+        with its duties."""
         self.master = master
         self.agents = dict(agents)
         self.recorders: dict[str, Recorder] = {}
@@ -73,12 +76,13 @@ class Coordinator(Group):
         self.scheduler = Scheduler(
             master, self.agents, ahead=transient_threshold, holder=self._holder, clock=self._clock
         )
+        self.janitor = Janitor(master, retention=retention, holder=self._holder, clock=self._clock)
         self._follower = Follower(master, self._clock)
         self._control = Control(
             master, self.agents, self._follower, holder=self._holder, clock=self._clock
         )
         self._duties = Roster("duties", self._wanted)
-        members: list[Service] = [self._duties, self._control]
+        members: list[Service] = [self._duties, self.janitor, self._control]
         if cluster is not None:
             members.append(_Steered(self, cluster, self._follower))
         # The follower last: who listens to it is there before it has something to say.
@@ -119,6 +123,7 @@ class Coordinator(Group):
         assert cluster is not None
         threshold = cluster.config.transient_threshold
         self.dispatcher.threshold = self.scheduler.ahead = threshold
+        self.janitor.retention = cluster.config.retention
         if self._connect is not None:
             if cluster.is_missing_agents:
                 cluster.set_added(await self.master.added_agents())
@@ -211,6 +216,7 @@ def coordinator_role(app: Mesh, options: RoleOptions) -> Service:
         transient_threshold=app.config.transient_threshold,
         cluster=app.cluster,
         connect=None if options.agents else app.connect_agent,
+        retention=app.config.retention,
         clock=app.clock,
         others=[Declaring(app, app.connect_master())],
     )

@@ -19,6 +19,7 @@ from mesh.sql import BulkUpdate, BulkUpsert, Database, Executor, InsertNew, one_
 from mesh.wire import Envelope, decode_frame, encode_frame
 from mesh_master import merge
 from mesh_master.tables import Tables
+from mesh_master.tags import Tags
 
 __all__ = ["Holding"]
 
@@ -54,6 +55,7 @@ class Holding:
         self._replace = BulkUpdate(
             database, tables.jobs, _REPLACED, "id", lambda new: self._has_not_left(jobs)
         )
+        self._tags = Tags(database, tables)
         columns = [column.name for column in tables.dependencies.c]
         self._dependencies = BulkUpsert(
             database, tables.dependencies, columns, ["child_id", "parent_id"]
@@ -159,6 +161,7 @@ class Holding:
     async def _insert(self, run: Executor, jobs: Sequence[Held]) -> None:
         rows = {held.job.id: _row(held) for held in jobs}
         await self._jobs.run(run, [rows[key] for key in sorted(rows)])
+        await self._tags.write(run, [held.job for held in jobs])
         await self._dependencies.run(run, list(_dependency_rows(jobs)))
         await self._know_limits(run, [held.job for held in jobs if held.job.limits])
 

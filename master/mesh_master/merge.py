@@ -46,6 +46,7 @@ __all__ = [
     "Plan",
     "as_json",
     "as_text",
+    "as_type",
     "description",
     "held_row",
     "ids",
@@ -57,6 +58,7 @@ __all__ = [
 log = logging.getLogger("mesh")
 
 LOST = "lost"
+_MOST_TYPE = 200
 
 Row = dict[str, Any]
 Run = Started | Retrying | Finished
@@ -240,7 +242,7 @@ class _Merger:
             finished_at=record.at if isinstance(record, Finished) else None,
             worker=as_text(record.worker),
             result=as_json(result),
-            error_type=as_text(error.type) or None,
+            error_type=as_type(error.type) or None,
             error_message=as_text(error.message) or None,
             error_traceback=as_text(error.traceback) or None,
         )
@@ -345,7 +347,7 @@ def _attempt_row(record: Retrying | Finished, state: State) -> Row:
         "worker": as_text(record.worker),
         "started_at": record.started_at or None,
         "finished_at": record.at,
-        "error_type": as_text(error.type) or None,
+        "error_type": as_type(error.type) or None,
         "error_message": as_text(error.message) or None,
         "error_traceback": as_text(error.traceback) or None,
     }
@@ -384,6 +386,11 @@ def as_text(value: str) -> str:
     """What a text column takes."""
     # PostgreSQL keeps no NUL in text; one in a traceback must not stop the ledger.
     return value.replace("\0", "\N{REPLACEMENT CHARACTER}") if "\0" in value else value
+
+
+def as_type(value: str) -> str:
+    """An error's type, as short as an index takes it."""
+    return as_text(value[:_MOST_TYPE])
 
 
 def as_json(data: bytes | None) -> str | None:

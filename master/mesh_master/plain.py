@@ -20,7 +20,7 @@ from typing import Any
 
 from mesh.job import TERMINAL_VERSION, State, is_job_id, state_version
 from mesh.wire import Accepted, Envelope, ErrorInfo, Finished, Record, Retrying, Started
-from mesh_master.merge import JOB_COLUMNS, as_json, as_text, description
+from mesh_master.merge import JOB_COLUMNS, as_json, as_text, as_type, description
 
 __all__ = ["MOVE_COLUMNS", "NEW_COLUMNS", "Plain", "sort_out"]
 
@@ -46,6 +46,8 @@ class Plain:
     new: dict[str, Row] = field(default_factory=dict)
     moved: dict[str, Row] = field(default_factory=dict)
     odd: set[str] = field(default_factory=set)
+    tagged: list[Envelope] = field(default_factory=list)
+    """Accepted jobs that have meta, odd ones too."""
     others: bool = False
     """There are records that are not of a job's state: events, heartbeats."""
 
@@ -67,6 +69,8 @@ def sort_out(agent: str, records: Sequence[Record]) -> Plain:
             if job.attempt != 1 or job.id in accepted:
                 odd.add(job.id)
             accepted[job.id] = job
+            if job.meta:
+                plain.tagged.append(job)
         elif isinstance(record, Started):
             if record.attempt != 1 or record.lost or record.id in begun:
                 odd.add(record.id)
@@ -137,5 +141,5 @@ _NO_ERROR = (None,) * 3
 
 
 def _error(error: ErrorInfo) -> tuple[str | None, ...]:
-    parts = (error.type, error.message, error.traceback)
-    return tuple(as_text(part) or None for part in parts)
+    parts = (as_type(error.type), as_text(error.message), as_text(error.traceback))
+    return tuple(part or None for part in parts)

@@ -13,6 +13,7 @@ from mesh.job import State
 from mesh.ports import AgentInfo, AttemptInfo, Backlog, EventInfo, JobFilter, JobInfo
 from mesh.sql import Database, Moment, one_of
 from mesh.wire import Heartbeat, LaneLoad
+from mesh_master import listing
 from mesh_master.merge import LOST
 from mesh_master.tables import Tables
 
@@ -47,20 +48,11 @@ async def get_jobs(
     return {row.id: _job(row) for row in await connection.execute(query)}
 
 
-async def list_jobs(tables: Tables, connection: AsyncConnection, where: JobFilter) -> list[JobInfo]:
-    jobs = tables.jobs.c
-    query = select(tables.jobs).order_by(jobs.id.desc()).limit(where.limit)
-    if where.state is not None:
-        query = query.where(jobs.state == where.state)
-    if where.name is not None:
-        query = query.where(jobs.name == where.name)
-    if where.lane is not None:
-        query = query.where(jobs.lane == where.lane)
-    if where.schedule is not None:
-        query = query.where(jobs.schedule == where.schedule)
-    if where.before is not None:
-        query = query.where(jobs.id < where.before)
-    return [_job(row) for row in await connection.execute(query)]
+async def list_jobs(
+    database: Database, tables: Tables, connection: AsyncConnection, where: JobFilter
+) -> list[JobInfo]:
+    rows = await connection.execute(listing.page(database, tables, where))
+    return [_job(row) for row in rows]
 
 
 async def attempts(tables: Tables, connection: AsyncConnection, job_id: str) -> list[AttemptInfo]:

@@ -13,11 +13,11 @@ from mesh.console import (
     AppOption,
     JsonOption,
     MasterOption,
+    ask,
     find_app,
     moment,
     print_json,
     print_table,
-    run,
     table,
 )
 from mesh.recurring import ScheduleInfo, SlotOutcome
@@ -40,13 +40,13 @@ def list_schedules(
 ) -> None:
     """List schedules: what they do, when next, and how it went last."""
 
-    async def ask(mesh: Mesh) -> list[tuple[ScheduleInfo, Sequence[SlotOutcome]]]:
+    async def look(mesh: Mesh) -> list[tuple[ScheduleInfo, Sequence[SlotOutcome]]]:
         return [
             (schedule, await mesh.schedules.outcomes(schedule.name))
             for schedule in await mesh.schedules.list()
         ]
 
-    found = _ask(app, master, ask)
+    found = _ask(app, master, look)
     if as_json:
         print_json([_facts(schedule, ends) for schedule, ends in found])
         return
@@ -75,10 +75,10 @@ def show_schedule(
 ) -> None:
     """Show a schedule: its jobs' arguments, its options, its last and next slots."""
 
-    async def ask(mesh: Mesh) -> tuple[ScheduleInfo, Sequence[SlotOutcome]]:
+    async def look(mesh: Mesh) -> tuple[ScheduleInfo, Sequence[SlotOutcome]]:
         return await mesh.schedules.get(name), await mesh.schedules.outcomes(name)
 
-    schedule, ends = _ask(app, master, ask)
+    schedule, ends = _ask(app, master, look)
     facts = _facts(schedule, ends)
     if as_json:
         print_json(facts | {"outcomes": ends[:10]})
@@ -184,14 +184,8 @@ def explain(
     _print_next(schedule, count)
 
 
-def _ask(app: str | None, master: str | None, ask: Callable[[Mesh], Awaitable[T]]) -> T:
-    mesh = find_app(app, master)
-
-    async def asking() -> T:
-        async with mesh:
-            return await ask(mesh)
-
-    return run(asking())
+def _ask(app: str | None, master: str | None, question: Callable[[Mesh], Awaitable[T]]) -> T:
+    return ask(find_app(app, master), question)
 
 
 def _next(schedule: Schedule, count: int) -> list[datetime]:

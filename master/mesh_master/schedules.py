@@ -14,6 +14,7 @@ from mesh.sql import BulkUpsert, Database, InsertNew, one_of
 from mesh.wire import Envelope, encode_frame
 from mesh_master import merge
 from mesh_master.tables import Tables
+from mesh_master.tags import Tags
 
 __all__ = ["SqlSchedules"]
 
@@ -29,6 +30,7 @@ class SqlSchedules:
     def __init__(self, database: Database, tables: Tables) -> None:
         self._database = database
         self._tables = tables
+        self._tags = Tags(database, tables)
         self._new_jobs = InsertNew(database, tables.jobs, _JOB_COLUMNS, "id")
         declared = [column.name for column in tables.declarations.c]
         self._declare = BulkUpsert(
@@ -136,11 +138,13 @@ class SqlSchedules:
                 for job, state in zip(jobs, states, strict=True)
             ]
             await self._insert(connection, rows)
+            await self._tags.write(connection, jobs)
             return True
 
     async def add(self, job: Envelope) -> None:
         async with self._database.write(timeout=_PATIENCE) as connection:
             await self._insert(connection, [_job_row(job, State.SCHEDULED, None, self.now())])
+            await self._tags.write(connection, [job])
 
     async def _insert(self, connection: AsyncConnection, rows: list[dict[str, Any]]) -> None:
         rows.sort(key=lambda row: str(row["id"]))

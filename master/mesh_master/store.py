@@ -55,6 +55,7 @@ from mesh.ports import (
     Known,
     Lease,
     MasterSettings,
+    Outlived,
     Unblocked,
 )
 from mesh.settings import ClusterSettings
@@ -74,13 +75,16 @@ from mesh.sql import (
 )
 from mesh.sql.bulk import Excluded
 from mesh.wire import Envelope, Heartbeat, Record, decode_frame, encode_frame
-from mesh_master import merge, queries, schema, unblocking
+from mesh_master import listing, merge, queries, schema, unblocking
+from mesh_master.again import Again
+from mesh_master.forget import Forgetting
 from mesh_master.gates import Gates
 from mesh_master.holding import Holding
 from mesh_master.plain import MOVE_COLUMNS, NEW_COLUMNS, Plain, sort_out
 from mesh_master.schedules import SqlSchedules
 from mesh_master.steering import Steering
 from mesh_master.tables import Tables
+from mesh_master.tags import Tags
 from mesh_master.unblocking import Unblocking
 
 __all__ = ["SqlMaster"]
@@ -119,6 +123,8 @@ class SqlMaster:
         self._writes = _Writes(self.database, self.tables)
         self._schedules = SqlSchedules(self.database, self.tables)
         self._holding = Holding(self.database, self.tables)
+        self._again = Again(self.database, self.tables, self._holding)
+        self._forgetting = Forgetting(self.database, self.tables)
         self._unblocking = Unblocking(self.database, self.tables)
         self._gates = Gates(self.database, self.tables)
         self._signals = make_signals(
@@ -231,6 +237,7 @@ class SqlMaster:
         rows = {job.id: merge.held_row(job, encode_frame([job])) for job in jobs}
         async with self.database.write(timeout=_PATIENCE) as connection:
             await self._writes.held.run(connection, [rows[key] for key in sorted(rows)])
+            await self._writes.tags.write(connection, jobs)
         self._signals.signal({HELD})
 
     async def claim_due(self, until: float, limit: int, claim: float) -> list[Envelope]:
@@ -283,13 +290,12 @@ class SqlMaster:
 
     async def list_jobs(self, where: JobFilter) -> list[JobInfo]:
         async with self.database.read(timeout=_PATIENCE) as connection:
-            return await queries.list_jobs(self.tables, connection, where)
+            return await queries.list_jobs(self.database, self.tables, connection, where)
 
-    async def count_jobs(self) -> dict[State, int]:
-        state = self.tables.jobs.c.state
+    async def count_jobs(self, where: JobFilter | None = None) -> dict[State, int]:
+        query = listing.counts(self.database, self.tables, where or JobFilter())
         async with self.database.read(timeout=_PATIENCE) as connection:
-            counts = await connection.execute(select(state, func.count()).group_by(state))
-            return {State(name): count for name, count in counts}
+            return {State(row.state): row.jobs for row in await connection.execute(query)}
 
     async def attempts(self, job_id: str) -> list[AttemptInfo]:
         if not is_job_id(job_id):
@@ -302,6 +308,26 @@ class SqlMaster:
             return []
         async with self.database.read(timeout=_PATIENCE) as connection:
             return await queries.events(self.tables, connection, job_id, after, limit)
+
+    async def retry(self, job_ids: Sequence[str], payload: bytes | None = None) -> dict[str, str]:
+        async with self.database.write(timeout=_PATIENCE) as connection:
+            made = await self._again.run(connection, job_ids, payload)
+        if made:
+            self._signals.signal({HELD})
+        return made
+
+    async def remove(self, job_ids: Sequence[str]) -> set[str]:
+        return await self._forgetting.remove(job_ids)
+
+    async def outlived(
+        self, retention: Mapping[State, float], limit: int, page: Any = None
+    ) -> Outlived:
+        async with self.database.read(timeout=_PATIENCE) as connection:
+            return await self._forgetting.outlived(connection, retention, limit, page)
+
+    async def sweep(self, workers_before: float, limit: int) -> int:
+        async with self.database.write(timeout=_PATIENCE) as connection:
+            return await self._forgetting.sweep(connection, workers_before, limit)
 
     # steering --------------------------------------------------------------------------------
 
@@ -353,6 +379,8 @@ class SqlMaster:
             # From here to the first statement nothing waits: the server has work early.
             plain = sort_out(agent, records)
             odd = plain.odd | await self._write_plain(connection, agent, plain)
+            if plain.tagged:
+                await self._writes.tags.write(connection, plain.tagged)
             if odd or plain.others:
                 await self._write_odd(connection, agent, merge.of_jobs(records, odd))
             if note_seen:
@@ -549,6 +577,7 @@ class _Writes:
             },
         )
         self.held = BulkUpsert(database, tables.jobs, merge.JOB_COLUMNS, ["id"])
+        self.tags = Tags(database, tables)
 
         outcome = [column.name for column in tables.attempts.c if not column.primary_key]
         self.attempts = BulkUpsert(

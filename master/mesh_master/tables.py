@@ -34,6 +34,9 @@ _OPEN = text("schedule IS NOT NULL AND finished_at IS NULL")
 _EXPIRES = text("expires_at IS NOT NULL AND envelope IS NOT NULL")
 _GATED = text("gate IS NOT NULL AND envelope IS NOT NULL")
 _IS_OPEN = text("is_open")
+_ENDED = text("finished_at IS NOT NULL")
+_OWN_TTL = text("result_ttl IS NOT NULL AND finished_at IS NOT NULL")
+_UNDER_WAY = text("workflow IS NOT NULL AND finished_at IS NULL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,9 @@ class Tables:
     """The attempts that the job's row does not tell of: those that were retried, those whose
     worker died, and what came too late."""
     events: Table
+    tags: Table
+    """The meta of jobs that have some, to find them by: in the order of the jobs' ids within a
+    tag, so that the newest need no sorting."""
     workers: Table
     agents: Table
     leases: Table
@@ -73,6 +79,7 @@ class Tables:
             jobs=_jobs(metadata, prefix),
             attempts=_attempts(metadata, prefix),
             events=_events(metadata, prefix),
+            tags=_tags(metadata, prefix),
             workers=_workers(metadata, prefix),
             agents=_agents(metadata, prefix),
             leases=_leases(metadata, prefix),
@@ -146,8 +153,29 @@ def _jobs(metadata: MetaData, prefix: str) -> Table:
             sqlite_where=_GATED,
         ),
         Index(f"{name}_state", "state", "id"),
-        Index(f"{name}_name", "name", "id"),
+        # The operators: also for how a name begins, whatever the database's language.
+        Index(f"{name}_name", "name", "id", postgresql_ops={"name": "text_pattern_ops"}),
         Index(f"{name}_lane", "lane", "id"),
+        _where_given(f"{name}_error", "error_type", "id"),
+        _where_given(f"{name}_schedule", "schedule", "id"),
+        # BRIN: of little use but for "since", and of next to no cost, as rows come in this order.
+        Index(f"{name}_enqueued", "enqueued_at", postgresql_using="brin"),
+        Index(
+            f"{name}_finished", "state", "finished_at", postgresql_where=_ENDED, sqlite_where=_ENDED
+        ),
+        Index(
+            f"{name}_ttl",
+            "result_ttl",
+            "finished_at",
+            postgresql_where=_OWN_TTL,
+            sqlite_where=_OWN_TTL,
+        ),
+        Index(
+            f"{name}_workflow_open",
+            "workflow",
+            postgresql_where=_UNDER_WAY,
+            sqlite_where=_UNDER_WAY,
+        ),
         Index(f"{name}_due", "due_at", postgresql_where=_HELD, sqlite_where=_HELD),
         # A slot has one job, whoever makes it.
         Index(
@@ -198,6 +226,19 @@ def _events(metadata: MetaData, prefix: str) -> Table:
         Column("at", Moment, nullable=False),
         Column("kind", String, nullable=False),
         Column("data", Text, nullable=False),
+    )
+
+
+def _tags(metadata: MetaData, prefix: str) -> Table:
+    name = f"{prefix}tags"
+    return Table(
+        name,
+        metadata,
+        Column("name", String, primary_key=True),
+        Column("value", String, primary_key=True),
+        Column("job_id", JobId, primary_key=True),
+        Index(f"{name}_job", "job_id"),
+        sqlite_with_rowid=False,
     )
 
 
@@ -285,13 +326,15 @@ def _declarations(metadata: MetaData, prefix: str) -> Table:
 
 
 def _keys(metadata: MetaData, prefix: str) -> Table:
+    name = f"{prefix}keys"
     return Table(
-        f"{prefix}keys",
+        name,
         metadata,
         Column("key", String, primary_key=True),
         Column("job_id", JobId, nullable=False),
         # NULL: as long as the job has not ended.
         Column("until", Moment),
+        _where_given(f"{name}_until", "until"),
     )
 
 
@@ -310,6 +353,8 @@ def _dependencies(metadata: MetaData, prefix: str) -> Table:
         Column("feeds", String),
         Column("is_open", Boolean, nullable=False),
         Index(f"{name}_open", "parent_id", postgresql_where=_IS_OPEN, sqlite_where=_IS_OPEN),
+        # Is a job that ended still needed?
+        Index(f"{name}_parent", "parent_id"),
     )
 
 

@@ -8,6 +8,7 @@ from mesh.sql.board import board_columns as board_columns
 from mesh.sql.board import board_table as board_table
 from mesh.sql.bulk import BulkUpdate as BulkUpdate
 from mesh.sql.bulk import BulkUpsert as BulkUpsert
+from mesh.sql.bulk import begins_with as begins_with
 from mesh.sql.bulk import one_of as one_of
 from mesh.sql.database import NOTIFY as NOTIFY
 from mesh.sql.database import Database as Database
@@ -42,6 +43,7 @@ __all__ = [
     "Notices",
     "Signals",
     "SqlBoard",
+    "begins_with",
     "board_columns",
     "board_table",
     "executor_within",

@@ -11,12 +11,22 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Table, bindparam, column, func, literal, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Table,
+    and_,
+    bindparam,
+    column,
+    func,
+    literal,
+    select,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from mesh.sql.database import Database, Executor
 
-__all__ = ["BulkUpdate", "BulkUpsert", "Excluded", "as_arrays", "one_of"]
+__all__ = ["BulkUpdate", "BulkUpsert", "Excluded", "as_arrays", "begins_with", "one_of"]
 
 # What the row would have been, by column name: ``excluded`` in ON CONFLICT DO UPDATE.
 Excluded = Mapping[str, ColumnElement[Any]]
@@ -143,3 +153,12 @@ def one_of(
         each = func.json_each(literal(json.dumps(list(values)))).table_valued("value")
         return subject.in_(select(each.c.value))
     return subject == func.any(literal(list(values), ARRAY(subject.type, dimensions=1)))
+
+
+def begins_with(database: Database, subject: Column[str], text: str) -> ColumnElement[bool]:
+    """Whether the column begins with ``text``, in a way that an index of it can answer: on
+    PostgreSQL one with ``text_pattern_ops``."""
+    if database.is_local:
+        # Its LIKE knows no case, and so no index.
+        return and_(subject >= text, subject < text + "\U0010ffff")
+    return subject.startswith(text, autoescape=True)

@@ -129,7 +129,7 @@ async def until_succeeded(app: Mesh, agent: str, count: int) -> None:
     master = await app.master()
     async with asyncio.timeout(PATIENCE):
         while True:
-            done = await master.list_jobs(JobFilter(state=State.SUCCEEDED, limit=2000))
+            done = await master.list_jobs(JobFilter(states=[State.SUCCEEDED], limit=2000))
             if sum(job.agent == agent for job in done) >= count:
                 return
             await asyncio.sleep(0.1)

@@ -8,7 +8,7 @@ import logging
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from mesh import (
     AgentError,
     AgentUnavailable,
     ConfigError,
+    InvalidArguments,
     InvalidResult,
     JobCancelled,
     JobFailed,
@@ -26,6 +27,7 @@ from mesh import (
     MasterUnavailable,
     Mesh,
     MeshError,
+    PartlyStored,
     PublishOutcomeUnknown,
     ResultTimeout,
     State,
@@ -341,10 +343,49 @@ async def test_of_many_the_doubtful_ones_are_named(
         return kinds[len(seen) % 3]
 
     monkeypatch.setattr(MemoryAgent, "push", doubt(every_third))
-    with pytest.raises(PublishOutcomeUnknown, match="2 of 6 jobs were sent and not") as error:
+    with pytest.raises(PartlyStored, match="2 of 6 jobs are stored, 2 are not, of 2") as error:
         await work(cluster).enqueue_many([(x,) for x in range(6)])
     assert error.value.job_ids == (seen[1], seen[4])
-    assert "acknowledged, 2 are stored: " in str(error.value)
+    assert error.value.unknown == (1, 4)
+    assert error.value.not_stored == (0, 3)
+    assert error.value.tried == 6
+
+
+async def test_any_number_of_calls_is_stored_as_they_come(make: Callable[..., Cluster]) -> None:
+    cluster = make(a=None)
+    taken = 0
+
+    async def calls() -> AsyncIterator[tuple[int]]:
+        nonlocal taken
+        for x in range(10_000):
+            taken += 1
+            yield (x,)
+
+    ids = []
+    async for job in work(cluster).enqueue_each(calls()):
+        ids.append(job.id)
+        # No more calls are taken than are stored together.
+        assert taken - len(ids) <= 4096
+    assert len(set(ids)) == taken == 10_000
+    assert await cluster.where() == {"a": 10_000}
+    assert len(await work(cluster).enqueue_many((x,) for x in range(5000))) == 5000
+
+
+async def test_a_wrong_call_among_any_number_says_what_is_stored(
+    make: Callable[..., Cluster],
+) -> None:
+    cluster = make(a=None)
+
+    def calls() -> Iterator[Any]:
+        yield from ((x,) for x in range(5000))
+        yield {"y": 1}
+
+    with pytest.raises(PartlyStored, match="the first 4096 calls are stored, no others: call 5000"):
+        await work(cluster).enqueue_many(calls())
+    assert await cluster.where() == {"a": 4096}
+    with pytest.raises(InvalidArguments, match="call 5000"):
+        await work(cluster).enqueue_many(list(calls()))
+    assert await cluster.where() == {"a": 4096}
 
 
 async def test_a_master_that_failed_half_way_leaves_each_caller_its_own_doubt(

@@ -13,7 +13,7 @@ import threading
 import time
 from typing import Any
 
-from mesh import Cancel, Context, Failure, Mesh, Retry, Snooze
+from mesh import Cancel, Context, Failure, Job, Mesh, Retry, Snooze
 
 app = Mesh(agents={"m": "memory://unused"})
 log = logging.getLogger("shop")
@@ -88,6 +88,17 @@ def picky(message: str) -> None:
 @app.job(process=True)
 def large(length: int) -> str:
     return "x" * length
+
+
+class Double(Job[int], name="numbers.double"):
+    n: int
+
+
+@app.handler(process=True)
+async def double(request: Double, ctx: Context[Any]) -> int | Failure:
+    if ctx.name != "numbers.double":
+        return Failure("another job's context")
+    return 2 * request.n
 
 
 def undecorated() -> None: ...

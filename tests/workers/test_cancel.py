@@ -143,7 +143,8 @@ async def test_a_thread_ends_when_it_will(rig: Rig, looks: bool) -> None:
         assert (end.state, end.result) == (State.SUCCEEDED, b"1")
 
 
-async def test_a_thread_whose_time_is_over_is_told_and_is_not_cancelled(rig: Rig) -> None:
+async def test_a_thread_whose_time_is_over_is_told_and_counted() -> None:
+    rig = Rig(heartbeat=0.05)
     told, go_on, ended = asyncio.Event(), threading.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
@@ -160,10 +161,13 @@ async def test_a_thread_whose_time_is_over_is_told_and_is_not_cancelled(rig: Rig
         (end,) = await rig.ended(job.id)
         await asyncio.wait_for(told.wait(), PATIENCE)
         assert not cancel(worker, job.id, "its attempt is over")
+        await rig.until(lambda: rig.beats()[-1].stragglers == 1)
         go_on.set()
+        await rig.until(lambda: rig.beats()[-1].stragglers == 0)
     assert end.error is not None
     assert (end.state, end.error.type) == (State.FAILED, "TimeoutError")
     assert ended.is_set()
+    await rig.close()
 
 
 async def test_a_worker_says_that_it_has_no_such_job(rig: Rig) -> None:

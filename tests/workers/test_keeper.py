@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 import pytest
 from worker_rig import PATIENCE, Rig
 
-from mesh.job import State
-from mesh.ports import AgentSettings
+from mesh.job import State, new_job_id
+from mesh.ports import AgentSettings, Delivery
 from mesh.testing.conformance.agent import make_job
 from mesh.testing.memory import MemoryAgent
+from mesh.testing.servers import NatsServer
 from mesh_workers import keeper as keeper_module
 from mesh_workers.keeper import LeaseKeeper
 
@@ -42,19 +45,35 @@ class Elsewhere:
         await asyncio.to_thread(self._thread.join)
 
 
-@pytest.mark.parametrize("scheme", ["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "nats"])
+async def short_leases(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[tuple[Rig, float]]:
+    """A rig with short leases, and their length in seconds."""
+    lease = 0.6
+    if request.param == "nats":
+        lease = 1.0
+        server: NatsServer = request.getfixturevalue("nats_server")
+        rig = Rig(server.url, lease=lease, cluster=f"keeper-{new_job_id()[-12:]}")
+    else:
+        rig = Rig(
+            f"sqlite:///{tmp_path}/agent.db" if request.param == "sqlite" else "", lease=lease
+        )
+    yield rig, lease
+    await rig.close()
+
+
 async def test_a_handler_that_blocks_the_event_loop_is_not_run_twice(
-    scheme: str, tmp_path_factory: pytest.TempPathFactory
+    short_leases: tuple[Rig, float], caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tmp_path_factory.mktemp("agent") / "agent.db"
-    rig = Rig(f"sqlite:///{path}" if scheme == "sqlite" else "", lease=0.6)
+    rig, lease = short_leases
     other_ran, started, other_is_idle = list[int](), asyncio.Event(), asyncio.Event()
 
     @rig.app.job
     async def block() -> str:
         started.set()
         await other_is_idle.wait()
-        time.sleep(1.8)  # noqa: ASYNC251
+        time.sleep(3 * lease)  # noqa: ASYNC251
         return "here"
 
     elsewhere = Elsewhere(rig)
@@ -63,6 +82,7 @@ async def test_a_handler_that_blocks_the_event_loop_is_not_run_twice(
     def run_again() -> None:
         other_ran.append(1)
 
+    await rig.agent()  # connected now, and not while the loop is blocked
     job = await block.enqueue()
     async with rig.worker():
         await started.wait()
@@ -71,7 +91,14 @@ async def test_a_handler_that_blocks_the_event_loop_is_not_run_twice(
             (end,) = await rig.ended(job.id)
     assert (end.attempt, end.lost, end.result) == (1, 0, b'"here"')
     assert not other_ran
-    await rig.close()
+    # And it is said who did that, where, and for how long.
+    who = f"job {job.id} (block)"
+    begun = (
+        rf"{re.escape(who)} has blocked the event loop for [\d.]+ s, at .*test_keeper.py:\d+ in "
+    )
+    assert re.search(begun + r".*block: all other jobs", caplog.text)
+    (ended,) = re.findall(rf"{re.escape(who)} blocked the event loop for ([\d.]+) s", caplog.text)
+    assert lease < float(ended) < PATIENCE
 
 
 async def test_a_long_job_outlives_many_leases_and_is_let_go_at_its_end() -> None:
@@ -95,7 +122,7 @@ class TestKeeper:
         await agent.push([make_job(), make_job()])
         consumer = await agent.consume("default", lease=0.3)
         kept, dropped = await consumer.pull(2)
-        keeper.hold([kept.receipt, dropped.receipt])
+        keeper.hold([kept, dropped])
         keeper.start()
         keeper.release([dropped.receipt])
         async with asyncio.timeout(PATIENCE):
@@ -110,13 +137,36 @@ class TestKeeper:
     async def test_forgets_a_lease_that_was_lost(self, caplog: pytest.LogCaptureFixture) -> None:
         rig = Rig()
         keeper = LeaseKeeper(lambda: rig.memory, 0.1)
-        keeper.hold(["unknown/1"])
+        delivery = Delivery(make_job(), "unknown/1")
+        keeper.hold([delivery])
         keeper.start()
         async with asyncio.timeout(PATIENCE):
             while keeper.held:  # noqa: ASYNC110 - its thread tells nobody
                 await asyncio.sleep(0.01)
         await keeper.stop()
-        assert "leases of 1 running jobs were lost" in caplog.text
+        assert f"job {delivery.job.id} (conformance): the lease was lost" in caplog.text
+
+    async def test_says_once_whose_lease_ended_while_nothing_could_be_extended(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        now = 1000.0
+        rig = Rig()
+        keeper = LeaseKeeper(lambda: rig.memory, 30.0, now=lambda: now)
+        old, settled, young = (Delivery(make_job(), f"a/{n}") for n in range(3))
+        keeper.hold([old, settled])
+        now += 29  # it was stopped from here on, and nothing ran
+        keeper.hold([young])
+        keeper.release([])
+        assert not caplog.text
+        now += 2
+        keeper.release([settled.receipt])
+        assert caplog.text.count("ended before it was extended") == 1
+        assert old.job.id in caplog.text
+        assert settled.job.id in caplog.text
+        assert young.job.id not in caplog.text
+        caplog.clear()
+        keeper.release([old.receipt])
+        assert not caplog.text
 
     @pytest.mark.parametrize("error", [ValueError("a bug"), TimeoutError(), None])
     async def test_goes_on_after_any_failure(
@@ -138,7 +188,7 @@ class TestKeeper:
 
         url = Rig().url
         keeper = LeaseKeeper(lambda: Failing("m", url, AgentSettings()), 0.1)
-        keeper.hold(["a/1"])
+        keeper.hold([Delivery(make_job(), "a/1")])
         keeper.start()
         assert await asyncio.to_thread(enough.wait, PATIENCE)
         await asyncio.wait_for(keeper.stop(), PATIENCE)

@@ -126,6 +126,9 @@ class TestRunning:
         assert len(outcome.result) == 3_000_002
         assert failed(await pool("large", size=99, length=98)).error.type == "ResultTooLarge"
 
+    async def test_a_typed_request(self, pool: Pool) -> None:
+        assert await pool("numbers.double", n=21) == Succeeded(b"42")
+
     async def test_arguments_that_do_not_fit(self, pool: Pool) -> None:
         outcome = failed(await pool("large", length="x"))
         assert (outcome.error.type, outcome.retryable) == ("InvalidArguments", False)

@@ -14,46 +14,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-import threading
 from collections import deque
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
-from random import Random
+from types import FrameType
 from typing import Any
 
 import msgspec
 
-from mesh.app import Mesh
-from mesh.batcher import Batcher
-from mesh.context import Context, Emit, call_off
 from mesh.errors import AgentError
 from mesh.job import State
-from mesh.ports import Agent, Consumer, Delivery, Settlement
-from mesh.retry import Retry
+from mesh.ports import Consumer, Delivery, Settlement
 from mesh.service import Backoff
-from mesh.wire import Envelope, ErrorInfo, Event, Finished, LaneLoad, Retrying
-from mesh_workers.execute import execute
-from mesh_workers.keeper import LeaseKeeper
-from mesh_workers.outcome import (
-    Cancelled,
-    Failed,
-    Outcome,
-    Run,
-    Succeeded,
-    decide,
-    end_unstarted,
-    miss,
-    time_limit,
-    too_late,
-)
-from mesh_workers.processes import Processes
-from mesh_workers.reporter import Reporter
-from mesh_workers.threads import Threads
+from mesh.wire import Envelope, ErrorInfo, Finished, LaneLoad
+from mesh_workers.attempts import Attempts, log_end
+from mesh_workers.outcome import Run, end_unstarted, miss, too_late
+from mesh_workers.settle import Settler
+from mesh_workers.tools import Tools
 
-__all__ = ["Lane", "Tools"]
+__all__ = ["Lane"]
 
 log = logging.getLogger("mesh")
 
@@ -65,23 +45,6 @@ MOST_UNSETTLED = 4096
 _LAST_MOMENT = 1.0
 """Seconds for what has not ended when the lane must."""
 
-_SEQ_PER_ATTEMPT = 2**32
-"""Events of an attempt count from ``attempt * _SEQ_PER_ATTEMPT``, so that ``seq`` grows over a
-job's attempts without asking anyone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What a worker's lanes share."""
-
-    app: Mesh
-    agent: Agent
-    worker: str
-    keeper: LeaseKeeper
-    reporter: Reporter
-    cancels: Mapping[str, str] = field(default_factory=dict)
-    """Why jobs are to be cancelled, by job id; kept up to date by the worker."""
-
 
 class Lane:
     """``run`` returns after ``stopping`` was set and what ran has been settled."""
@@ -89,33 +52,19 @@ class Lane:
     def __init__(self, name: str, concurrency: int, tools: Tools, stopping: asyncio.Event) -> None:
         self.name = name
         self.concurrency = concurrency
-        self.finished = 0
-        """Attempts ended."""
         self._tools = tools
         self._app = tools.app
         self._clock = tools.app.clock
         self._stopping = stopping
+        self._giving_up = asyncio.Event()
         self._paused = False
         self._resting: asyncio.Task[None] | None = None
-        self._interrupted = False
-        self._giving_up = asyncio.Event()
-        self._random = Random()
         self._queue: deque[Delivery] = deque()
         self._running: dict[asyncio.Task[None], Delivery] = {}
-        self._contexts: dict[str, Context[Any]] = {}
-        """Of those that run and have one, by job id."""
-        self._called_off: dict[str, str] = {}
-        """Why, by job id: of attempts under way."""
-        self._stragglers: set[str] = set()
-        """Jobs whose attempt is over and whose thread is not."""
-        self._unsettled = 0
         self._changed = asyncio.Event()
-        self._duration: float | None = None
         self._moved_at = self._clock.monotonic()
-        self._consumer: Consumer | None = None
-        self._settle = Batcher(self._write, max_items=1024)
-        self._threads: Threads[Any] = Threads(concurrency, f"mesh-{name}")
-        self._processes = Processes()
+        self._settler = Settler(name, tools, self._giving_up, self._changed.set)
+        self._attempts = Attempts(name, concurrency, tools, self._settler, self._giving_up)
 
     @property
     def load(self) -> LaneLoad:
@@ -125,12 +74,22 @@ class Lane:
     def running(self) -> int:
         return len(self._running)
 
+    @property
+    def finished(self) -> int:
+        """Attempts ended."""
+        return self._attempts.finished
+
+    @property
+    def stragglers(self) -> int:
+        """Threads that go on although their attempts are over."""
+        return len(self._attempts.stragglers)
+
     async def run(self) -> None:
         backoff = Backoff(self._stopping)
         consumer = await backoff.retry(f"lane {self.name}", self._consume, AgentError)
         if consumer is None:
             return
-        self._consumer = consumer
+        self._settler.consumer = consumer
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._close_on_stop(consumer))
@@ -140,11 +99,10 @@ class Lane:
             self._give_back()
             while self._running:
                 await asyncio.wait(self._running)
-            await self._settle.drain()
+            await self._settler.drain()
         finally:
             await self._abandon()
-            self._threads.close()
-            await self._processes.close()
+            await self._attempts.close()
 
     def pause(self, paused: bool) -> None:
         """Start nothing more, and give back what has not started; or go on. Call it in the
@@ -154,9 +112,9 @@ class Lane:
         self._paused = paused
         log.info("lane %s %s", self.name, "is paused" if paused else "goes on")
         self._changed.set()
-        if paused and self._consumer is not None:
+        if paused and self._settler.consumer is not None:
             self._give_back()
-            self._resting = asyncio.create_task(self._consumer.rest(), name="mesh-rest")
+            self._resting = asyncio.create_task(self._settler.consumer.rest(), name="mesh-rest")
 
     async def _consume(self) -> Consumer:
         return await self._tools.agent.consume(self.name, lease=self._app.config.lease)
@@ -174,7 +132,7 @@ class Lane:
             await asyncio.wait(self._running, timeout=_LAST_MOMENT)
         with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_MOMENT):
-                await self._settle.drain()
+                await self._settler.drain()
         self._giving_up.set()
 
     # pulling ---------------------------------------------------------------------------------
@@ -193,7 +151,7 @@ class Lane:
             pull = partial(consumer.pull, limit)
             deliveries = await backoff.retry(f"lane {self.name}", pull, AgentError)
             if deliveries:
-                self._tools.keeper.hold([d.receipt for d in deliveries])
+                self._tools.keeper.hold(deliveries)
                 for delivery in deliveries:
                     self._take(delivery)
                 if self._paused:
@@ -208,12 +166,12 @@ class Lane:
 
     def _room(self) -> int:
         """How many jobs to pull now; 0 or less: none."""
-        if self._unsettled >= MOST_UNSETTLED:
+        if self._settler.unsettled >= MOST_UNSETTLED:
             return 0
         free = self.concurrency - len(self._running)
-        ahead = 0
-        if self._duration is not None and not self._is_stuck():
-            ahead = min(int(self.concurrency * AHEAD / max(self._duration, 1e-4)), MOST_AHEAD)
+        ahead, duration = 0, self._attempts.duration
+        if duration is not None and not self._is_stuck():
+            ahead = min(int(self.concurrency * AHEAD / max(duration, 1e-4)), MOST_AHEAD)
         room = free + ahead - len(self._queue)
         # Not by ones and twos while there is enough to do.
         if free <= len(self._queue) and room < (self.concurrency + ahead) // 4:
@@ -240,7 +198,7 @@ class Lane:
             run = self._new_run(delivery)
             if (run.job.expires_at or run.job.deadline) and self._ends_too_late(delivery, run):
                 continue
-            task = _start_task(self._attempt(delivery, run), run.job.id)
+            task = _start_task(self._attempts.run(delivery, run), run.job.id)
             begun = True
             if task.done():
                 self._look_at(task, delivery)
@@ -273,14 +231,14 @@ class Lane:
     def _attempt_of(delivery: Delivery) -> int:
         return delivery.job.attempt + delivery.lost
 
-    def _policy(self, job: Envelope) -> Retry:
-        handler = self._app.handlers.get(job.name)
-        if handler is None:
-            return job.retry or self._app.config.retry
-        policy = job.retry or handler.defaults.retry or self._app.config.retry
-        if handler.retry_when is not None:
-            return msgspec.structs.replace(policy, when=handler.retry_when)
-        return policy
+    def _new_run(self, delivery: Delivery) -> Run:
+        return Run(
+            delivery.job,
+            self._attempt_of(delivery),
+            delivery.lost,
+            self._tools.worker,
+            self._clock.time(),
+        )
 
     # giving back -----------------------------------------------------------------------------
 
@@ -294,7 +252,7 @@ class Lane:
         """Put all queued jobs back on the agent, unstarted."""
         while self._queue:
             delivery = self._queue.popleft()
-            self._post(Settlement(delivery, again=self._unstarted(delivery)))
+            self._settler.post(Settlement(delivery, again=self._unstarted(delivery)))
 
     def _unstarted(self, delivery: Delivery) -> Envelope:
         """The job as it came. What its earlier workers lost goes with it: the agent forgets."""
@@ -304,11 +262,7 @@ class Lane:
 
     def interrupt(self) -> None:
         """Cancel what runs. Async handlers get ``CancelledError``."""
-        self._interrupted = True
-        for context in self._contexts.values():
-            call_off(context)
-        for task in self._running:
-            task.cancel()
+        self._attempts.interrupt(self._running)
 
     def cancel(self, job_id: str, reason: str) -> bool:
         """Call a job off, if this lane has it. Returns whether it was here and not yet over.
@@ -324,128 +278,22 @@ class Lane:
                 self._end_unstarted(delivery, State.CANCELLED, ErrorInfo("Cancelled", reason))
                 return True
         for task, delivery in self._running.items():
-            if delivery.job.id == job_id and job_id not in self._stragglers:
-                if job_id not in self._called_off:
-                    self._called_off[job_id] = reason
-                    call_off(self._contexts.get(job_id))
-                    handler = self._app.handlers[delivery.job.name]
-                    if handler.is_async or handler.in_process:
-                        task.cancel()
-                return True
+            if delivery.job.id == job_id:
+                return self._attempts.call_off(delivery.job, task, reason)
         return False
 
-    # running ---------------------------------------------------------------------------------
+    def job_in(self, frame: FrameType) -> Envelope | None:
+        """The job of this lane that is being run in that stack; see ``Attempts.job_in``."""
+        return self._attempts.job_in(frame)
 
-    async def _attempt(self, delivery: Delivery, run: Run) -> None:
-        reporter, job = self._tools.reporter, delivery.job
-        handler, policy = self._app.handlers[job.name], self._policy(job)
-        context: Context[Any] | None = None
-        if handler.wants_context and not handler.in_process:
-            # What was snoozed does not count: the last attempt is ``max_attempts`` all the same.
-            most = policy.max_attempts + job.snoozes
-            context = Context(job, run.attempt, most, self._emitter(run))
-            self._contexts[job.id] = context
-        timeout = job.timeout or handler.defaults.timeout or self._app.config.timeout
-        straggler = None
-        limit = time_limit(job, timeout, run.started_at)
-        begun = self._clock.monotonic()
-        try:
-            if delivery.redelivered:
-                # A job that kills its worker must not do so uncounted: its start is on disk first.
-                reporter.started(run)
-                backoff = Backoff(self._giving_up)
-                await backoff.retry("recording a start", reporter.flush, AgentError)
-            if job.id in self._called_off:
-                raise asyncio.CancelledError
-            size = self._app.payload_limit
-            if handler.in_process:
-                emit = self._emitter(run)
-                outcome = await self._processes.run(handler, run, emit, limit, policy, size)
-            else:
-                outcome, straggler = await execute(
-                    handler, job.payload, context, limit, policy, size, self._threads
-                )
-        except asyncio.CancelledError:
-            outcome = self._cancelled()
-        outcome = self._as_called_off(job.id, outcome)
-        self._measure(self._clock.monotonic() - begun)
-        self.finished += 1
-        record, again = decide(run, outcome, policy, self._clock.time(), self._random)
-        if not isinstance(outcome, Succeeded):
-            _log_end(record, outcome.error)
-        reporter.ended(job.id, run.attempt)
-        self._post(Settlement(delivery, record, again))
-        if straggler is not None:
-            await self._outlast(straggler, job, context)
-        if context is not None:
-            self._contexts.pop(job.id, None)
-
-    async def _outlast(
-        self, straggler: asyncio.Future[Any], job: Envelope, context: Context[Any] | None
-    ) -> None:
-        """A thread's slot is not free before the thread is."""
-        call_off(context)
-        log.warning(
-            "job %s (%s): its thread goes on after the time-out and keeps its slot until it "
-            "ends; threads cannot be stopped from outside",
-            job.id,
-            job.name,
-        )
-        self._stragglers.add(job.id)
-        try:
-            await asyncio.wait([straggler])
-        finally:
-            self._stragglers.discard(job.id)
-
-    def _as_called_off(self, job_id: str, outcome: Outcome) -> Outcome:
-        """The outcome of a job that may have been cancelled meanwhile: a result came first."""
-        reason = self._called_off.pop(job_id, None) if self._called_off else None
-        if reason is None or isinstance(outcome, Succeeded):
-            return outcome
-        return Cancelled(ErrorInfo("Cancelled", reason, outcome.error.traceback))
-
-    def _new_run(self, delivery: Delivery) -> Run:
-        return Run(
-            delivery.job,
-            self._attempt_of(delivery),
-            delivery.lost,
-            self._tools.worker,
-            self._clock.time(),
-        )
-
-    def _cancelled(self) -> Failed:
-        if not self._interrupted:
-            return Failed(
-                ErrorInfo("CancelledError", "the job's task was cancelled, not by the worker")
-            )
-        grace = self._app.config.grace
-        message = f"the worker stopped before the job had ended; its grace time is {grace:g} s"
-        return Failed(ErrorInfo("WorkerStopped", message), delay=0.0)
-
-    def _emitter(self, run: Run) -> Emit:
-        loop, loop_thread = asyncio.get_running_loop(), threading.get_ident()
-        reporter, clock = self._tools.reporter, self._clock
-        seqs = count(run.attempt * _SEQ_PER_ATTEMPT)
-
-        def take(kind: str, data: bytes, at: float) -> None:
-            reporter.event(Event(run.job.id, next(seqs), at, kind, data))
-
-        def emit(kind: str, data: bytes) -> None:
-            # Numbered in the loop's thread always; and there at once, so that it comes before
-            # the attempt's end.
-            if threading.get_ident() == loop_thread:
-                take(kind, data, clock.time())
-            else:
-                loop.call_soon_threadsafe(take, kind, data, clock.time())
-
-        return emit
+    # ending what has not started -------------------------------------------------------------
 
     def _is_worn_out(self, delivery: Delivery) -> bool:
         counted = self._attempt_of(delivery) - delivery.job.snoozes
-        return counted > self._policy(delivery.job).max_attempts
+        return counted > self._attempts.policy(delivery.job).max_attempts
 
     def _end_worn_out(self, delivery: Delivery) -> None:
-        policy, last = self._policy(delivery.job), self._attempt_of(delivery) - 1
+        policy, last = self._attempts.policy(delivery.job), self._attempt_of(delivery) - 1
         run = Run(delivery.job, last, delivery.lost - 1, self._tools.worker, 0.0)
         error = ErrorInfo(
             "WorkerDied",
@@ -467,78 +315,20 @@ class Lane:
 
     def _post_end(self, delivery: Delivery, record: Finished) -> None:
         assert record.error is not None
-        _log_end(record, record.error)
-        self._post(Settlement(delivery, record))
+        log_end(record, record.error)
+        self._settler.post(Settlement(delivery, record))
 
     def _give_to_others(self, delivery: Delivery) -> None:
         job = self._unstarted(delivery)
         run = Run(job, job.attempt, 0, self._tools.worker, 0.0)
         record, again = miss(run, self._clock.time())
-        self._post(Settlement(delivery, record, again))
+        self._settler.post(Settlement(delivery, record, again))
         log.warning(
             "job %s: this worker knows no handler '%s'; %s",
             job.id,
             job.name,
             "given to others" if again else "no worker did, so it failed",
         )
-
-    def _measure(self, seconds: float) -> None:
-        """A moving average, quick to rise: one long job must end the pulling ahead."""
-        if self._duration is None or seconds > 4 * self._duration:
-            self._duration = seconds
-        else:
-            self._duration += (seconds - self._duration) / 16
-
-    # settling --------------------------------------------------------------------------------
-
-    def _post(self, settlement: Settlement) -> None:
-        self._unsettled += 1
-        self._settle.put(settlement)
-
-    async def _write(self, settlements: Sequence[Settlement]) -> list[None]:
-        try:
-            await self._store(settlements)
-        finally:
-            # Written or not: a lease that is kept any longer is kept for nobody.
-            self._tools.keeper.release([s.delivery.receipt for s in settlements])
-            self._unsettled -= len(settlements)
-            self._changed.set()
-        return [None] * len(settlements)
-
-    async def _store(self, settlements: Sequence[Settlement]) -> None:
-        consumer, reporter = self._consumer, self._tools.reporter
-        assert consumer is not None
-
-        async def write() -> bool:
-            # What a handler said must be in the ledger before the word that it ended.
-            if reporter.has_events:
-                await reporter.flush()
-            await consumer.settle(settlements)
-            return True
-
-        backoff = Backoff(self._giving_up)
-        try:
-            done = await backoff.retry(f"settling jobs of lane {self.name}", write, AgentError)
-        except Exception:
-            if len(settlements) > 1:
-                # Nobody else's outcome is lost with one that cannot be written.
-                for settlement in settlements:
-                    await self._store([settlement])
-                return
-            job = settlements[0].delivery.job
-            log.exception(
-                "job %s (%s): its outcome cannot be written; it runs again when its lease ends",
-                job.id,
-                job.name,
-            )
-            return
-        if not done:
-            log.error(
-                "lane %s: the outcomes of %d jobs could not be written; they run again when their "
-                "leases end",
-                self.name,
-                len(settlements),
-            )
 
 
 def _start_task(attempt: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -548,28 +338,3 @@ def _start_task(attempt: Coroutine[Any, Any, None], name: str) -> asyncio.Task[N
         loop = asyncio.get_running_loop()
         return asyncio.Task(attempt, loop=loop, name=name, eager_start=True)
     return asyncio.create_task(attempt, name=name)
-
-
-def _log_end(record: Finished | Retrying, error: ErrorInfo) -> None:
-    """Say how an attempt ended that did not succeed."""
-    if isinstance(record, Retrying):
-        log.warning(
-            "job %s (%s), attempt %d: %s: %s; again in %.1f s",
-            record.id,
-            record.name,
-            record.attempt,
-            error.type,
-            error.message,
-            max(0.0, record.due_at - record.at),
-        )
-    else:
-        log.log(
-            logging.ERROR if record.state is State.FAILED else logging.INFO,
-            "job %s (%s) %s at attempt %d: %s: %s",
-            record.id,
-            record.name,
-            record.state,
-            record.attempt,
-            error.type,
-            error.message,
-        )

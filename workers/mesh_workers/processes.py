@@ -72,6 +72,8 @@ def locate(handler: Handler[..., Any, Any]) -> tuple[str, str]:
             f"{what} {name} is in the program's main file; put handlers in a module, such as "
             "shop.py, which both the program and 'mesh worker shop:app' import"
         )
+    if not hasattr(os, "killpg"):
+        raise ConfigError(f"handler '{handler.name}' has process=True, which needs a POSIX system")
     found: ModuleType | Any = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, part, None)

@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Mapping
+from types import FrameType
 
 from mesh import __version__
 from mesh.app import Mesh
@@ -20,12 +21,13 @@ from mesh.errors import AgentError, ConfigError
 from mesh.job import check_name
 from mesh.ports import Agent
 from mesh.service import Backoff, Service, unique_name
-from mesh.wire import Heartbeat
+from mesh.wire import Envelope, Heartbeat
 from mesh_workers.follow import Following
 from mesh_workers.keeper import LeaseKeeper
-from mesh_workers.lane import Lane, Tools
+from mesh_workers.lane import Lane
 from mesh_workers.processes import locate
 from mesh_workers.reporter import Reporter
+from mesh_workers.tools import Tools
 
 __all__ = ["Worker"]
 
@@ -77,7 +79,7 @@ class Worker(Service):
 
     async def _work(self, agent: Agent, ready: Callable[[], None]) -> None:
         keeper = LeaseKeeper(
-            lambda: self._app.connect_agent(self._agent_name), self._app.config.lease
+            lambda: self._app.connect_agent(self._agent_name), self._app.config.lease, self._job_in
         )
         reporter = Reporter(agent)
         following = Following(agent, self._app.cluster)
@@ -93,6 +95,10 @@ class Worker(Service):
             await self._serve(reporter, following, ready)
         finally:
             await keeper.stop()
+
+    def _job_in(self, frame: FrameType) -> Envelope | None:
+        found = (lane.job_in(frame) for lane in self.lanes)
+        return next((job for job in found if job is not None), None)
 
     def _pause_lanes(self) -> None:
         """Let the lanes run that the cluster's settings let run here, and no others."""
@@ -167,6 +173,7 @@ class Worker(Service):
             state=state,
             lanes=[lane.load for lane in self.lanes],
             finished=sum(lane.finished for lane in self.lanes),
+            stragglers=sum(lane.stragglers for lane in self.lanes),
         )
 
 

@@ -348,7 +348,7 @@ class MasterConformance(BoardConformance, SteeringConformance):
         assert await ids() == [s.id for s in stories]
         assert await ids(limit=7) == [s.id for s in stories[:7]]
         assert await ids(limit=7, before=stories[6].id) == [s.id for s in stories[7:14]]
-        assert await ids(state=State.SUCCEEDED) == [s.id for s in stories[:10]]
+        assert await ids(states=[State.SUCCEEDED]) == [s.id for s in stories[:10]]
         assert await ids(lane="a", name="n1") == [
             s.id for s in stories if (s.job.lane, s.job.name) == ("a", "n1")
         ]

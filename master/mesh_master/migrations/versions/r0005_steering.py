@@ -7,8 +7,8 @@ from sqlalchemy import Column, String, Text
 
 from mesh.sql import board_columns
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 
 
 def upgrade(op: Operations, prefix: str, schema: str | None) -> None:

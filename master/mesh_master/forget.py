@@ -1,0 +1,218 @@
+"""Forgetting ended jobs, in steps so small that nobody waits long.
+
+A step is a transaction of at most ``ROOM`` rows. What there is of a job goes first (its events,
+attempts, tags), its own row last: a step that is the last for a while, because the process died,
+leaves a job that is found again. Rows that others have locked are passed over. A terminal state
+is final, so what was chosen in one transaction may be removed in the next.
+
+A job is *needed* while a job that runs after it, or any of its workflow, has not ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Row,
+    Table,
+    and_,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.job import LEAST_KEPT, TERMINAL, State, is_job_id
+from mesh.ports import Outlived
+from mesh.sql import Database, JobId, Moment, one_of
+from mesh_master.tables import Tables
+
+__all__ = ["ROOM", "Forgetting"]
+
+ROOM = 1000
+"""The most rows that one transaction deletes."""
+_LOOKS = 100
+"""Queries of one call of ``outlived``."""
+_PATIENCE = 30.0
+
+
+class _Page(NamedTuple):
+    """Where ``outlived`` goes on: first state by state, then through jobs' own times."""
+
+    state: int = 0
+    """The place among the states; behind the last, jobs' own times."""
+    ttl: float = -1.0
+    after: tuple[float, str] | None = None
+    """The end and the id of the last job of the page before."""
+
+
+class Forgetting:
+    """What ``Master.outlived``, ``remove`` and ``sweep`` do."""
+
+    def __init__(self, database: Database, tables: Tables) -> None:
+        self._database = database
+        self._tables = tables
+        self._details: list[tuple[Table, Column[str]]] = [
+            (tables.events, tables.events.c.job_id),
+            (tables.attempts, tables.attempts.c.job_id),
+            (tables.tags, tables.tags.c.job_id),
+            (tables.slots, tables.slots.c.job_id),
+            (tables.dependencies, tables.dependencies.c.child_id),
+        ]
+
+    # which -----------------------------------------------------------------------------------
+
+    async def outlived(
+        self, connection: AsyncConnection, retention: Mapping[State, float], limit: int, page: Any
+    ) -> Outlived:
+        jobs, now = self._tables.jobs.c, self._database.now()
+        states = sorted(retention)
+        found: list[str] = []
+        here = page or _Page()
+        for _ in range(_LOOKS):
+            if here.state < len(states):
+                state = states[here.state]
+                kept, these = retention[state], and_(jobs.state == state, jobs.result_ttl.is_(None))
+                following = _Page(here.state + 1)
+            else:
+                ttl = here.ttl if here.after else await self._next_ttl(connection, here.ttl)
+                if ttl is None:
+                    return Outlived(found, None)
+                kept, these = ttl, jobs.result_ttl == ttl
+                following = _Page(here.state, ttl)
+            until, room = now - max(kept, LEAST_KEPT), limit - len(found)
+            rows = await self._oldest(connection, these, until, here.after, room)
+            found += [job_id for _, job_id in rows]
+            if len(rows) == room:
+                return Outlived(found, _Page(here.state, following.ttl, rows[-1]))
+            here = following
+        return Outlived(found, here)
+
+    async def _oldest(
+        self,
+        connection: AsyncConnection,
+        these: ColumnElement[bool],
+        until: float,
+        after: tuple[float, str] | None,
+        limit: int,
+    ) -> list[tuple[float, str]]:
+        jobs = self._tables.jobs.c
+        query = select(jobs.id, jobs.finished_at).where(
+            these, jobs.finished_at.is_not(None), jobs.finished_at <= until
+        )
+        if after is not None:
+            at, job_id = after
+            beyond = tuple_(literal(at, Moment), literal(job_id, JobId))
+            query = query.where(jobs.finished_at >= at, tuple_(jobs.finished_at, jobs.id) > beyond)
+        ordered = query.order_by(jobs.finished_at, jobs.id).limit(limit)
+        return [(row.finished_at, row.id) for row in await connection.execute(ordered)]
+
+    async def _next_ttl(self, connection: AsyncConnection, ttl: float) -> float | None:
+        """The next greater one that an ended job has: they are few, and a step in an index."""
+        jobs = self._tables.jobs.c
+        query = select(func.min(jobs.result_ttl)).where(
+            jobs.result_ttl > ttl, jobs.finished_at.is_not(None)
+        )
+        found: float | None = (await connection.execute(query)).scalar_one()
+        return found
+
+    # removing --------------------------------------------------------------------------------
+
+    async def remove(self, job_ids: Sequence[str]) -> set[str]:
+        gone: set[str] = set()
+        wanted = sorted({job_id for job_id in job_ids if is_job_id(job_id)})
+        for start in range(0, len(wanted), ROOM):
+            left: Sequence[str] = wanted[start : start + ROOM]
+            while left:
+                async with self._database.write(timeout=_PATIENCE) as connection:
+                    removed, left = await self._step(connection, left)
+                gone |= removed
+        return gone
+
+    async def _step(
+        self, connection: AsyncConnection, job_ids: Sequence[str]
+    ) -> tuple[set[str], Sequence[str]]:
+        """The jobs that are gone, and those for which there was no room."""
+        jobs = self._tables.jobs
+        ended = select(jobs.c.id, jobs.c.workflow, jobs.c.key).where(
+            one_of(self._database, jobs.c.id, job_ids),
+            jobs.c.state.in_(sorted(TERMINAL)),
+            jobs.c.finished_at.is_not(None),
+        )
+        rows = (await connection.execute(self._database.claiming(ended.order_by(jobs.c.id)))).all()
+        needed = await self._needed(connection, rows)
+        rows = [row for row in rows if row.id not in needed and row.workflow not in needed]
+        doomed = [row.id for row in rows]
+        if not doomed:
+            return set(), ()
+        room = ROOM
+        for table, job_id in self._details:
+            room -= await self._delete_some(connection, table, job_id, doomed, room)
+            if room <= 0:
+                return set(), doomed
+        now_, later = doomed[:room], doomed[room:]
+        await self._delete_keys(connection, [row for row in rows[:room] if row.key is not None])
+        await connection.execute(delete(jobs).where(one_of(self._database, jobs.c.id, now_)))
+        return set(now_), later
+
+    async def _needed(self, connection: AsyncConnection, rows: Sequence[Row[Any]]) -> set[str]:
+        """The jobs, and the workflows, that something unfinished needs."""
+        jobs, waits = self._tables.jobs.c, self._tables.dependencies.c
+        parents = select(waits.parent_id).join(self._tables.jobs, jobs.id == waits.child_id)
+        parents = parents.where(
+            one_of(self._database, waits.parent_id, [row.id for row in rows]),
+            jobs.finished_at.is_(None),
+        )
+        needed = set((await connection.execute(parents)).scalars())
+        workflows = {row.workflow for row in rows if row.workflow is not None}
+        if workflows:
+            under_way = select(jobs.workflow).where(
+                one_of(self._database, jobs.workflow, workflows), jobs.finished_at.is_(None)
+            )
+            needed |= set((await connection.execute(under_way.distinct())).scalars())
+        return needed
+
+    async def _delete_some(
+        self,
+        connection: AsyncConnection,
+        table: Table,
+        job_id: Column[str],
+        job_ids: Sequence[str],
+        limit: int,
+    ) -> int:
+        keys = list(table.primary_key.columns)
+        some = select(*keys).where(one_of(self._database, job_id, job_ids)).limit(limit)
+        gone = await connection.execute(delete(table).where(tuple_(*keys).in_(some)))
+        return gone.rowcount
+
+    async def _delete_keys(self, connection: AsyncConnection, rows: Sequence[Row[Any]]) -> None:
+        """Those that stood for these jobs alone; one that holds for longer does so."""
+        if rows:
+            keys = self._tables.keys
+            over = or_(keys.c.until.is_(None), keys.c.until <= self._database.now())
+            await connection.execute(
+                delete(keys).where(
+                    one_of(self._database, keys.c.key, [row.key for row in rows]),
+                    one_of(self._database, keys.c.job_id, [row.id for row in rows]),
+                    over,
+                )
+            )
+
+    # what is no job's ------------------------------------------------------------------------
+
+    async def sweep(self, connection: AsyncConnection, workers_before: float, limit: int) -> int:
+        workers, keys = self._tables.workers, self._tables.keys
+        count = 0
+        for table, key, is_old in (
+            (workers, workers.c.worker, workers.c["at"] < workers_before),
+            (keys, keys.c.key, keys.c.until <= self._database.now()),
+        ):
+            some = select(key).where(is_old).limit(limit - count)
+            count += (await connection.execute(delete(table).where(key.in_(some)))).rowcount
+        return count

@@ -1,0 +1,118 @@
+"""The janitor: forgets what the history need not keep.
+
+One works for the cluster, by the lease ``janitor``. States: *waiting* (another has the lease),
+*sweeping* (page after page of jobs whose time is over, removed in small transactions, with a
+rest after each as long as it took, so that at most half of one connection's time goes to it),
+*resting* (until the next sweep).
+
+A sweep may end at any point, and two may meet for a moment, when a lease changes hands: what is
+to go is found by its age, removed at most once, and what is not ended or still needed is left by
+the master itself (``Master.remove``). So writes need not carry the lease. Within a sweep pages go
+on behind each other: jobs that are kept for others' sake are looked at once a sweep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mesh.clock import Clock, SystemClock
+from mesh.errors import MasterError
+from mesh.job import State
+from mesh.ports import Master
+from mesh.service import Service
+from mesh_master.leader import Term, lead
+
+__all__ = ["Janitor"]
+
+log = logging.getLogger("mesh")
+
+_WORKERS_KEPT = 24 * 3600.0
+"""Seconds for which the last heartbeat of a worker that has gone is kept."""
+_LEAST_REST = 0.02
+
+
+class Janitor(Service):
+    """Forgets for the whole cluster, whenever it leads."""
+
+    def __init__(
+        self,
+        master: Master,
+        *,
+        retention: Mapping[str, float],
+        holder: str,
+        clock: Clock | None = None,
+        interval: float = 60.0,
+        batch: int = 500,
+        ttl: float = 10.0,
+    ) -> None:
+        """``retention`` is as ``Config`` has it; ``interval`` the seconds between two sweeps;
+        ``batch`` how many jobs are removed before a rest."""
+        super().__init__("janitor")
+        self.removed = 0
+        """Jobs forgotten."""
+        self.sweeps = 0
+        """Sweeps that came to their end."""
+        self.retention = retention
+        """May be changed at any time, for the next sweep."""
+        self._master = master
+        self._holder = holder
+        self._clock = clock or SystemClock()
+        self._interval = interval
+        self._batch = batch
+        self._ttl = ttl
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        ready()
+        await lead(
+            self._master,
+            "janitor",
+            self._holder,
+            self._duty,
+            stopping=self.stopping,
+            clock=self._clock,
+            ttl=self._ttl,
+        )
+
+    async def _duty(self, term: Term) -> None:
+        said = ""
+        while not term.over.is_set():
+            try:
+                await self._sweep(term.over)
+            except MasterError as error:
+                if str(error) != said:
+                    said = str(error)
+                    log.warning("%s: %s; trying again", self.name, error)
+            else:
+                said = ""
+            await self._clock.wait(term.over, self._interval)
+
+    async def _sweep(self, over: asyncio.Event) -> None:
+        before, page = self.removed, None
+        retention = {State(state): kept for state, kept in self.retention.items()}
+        while not over.is_set():
+            began = self._clock.monotonic()
+            page = await self._remove_page(retention, page)
+            if page is None:
+                break
+            await self._rest(over, began)
+        while not over.is_set():
+            began = self._clock.monotonic()
+            workers_before = self._clock.time() - _WORKERS_KEPT
+            if await self._master.sweep(workers_before, self._batch) < self._batch:
+                self.sweeps += 1
+                break
+            await self._rest(over, began)
+        if self.removed > before:
+            log.info("%s: %d jobs of history forgotten", self.name, self.removed - before)
+
+    async def _remove_page(self, retention: Mapping[State, float], page: Any) -> Any:
+        found = await self._master.outlived(retention, self._batch, page)
+        if found.job_ids:
+            self.removed += len(await self._master.remove(found.job_ids))
+        return found.page
+
+    async def _rest(self, over: asyncio.Event, began: float) -> None:
+        await self._clock.wait(over, max(_LEAST_REST, self._clock.monotonic() - began))

@@ -1,0 +1,418 @@
+"""The commands ``mesh jobs …``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import asdict, replace
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from mesh import history
+from mesh.app import Mesh
+from mesh.codec import encode_json, encode_payload
+from mesh.console import (
+    AppOption,
+    JsonOption,
+    MasterOption,
+    ask,
+    find_app,
+    load_app,
+    moment,
+    print_json,
+    print_table,
+    run,
+    table,
+)
+from mesh.errors import ConfigError, InvalidArguments, JobNotFound, MeshError
+from mesh.filter import JobFilter
+from mesh.history import removable, retryable
+from mesh.job import Priority, State, check_job_id
+from mesh.ports import AttemptInfo, EventInfo, JobInfo
+from mesh_master import tail
+from mesh_master.job_options import Chosen, takes_where
+
+__all__ = ["jobs"]
+
+jobs = typer.Typer(
+    help="Look at jobs, enqueue some, do some again, forget some.", no_args_is_help=True
+)
+
+IdsArgument = Annotated[list[str] | None, typer.Argument(metavar="ID", show_default=False)]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+# looking -------------------------------------------------------------------------------------
+
+
+@jobs.command("ls")
+@takes_where
+def list_jobs(
+    chosen: Chosen,
+    app: AppOption = None,
+    master: MasterOption = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    before: Annotated[
+        str | None, typer.Option(help="Where the page before ended, for the next one.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List jobs, the newest first."""
+    mesh = find_app(app, master)
+    where = replace(chosen.filter(mesh.now()), limit=limit, before=before)
+
+    async def look(mesh: Mesh) -> list[JobInfo]:
+        return await (await mesh.master()).list_jobs(where)
+
+    found = ask(mesh, look)
+    if as_json:
+        print_json(found)
+        return
+    rows = table("id", "name", "lane", "state", "attempt", "enqueued", "took", "error")
+    for job in found:
+        rows.add_row(
+            job.id,
+            job.name,
+            job.lane,
+            f"{job.state}, done again" if job.retried_as else job.state,
+            str(job.attempt),
+            moment(job.enqueued_at),
+            _duration(job.started_at, job.finished_at),
+            job.error_type or "",
+        )
+    print_table(rows)
+    if len(found) == limit:
+        typer.echo(f"more: --before {where.next_page(found[-1]).before}")
+
+
+@jobs.command("show")
+def show_job(
+    job_id: Annotated[str, typer.Argument(metavar="ID")],
+    app: AppOption = None,
+    master: MasterOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a job: its arguments, its attempts, its result or error, what it said."""
+    wanted = check_job_id(job_id)
+
+    async def look(mesh: Mesh) -> tuple[JobInfo, list[AttemptInfo], list[EventInfo]]:
+        m = await mesh.master()
+        job = await _get(mesh, wanted)
+        return job, await m.attempts(wanted), await m.events(wanted)
+
+    job, attempts, events = ask(find_app(app, master), look)
+    if as_json:
+        print_json({"job": job, "attempts": attempts, "events": events})
+    else:
+        _show_job(job, attempts, events)
+
+
+@jobs.command("tail")
+@takes_where
+def tail_jobs(
+    chosen: Chosen,
+    job_id: Annotated[str | None, typer.Argument(metavar="ID", show_default=False)] = None,
+    app: AppOption = None,
+    master: MasterOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Follow a job until it has ended; or jobs, until Ctrl-C: what becomes of them, and what
+    they say. With --json a line for each."""
+    mesh = find_app(app, master)
+    where = chosen.filter(mesh.now())
+    if job_id is not None:
+        if chosen:
+            raise ConfigError("tail: give one job's id, or say which jobs, not both")
+        job_id = check_job_id(job_id)
+
+    async def follow(mesh: Mesh) -> None:
+        m = await mesh.master()
+        news: AsyncIterator[tail.News]
+        if job_id is None:
+            news = tail.follow(m, where, mesh.clock)
+        else:
+            news = tail.follow_one(m, await _get(mesh, job_id), mesh.clock)
+        async with aclosing(news):  # type: ignore[type-var]
+            async for one in news:
+                _print_news(one, as_json)
+
+    try:
+        ask(mesh, follow)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+
+
+async def _get(mesh: Mesh, job_id: str) -> JobInfo:
+    m = await mesh.master()
+    job = (await m.get_jobs([job_id])).get(job_id)
+    if job is None:
+        raise JobNotFound(
+            job_id, f" at {m.url} (yet: jobs appear there once their ledger is recorded)"
+        )
+    return job
+
+
+# doing ---------------------------------------------------------------------------------------
+
+
+@jobs.command("enqueue")
+def enqueue_job(
+    name: Annotated[str, typer.Argument(help="The handler's name.")],
+    arguments: Annotated[
+        str, typer.Argument(help="Its arguments by name, as a JSON object.")
+    ] = "{}",
+    app: AppOption = None,
+    lane: Annotated[str | None, typer.Option(help="Another lane than the handler's.")] = None,
+    priority: Annotated[
+        str | None, typer.Option(help="lowest, low, normal, high, highest.")
+    ] = None,
+    delay: Annotated[float | None, typer.Option(help="Seconds until it may start.")] = None,
+    job_id: Annotated[
+        str | None, typer.Option("--id", help="A UUID of your choice: stored once at most.")
+    ] = None,
+    wait: Annotated[
+        float | None, typer.Option(help="Wait so many seconds for the result, and print it.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Enqueue a job; prints its id."""
+    if app is None:
+        raise ConfigError("say which app has the handler: --app module:attribute, or MESH_APP")
+    mesh = load_app(app)
+    handler = mesh.get_handler(name)
+    options: Any = {
+        key: value
+        for key, value in {
+            "lane": lane,
+            "priority": priority,
+            "delay": delay,
+            "id": job_id,
+        }.items()
+        if value is not None
+    }
+    try:
+        values = handler.decode(arguments.encode())
+    except msgspec.MsgspecError as error:
+        raise InvalidArguments(f"handler '{name}', arguments {arguments}: {error}") from None
+
+    async def enqueue() -> tuple[str, Any]:
+        async with mesh:
+            job = await handler.options(**options).enqueue(**values)
+            return job.id, None if wait is None else await job.result(timeout=wait)
+
+    enqueued, result = run(enqueue())
+    if as_json:
+        print_json({"id": enqueued} | ({} if wait is None else {"result": encode_json(result)}))
+    else:
+        typer.echo(enqueued)
+        if wait is not None:
+            typer.echo(encode_json(result).decode())
+
+
+@jobs.command("retry")
+@takes_where
+def retry_jobs(
+    chosen: Chosen,
+    job_ids: IdsArgument = None,
+    app: AppOption = None,
+    master: MasterOption = None,
+    payload: Annotated[
+        str | None, typer.Option(metavar="JSON", help="Other arguments, by name, for all of them.")
+    ] = None,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Do ended jobs again, as new jobs: these, or all that failed, were cancelled or expired and
+    fit the options; --state names others. Prints the old and the new ids."""
+    mesh = find_app(app, master)
+    arguments = None if payload is None else _parse_payload(payload)
+
+    async def one(mesh: Mesh, job_id: str) -> str:
+        return (await (await mesh.get_job(job_id)).retry(arguments)).id
+
+    if job_ids:
+        _each(mesh, job_ids, chosen, one, as_json)
+        return
+    where = retryable(chosen.filter(mesh.now()))
+    if not _confirmed(mesh, where, "Do {} again?", yes):
+        return
+    made: dict[str, str] = {}
+
+    async def all_of_them(mesh: Mesh) -> None:
+        data = None
+        if arguments is not None:
+            data = encode_payload("retry", arguments, mesh.payload_limit)
+
+        def check(name: str) -> None:
+            if data is not None:
+                mesh.check_payload(name, data)
+
+        async for old, new, _ in history.retry(await mesh.master(), where, data, check):
+            made[old] = new
+            if not as_json:
+                typer.echo(f"{old} → {new}")
+
+    ask(mesh, all_of_them)
+    if as_json:
+        print_json(made)
+
+
+@jobs.command("rm")
+@takes_where
+def remove_jobs(
+    chosen: Chosen,
+    job_ids: IdsArgument = None,
+    app: AppOption = None,
+    master: MasterOption = None,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Forget ended jobs, with all that there is of them: these, or all that fit the options."""
+    mesh = find_app(app, master)
+
+    async def one(mesh: Mesh, job_id: str) -> str:
+        await (await mesh.get_job(job_id)).remove()
+        return "removed"
+
+    if job_ids:
+        _each(mesh, job_ids, chosen, one, as_json)
+        return
+    where = removable(chosen.filter(mesh.now()))
+    if not _confirmed(mesh, where, "Forget {} for ever?", yes):
+        return
+
+    async def all_of_them(mesh: Mesh) -> int:
+        return await history.remove(await mesh.master(), where)
+
+    count = ask(mesh, all_of_them)
+    if as_json:
+        print_json({"removed": count})
+    else:
+        typer.echo(f"{count} removed")
+
+
+def _each(
+    mesh: Mesh,
+    job_ids: Sequence[str],
+    chosen: Chosen,
+    what: Callable[[Mesh, str], Awaitable[str]],
+    as_json: bool,
+) -> None:
+    """Do something with each job by itself. Exits 1 if that failed for any, after all."""
+    if chosen:
+        raise ConfigError("give the jobs' ids, or say which jobs, not both")
+    wanted = [check_job_id(job_id) for job_id in job_ids]
+    failed: dict[str, MeshError] = {}
+
+    async def do(mesh: Mesh) -> dict[str, str]:
+        done: dict[str, str] = {}
+        for job_id in wanted:
+            try:
+                done[job_id] = await what(mesh, job_id)
+            except MeshError as error:
+                failed[job_id] = error
+        return done
+
+    done = ask(mesh, do)
+    if as_json:
+        print_json(done)
+    else:
+        for job_id, outcome in done.items():
+            typer.echo(f"{job_id} → {outcome}")
+    for error in failed.values():
+        typer.echo(f"error: {error}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _confirmed(mesh: Mesh, where: JobFilter, question: str, yes: bool) -> bool:
+    """Say how many jobs it is about, and ask."""
+
+    async def look(mesh: Mesh) -> dict[State, int]:
+        return await (await mesh.master()).count_jobs(where)
+
+    counts = ask(mesh, look)
+    if not counts:
+        typer.echo("there are no such jobs", err=True)
+        return False
+    parts = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    total = sum(counts.values())
+    shown = f"{total} job{'s' if total > 1 else ''} ({parts})"
+    if yes:
+        typer.echo(shown, err=True)
+    else:
+        typer.confirm(question.format(shown), abort=True, err=True)
+    return True
+
+
+def _parse_payload(text: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        raise InvalidArguments(
+            f"--payload {text}: {error}; write the arguments by name, as a JSON object"
+        ) from None
+
+
+# showing -------------------------------------------------------------------------------------
+
+
+def _print_news(news: tail.News, as_json: bool) -> None:
+    if as_json:
+        given = {key: value for key, value in asdict(news).items() if value is not None}
+        if isinstance(news.data, bytes):
+            given["data"] = msgspec.Raw(news.data)
+        typer.echo(msgspec.json.encode(given))
+        return
+    detail = _shown(news.data) if isinstance(news.data, bytes) else news.data or ""
+    attempt = f" (attempt {news.attempt})" if (news.attempt or 0) > 1 else ""
+    typer.echo(
+        f"{moment(news.at)} {news.job_id} {news.name} {news.kind}{attempt} {detail}".rstrip()
+    )
+
+
+def _duration(begin: float | None, end: float | None) -> str:
+    return "" if begin is None or end is None else f"{end - begin:.3f} s"
+
+
+def _show_job(job: JobInfo, attempts: list[AttemptInfo], events: list[EventInfo]) -> None:
+    facts = {
+        "id": job.id,
+        "name": job.name,
+        "lane": f"{job.lane}, priority {Priority(job.priority).word}",
+        "state": f"{job.state}, attempt {job.attempt}",
+        "enqueued": moment(job.enqueued_at),
+        "due": moment(job.due_at),
+        "kept for": "" if job.result_ttl is None else f"{job.result_ttl:g} s after its end",
+        "again as": job.retried_as or "",
+        "again of": job.retry_of or "",
+        "key": job.key or "",
+        "workflow": job.workflow or "",
+        "parent": job.parent or "",
+        "schedule": job.schedule or "",
+        "slot": moment(job.slot),
+        "agent": job.agent or "",
+        "arguments": _shown(job.payload),
+        "result": _shown(job.result),
+        "meta": ", ".join(f"{key}={value}" for key, value in (job.meta or {}).items()),
+    }
+    for fact, value in facts.items():
+        if value:
+            typer.echo(f"{fact:<10} {value}")
+    for attempt in attempts:
+        error = f": {attempt.error_type}: {attempt.error_message}" if attempt.error_type else ""
+        typer.echo(
+            f"attempt {attempt.attempt:<2} {attempt.outcome} by {attempt.worker or 'unknown'}, "
+            f"{moment(attempt.started_at)} "
+            f"{_duration(attempt.started_at, attempt.finished_at)}{error}"
+        )
+    for event in events:
+        typer.echo(f"event {event.seq:<4} {moment(event.at)} {event.kind} {_shown(event.data)}")
+    if job.error_traceback:
+        typer.echo(job.error_traceback.rstrip())
+
+
+def _shown(data: bytes | None) -> str:
+    return "" if data is None else data.decode(errors="replace")

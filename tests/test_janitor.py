@@ -1,0 +1,215 @@
+"""The janitor forgets what is old, a little at a time, whoever else writes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mesh.errors import MasterUnavailable
+from mesh.job import State
+from mesh.ports import MasterSettings
+from mesh.testing import ManualClock
+from mesh.testing.conformance.master import Story, record
+from mesh.testing.servers import PostgresServer
+from mesh_master import forget
+from mesh_master.janitor import Janitor
+from mesh_master.store import SqlMaster
+
+PATIENCE = 30.0
+DAY = 86_400.0
+INTERVAL = 777.0
+TTL = 3e6
+"""Long enough that no lease ends while the clock goes from one sweep to the next."""
+
+
+class RestlessClock(ManualClock):
+    """Rests take no time, and are counted. Between two sweeps it stands still, and says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.swept = asyncio.Event()
+        self.asked = asyncio.Semaphore(0)
+        """Of a lease, by its holder and by those who wait for it."""
+        self.rests = 0
+
+    async def wait(self, event: asyncio.Event, seconds: float | None) -> bool:
+        if seconds == INTERVAL:
+            self.swept.set()
+        elif seconds == TTL / 3:
+            self.asked.release()
+        elif seconds is not None and seconds < 1:
+            self.rests += 1
+            await asyncio.sleep(0)
+            return event.is_set()
+        return await super().wait(event, seconds)
+
+    async def next_sweep(self) -> None:
+        self.swept.clear()
+        await asyncio.sleep(0)  # the wait begins behind us in the loop
+        self.advance(INTERVAL)
+        async with asyncio.timeout(PATIENCE):
+            await self.swept.wait()
+
+
+@pytest.fixture
+def clock() -> RestlessClock:
+    return RestlessClock()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def master(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: RestlessClock
+) -> AsyncIterator[SqlMaster]:
+    url = f"sqlite:///{tmp_path / 'mesh.db'}"
+    if request.param == "postgres":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        url = server.create_database()
+    master = SqlMaster(url, MasterSettings(clock=clock, auto_migrate=True))
+    await master.open()
+    yield master
+    await master.close()
+
+
+def janitor_of(master: SqlMaster, clock: RestlessClock, **changes: Any) -> Janitor:
+    options: dict[str, Any] = {
+        "retention": {State.SUCCEEDED: 7 * DAY},
+        "holder": "me",
+        "ttl": TTL,
+    } | changes
+    return Janitor(master, clock=clock, interval=INTERVAL, **options)
+
+
+async def ended(master: SqlMaster, count: int, age: float, **of: Any) -> list[Story]:
+    stories = [Story(master.database.now() - age - 2, **of) for _ in range(count)]
+    await record(master, *[s.accepted() for s in stories])
+    await record(master, *[s.finished() for s in stories])
+    return stories
+
+
+async def count(master: SqlMaster) -> int:
+    return sum((await master.count_jobs()).values())
+
+
+async def test_old_jobs_go_and_others_stay(master: SqlMaster, clock: RestlessClock) -> None:
+    await ended(master, 120, 9 * DAY)
+    own = await ended(master, 5, 9 * DAY, result_ttl=20 * DAY)
+    new = await ended(master, 20, DAY)
+    begun = Story(master.database.now() - 30 * DAY)
+    await record(master, begun.accepted(), begun.started())
+    janitor = janitor_of(master, clock, batch=50)
+    async with janitor, asyncio.timeout(PATIENCE):
+        await clock.swept.wait()
+        assert (janitor.removed, janitor.sweeps) == (120, 1)
+        assert clock.rests >= 2
+        stay = {story.id for story in [*own, *new, begun]}
+        assert (await master.get_jobs(list(stay))).keys() == stay
+        assert await count(master) == len(stay)
+        await ended(master, 3, 8 * DAY)
+        await clock.next_sweep()
+        assert (janitor.removed, janitor.sweeps) == (123, 2)
+
+
+async def test_off_is_off(master: SqlMaster, clock: RestlessClock) -> None:
+    await ended(master, 10, 900 * DAY)
+    janitor = janitor_of(master, clock, retention={})
+    async with janitor, asyncio.timeout(PATIENCE):
+        await clock.swept.wait()
+        assert (janitor.removed, janitor.sweeps) == (0, 1)
+    assert await count(master) == 10
+
+
+async def test_a_transaction_is_small(
+    master: SqlMaster, clock: RestlessClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much there is of a job, and however many jobs: 20 rows each."""
+    monkeypatch.setattr(forget, "ROOM", 20)
+    talkative = await ended(master, 30, 9 * DAY, meta={"a": "b"})
+    await record(master, *[s.event(seq) for s in talkative for seq in range(10)])
+    deleted = watch_deletes(master)
+    janitor = janitor_of(master, clock)
+    async with janitor, asyncio.timeout(PATIENCE):
+        await clock.swept.wait()
+        assert janitor.removed == 30
+    assert await count(master) == 0
+    assert [await master.events(story.id) for story in talkative] == [[]] * 30
+    assert sum(deleted) >= 30 + 30 + 300
+    assert max(deleted) <= 20
+
+
+def watch_deletes(master: SqlMaster) -> list[int]:
+    """How many rows each transaction deletes from now on."""
+    from sqlalchemy import event
+
+    deleted = [0]
+    for engine in master.database.engines:
+
+        @event.listens_for(engine.sync_engine, "commit")
+        def commit(_: Any) -> None:
+            deleted.append(0)
+
+        @event.listens_for(engine.sync_engine, "after_cursor_execute")
+        def executed(_: Any, cursor: Any, statement: str, *__: Any) -> None:
+            if statement.startswith("DELETE"):
+                deleted[-1] += cursor.rowcount
+
+    return deleted
+
+
+async def test_one_works_and_another_takes_over(master: SqlMaster, clock: RestlessClock) -> None:
+    first, second = (janitor_of(master, clock, holder=name) for name in ("one", "two"))
+    async with first, second, asyncio.timeout(PATIENCE):
+        for _ in range(2):
+            await clock.asked.acquire()
+        await clock.swept.wait()
+        await ended(master, 5, 9 * DAY)
+        (leads,) = (janitor for janitor in (first, second) if janitor.sweeps)
+        await leads.stop()
+        clock.swept.clear()
+        clock.advance(TTL / 3)  # then the other asks again
+        await clock.swept.wait()
+        assert sorted([first.removed, second.removed]) == [0, 5]
+        assert leads.removed == 0
+
+
+async def test_a_master_that_is_away_is_tried_again(
+    master: SqlMaster, clock: RestlessClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ended(master, 5, 9 * DAY)
+    outlived = master.outlived
+    fails = iter([True])
+
+    async def away(*arguments: Any) -> Any:
+        if next(fails, False):
+            raise MasterUnavailable("away")
+        return await outlived(*arguments)
+
+    monkeypatch.setattr(master, "outlived", away)
+    janitor = janitor_of(master, clock)
+    async with janitor, asyncio.timeout(PATIENCE):
+        await clock.swept.wait()
+        assert (janitor.removed, janitor.sweeps) == (0, 0)
+        await clock.next_sweep()
+        assert (janitor.removed, janitor.sweeps) == (5, 1)
+
+
+async def test_it_stops_between_two_batches(
+    master: SqlMaster, clock: RestlessClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ended(master, 60, 9 * DAY)
+    remove = master.remove
+    janitor = janitor_of(master, clock, batch=10)
+
+    async def remove_and_stop(job_ids: Sequence[str]) -> set[str]:
+        gone = await remove(job_ids)
+        janitor.stopping.set()
+        return gone
+
+    monkeypatch.setattr(master, "remove", remove_and_stop)
+    async with janitor, asyncio.timeout(PATIENCE):
+        await janitor.wait()
+    assert 10 <= janitor.removed < 60
+    assert await count(master) == 60 - janitor.removed

@@ -1,0 +1,118 @@
+"""Looking at history goes by indexes: what it takes does not grow with the history."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Select, text
+
+from mesh.filter import JobFilter
+from mesh.job import State, new_job_id
+from mesh.ports import MasterSettings
+from mesh.testing.conformance.master import Story, record
+from mesh.testing.servers import PostgresServer
+from mesh_master import listing
+from mesh_master.store import SqlMaster
+
+ID = new_job_id()
+LAST = "ffffffff-ffff-7fff-bfff-ffffffffffff"
+FAILED, RUNNING = State.FAILED, State.RUNNING
+ENDS = [State.FAILED, State.CANCELLED]
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path_factory.mktemp('history') / 'mesh.db'}"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.create_database()
+
+
+@pytest.fixture
+async def master(url: str) -> AsyncIterator[SqlMaster]:
+    """With some history, of which the database has statistics."""
+    master = SqlMaster(url, MasterSettings(auto_migrate=True))
+    await master.open()
+    if not await master.count_jobs():
+        stories = [
+            Story(
+                1_800_000_000.0 + n,
+                name=f"reports.n{n % 40}",
+                lane=f"lane-{n % 20}",
+                meta={"tenant": str(n % 50)} if n % 2 else None,
+                parent=ID if n % 100 == 0 else None,
+                result_ttl=600.0 if n % 100 == 0 else None,
+            )
+            for n in range(4000)
+        ]
+        await record(master, *[s.accepted() for s in stories])
+        for n, state in enumerate(sorted([State.SUCCEEDED, State.FAILED, State.CANCELLED])):
+            await record(master, *[s.finished(state=state) for s in stories[n::4]])
+        async with master.database.write() as connection:
+            await connection.execute(text("ANALYZE"))
+    yield master
+    await master.close()
+
+
+async def plan(master: SqlMaster, query: Select[Any]) -> str:
+    compiled = query.compile(
+        dialect=master.database.engine.dialect, compile_kwargs={"literal_binds": True}
+    )
+    explain = "EXPLAIN QUERY PLAN" if master.database.is_local else "EXPLAIN"
+    async with master.database.write() as connection:
+        if not master.database.is_local:
+            # So little is read whole whatever the indexes.
+            await connection.execute(text("SET LOCAL enable_seqscan = off"))
+            await connection.execute(text("SET LOCAL enable_bitmapscan = off"))
+        rows = await connection.exec_driver_sql(f"{explain} {compiled}")
+        return "\n".join(str(row[-1]) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("where", "index"),
+    [
+        ({}, "jobs"),
+        ({"before": LAST}, "jobs"),
+        ({"states": [RUNNING]}, "mesh_jobs_state"),
+        ({"states": [RUNNING], "before": LAST}, "mesh_jobs_state"),
+        ({"states": [RUNNING, FAILED]}, "mesh_jobs_state"),
+        ({"states": [FAILED]}, "mesh_jobs_finished"),
+        ({"states": ENDS}, "mesh_jobs_finished"),
+        ({"states": ENDS, "before": f"{LAST}@1800000000.0"}, "mesh_jobs_finished"),
+        ({"order": "finished", "since": 1.8e9, "until": 1.9e9}, "mesh_jobs_finished"),
+        ({"name": "reports.n7"}, "mesh_jobs_name"),
+        ({"lane": "lane-7"}, "mesh_jobs_lane"),
+        ({"meta": {"tenant": "7"}}, "tag"),
+        ({"meta": {"tenant": "7"}, "before": LAST}, "tag"),
+        ({"schedule": "nightly"}, "mesh_jobs_sch"),
+        ({"key": "k"}, "mesh_jobs_key"),
+        ({"workflow": ID}, "mesh_jobs_workflow"),
+        ({"parent": ID}, "mesh_jobs_parent"),
+        ({"error": "ValueError"}, "mesh_jobs_error"),
+    ],
+)
+async def test_a_page_is_read_in_the_order_of_an_index(
+    master: SqlMaster, where: dict[str, Any], index: str
+) -> None:
+    shown = await plan(master, listing.page(master.database, master.tables, JobFilter(**where)))
+    assert index in shown, shown
+    assert "Seq Scan" not in shown, shown
+    for line in shown.splitlines():
+        # Of the pages of several states the best is made, and each is short.
+        is_page = "SCAN of_" in line or "SCAN best" in line
+        assert is_page or "SCAN" not in line or "INDEX" in line, shown
+    if len(where.get("states", ())) < 2 and where.get("order") is None:
+        # What is sorted, at most, is what ended at the same moment.
+        assert "USE TEMP B-TREE FOR ORDER BY" not in shown, shown
+        assert "->  Sort " not in shown, shown
+
+
+async def test_a_beginning_of_a_name_goes_by_the_index(master: SqlMaster) -> None:
+    where = JobFilter(name="reports.n1*", states=[RUNNING])
+    counted = await plan(master, listing.counts(master.database, master.tables, where))
+    assert "mesh_jobs_" in counted
+    names = listing.page(master.database, master.tables, JobFilter(name="reports.zz*"))
+    shown = await plan(master, names.order_by(None))
+    assert "mesh_jobs_name" in shown, shown

@@ -10,6 +10,7 @@ from mesh.config import Config as Config
 from mesh.context import Context as Context
 from mesh.errors import AgentError as AgentError
 from mesh.errors import AgentUnavailable as AgentUnavailable
+from mesh.errors import ClusterArchived as ClusterArchived
 from mesh.errors import ConfigError as ConfigError
 from mesh.errors import InvalidArguments as InvalidArguments
 from mesh.errors import InvalidJob as InvalidJob
@@ -54,6 +55,7 @@ __all__ = [
     "AgentError",
     "AgentUnavailable",
     "Cancel",
+    "ClusterArchived",
     "Config",
     "ConfigError",
     "Context",

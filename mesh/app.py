@@ -13,6 +13,7 @@ import msgspec
 from mesh import history
 from mesh.client import Client, JobHandle, agent_settings, master_settings
 from mesh.clock import Clock, SystemClock
+from mesh.cluster import Cluster
 from mesh.codec import ValueCodec, encode_payload
 from mesh.config import AgentConfig, Config
 from mesh.context import Context
@@ -96,7 +97,8 @@ class Mesh(Submitter):
             config = Config.build(**values)
         elif any(value is not None for value in values.values()):
             raise ConfigError("Mesh(...): give either config, or the settings one by one")
-        self.config = config
+        self.cluster = Cluster(config)
+        """What this process knows of its cluster."""
         self.clock: Clock = clock or SystemClock()
         self.handlers: dict[str, Handler[..., Any, Any]] = {}
         """The registered handlers by name."""
@@ -107,6 +109,12 @@ class Mesh(Submitter):
         # The one that was asked for last: nearly always the one that is asked for next.
         self.sync = Sync(self.close)
         """``app.sync(awaitable)``: wait for it in code that has no event loop."""
+
+    @property
+    def config(self) -> Config:
+        """The configuration in effect: what this process was given, over the cluster's settings,
+        over the defaults."""
+        return self.cluster.config
 
     @classmethod
     def from_env(cls, **settings: Any) -> Self:
@@ -443,7 +451,8 @@ class Mesh(Submitter):
         if latest is not loop:
             client = self._clients.get(loop)
             if client is None:
-                client = self._clients[loop] = Client(self.config, self.clock, self.check_payload)
+                client = Client(self.cluster, self.clock, self.check_payload)
+                self._clients[loop] = client
             self._latest = loop, client
         assert client is not None
         return client
@@ -453,6 +462,12 @@ class Mesh(Submitter):
         ``ConfigError`` if there is none."""
         return await self._client().master()
 
+    async def meet_agents(self) -> None:
+        """Learn from the master which agents were added at run time: ``config`` has them then.
+        A process that enqueues does so by itself. Raises ``MasterError``, or ``ConfigError`` if
+        there is no master."""
+        await self._client().meet_agents()
+
     async def agent(self, name: str) -> Agent:
         """This event loop's connection to an agent, opened. Raises ``AgentError``, or
         ``ConfigError`` if there is none."""
@@ -460,8 +475,11 @@ class Mesh(Submitter):
 
     def connect_agent(self, name: str) -> Agent:
         """A connection of the caller's own to an agent, not yet opened."""
-        url = self.config.agent(name).url
-        return connect_agent(name, url, agent_settings(self.config, self.clock))
+        return self.connect_agent_of(self.config.agent(name))
+
+    def connect_agent_of(self, agent: AgentConfig) -> Agent:
+        """The same, to one that need not be in the configuration."""
+        return connect_agent(agent.name, agent.url, agent_settings(self.config, self.clock))
 
     def connect_master(self) -> Master:
         """A connection of the caller's own to the master, not yet opened."""

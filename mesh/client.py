@@ -15,6 +15,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from itertools import count
+from math import inf
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
@@ -22,11 +23,13 @@ import msgspec
 from mesh import history
 from mesh.batcher import Batcher
 from mesh.clock import Clock
+from mesh.cluster import Cluster
 from mesh.codec import ValueCodec, encode_payload
 from mesh.config import AgentConfig, Config
 from mesh.errors import (
     AgentError,
     AgentUnavailable,
+    ClusterArchived,
     ConfigError,
     InvalidResult,
     JobCancelled,
@@ -41,10 +44,11 @@ from mesh.errors import (
 )
 from mesh.held import Held, Stored
 from mesh.job import TERMINAL, State
-from mesh.plugins import connect_agent, connect_master
+from mesh.plugins import connect_agent, connect_master, hide_password
 from mesh.ports import (
     Agent,
     AgentSettings,
+    Board,
     EventInfo,
     JobInfo,
     Master,
@@ -72,6 +76,9 @@ BULK = 4096
 
 _SHUN = 1.0
 """Seconds for which an agent that was unavailable is tried last."""
+
+_FOLLOW = 1.5
+"""Seconds between two looks at the cluster's settings."""
 
 _FIRST_POLL = 0.005
 _LONGEST_POLL = 0.5
@@ -179,6 +186,27 @@ class JobHandle(Generic[R]):
             )
         raise JobCancelled(f"{what}: {job.error_message or 'no reason given'}", self.id, job.state)
 
+    async def cancel(self, reason: str = "", *, wait: float = 5.0) -> State:
+        """Cancel the job, and return its state after waiting up to ``wait`` seconds for its end:
+        ``cancelled``; another terminal state, if that came first; or, while its handler has not
+        let go, the state that it is in: the request stands until the job has ended.
+
+        One that has not started never does. A running ``async`` handler gets
+        ``CancelledError``, one in a thread finds ``ctx.cancelled`` true. ``reason`` is kept with
+        the job. Raises ``ConfigError`` if this process has no master, ``MasterError``.
+        """
+        if not 0 <= wait < inf:
+            raise ConfigError(f"job.cancel(wait={wait!r}): must be seconds, 0 or more")
+        client = self._client()
+        why = reason or "no reason given"
+        state = (await (await client.master()).cancel([self.id], why)).get(self.id)
+        if state not in TERMINAL and wait:
+            try:
+                return (await client.wait(self.id, wait)).state
+            except ResultTimeout:
+                state = None
+        return state or await self.status()
+
     async def retry(self, payload: Mapping[str, Any] | None = None) -> JobHandle[R]:
         """Do the ended job again, as a new job whose handle is returned: with the same arguments,
         or, by name, those of ``payload``.
@@ -210,13 +238,13 @@ class Client:
 
     def __init__(
         self,
-        config: Config,
+        cluster: Cluster,
         clock: Clock,
         check_payload: Callable[[str, bytes], None] = lambda name, payload: None,
     ) -> None:
         """``check_payload`` raises ``InvalidArguments`` if the handler of that name is known and
         cannot take the payload."""
-        self.config = config
+        self._cluster = cluster
         self._clock = clock
         self.check_payload = check_payload
         self._lock = asyncio.Lock()
@@ -233,6 +261,15 @@ class Client:
         self._held_for = ""
         self._outbox: Outbox | None = None
         """Never opened: it writes through the callers' sessions."""
+        self._boards: list[Board] = []
+        """Of the agents and the master that are open."""
+        self._retired: list[Agent] = []
+        """Agents that the cluster no longer has. Something may be on its way to them still."""
+        self._follower: asyncio.Task[None] | None = None
+
+    @property
+    def config(self) -> Config:
+        return self._cluster.config
 
     async def close(self) -> None:
         """Finish what is being written, then disconnect. Who waits for a result, is told."""
@@ -241,11 +278,15 @@ class Client:
         await self._held.drain()
         self._closing.set()
         self._fail_waiting(_closed())
-        if self._poller is not None:
-            self._poller.cancel()
-            await asyncio.wait([self._poller])
+        for task in (self._poller, self._follower):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
         async with self._lock:
-            for agent in self._agents.values():
+            for board in self._boards:
+                await board.close()
+            self._boards.clear()
+            for agent in [*self._agents.values(), *self._retired]:
                 await agent.close()
             self._agents.clear()
             if self._master is not None:
@@ -268,6 +309,7 @@ class Client:
                         self.config.master, master_settings(self.config, self._clock)
                     )
                     await self._open(master)
+                    await self._follow(master)
                     self._master = master
         return self._master
 
@@ -281,6 +323,7 @@ class Client:
                         name, config.url, agent_settings(self.config, self._clock)
                     )
                     await self._open(agent)
+                    await self._follow(agent)
                     self._agents[name] = agent
         return self._agents[name]
 
@@ -293,6 +336,45 @@ class Client:
         except BaseException:
             await connection.close()
             raise
+
+    # following the cluster's settings --------------------------------------------------------
+
+    async def _follow(self, connection: Agent | Master) -> None:
+        """Learn what its board says, now and from now on: before the first job goes there."""
+        board = await connection.board()
+        self._boards.append(board)
+        await self._hear(board)
+        if self._follower is None:
+            self._follower = asyncio.create_task(self._listen(), name="mesh-settings")
+
+    async def _hear(self, board: Board) -> None:
+        try:
+            self._cluster.hear(await board.read(0.0))
+        except MeshError as error:
+            log.debug("the cluster's settings stay as they are known: %s", error)
+
+    async def _listen(self) -> None:
+        while not await self._clock.wait(self._closing, _FOLLOW):
+            for board in list(self._boards):
+                await self._hear(board)
+            if self._cluster.is_missing_agents and self.config.master is not None:
+                try:
+                    await self.meet_agents()
+                except MeshError as error:
+                    log.debug("agents that were added are not known yet: %s", error)
+
+    async def meet_agents(self) -> None:
+        """Learn from the master which agents were added at run time, and where they are. Raises
+        ``MasterError``."""
+        self._cluster.set_added(await (await self.master()).added_agents())
+        self._retire()
+
+    def _retire(self) -> None:
+        """Let go of agents that are no longer there, or elsewhere."""
+        agents = self.config.agents
+        for name, agent in list(self._agents.items()):
+            if name not in agents or hide_password(agents[name].url) != agent.url:
+                self._retired.append(self._agents.pop(name))
 
     # enqueuing -------------------------------------------------------------------------------
 
@@ -320,7 +402,10 @@ class Client:
         if session is not None and self.config.outbox is not None:
             return [*await self._put_out(jobs, session)]
         if session is not None:
-            stored = await (await self.master()).submit(jobs, session)
+            master = await self.master()
+            if self._cluster.is_archive:
+                return [ClusterArchived() for _ in jobs]
+            stored = await master.submit(jobs, session)
             return [_refused(held, one) for held, one in zip(jobs, stored, strict=True)]
         if together:
             return list(await self._submit(jobs))
@@ -345,7 +430,10 @@ class Client:
 
     async def _submit(self, jobs: Sequence[Held]) -> Sequence[Stored | MeshError]:
         try:
-            stored = await (await self._holder()).submit(jobs)
+            master = await self._holder()
+            if self._cluster.is_archive:
+                return [ClusterArchived()] * len(jobs)
+            stored = await master.submit(jobs)
         except MasterError as error:
             failed = _not_held([held.job for held in jobs], "conditions are the master's", error)
             return [failed[held.job.id] for held in jobs]
@@ -355,6 +443,8 @@ class Client:
         self, lane: str, pinned: str | None, jobs: Sequence[Envelope]
     ) -> list[Outcome]:
         """Store jobs of one lane where they belong; one outcome each, in order."""
+        if self._cluster.is_archive:
+            return [ClusterArchived()] * len(jobs)
         outcomes: dict[str, Outcome] = {}
         left = list(jobs)
         if self.config.master is not None:
@@ -389,7 +479,7 @@ class Client:
         """Agents to try, in order: taking turns, those that just failed last."""
         if pinned is not None:
             return [self.config.agent(pinned)]
-        agents = self.config.agents_for(lane)
+        agents = self._cluster.agents_for(lane)
         if len(agents) < 2:
             return agents
         start = next(self._turn) % len(agents)
@@ -401,9 +491,16 @@ class Client:
 
     async def _offer(
         self, config: AgentConfig, jobs: Sequence[Envelope]
-    ) -> Sequence[AgentError | None]:
+    ) -> Sequence[MeshError | None]:
+        outcomes: Sequence[MeshError | None]
         try:
-            outcomes = await (await self.agent(config.name)).push(jobs)
+            agent = await self.agent(config.name)
+            # Known only now, if it is the first that was opened.
+            if self._cluster.is_archive:
+                return [ClusterArchived()] * len(jobs)
+            if not self._cluster.takes(lane := jobs[0].lane, config.name):
+                raise AgentUnavailable(self._cluster.refusal(lane, config.name))
+            outcomes = await agent.push(jobs)
         except AgentError as error:
             # It could not be opened: nothing was sent.
             refusal = error if isinstance(error, AgentUnavailable) else AgentUnavailable(str(error))
@@ -418,12 +515,15 @@ class Client:
         """Hold jobs on the master: they are due later, or no agent took them."""
         if refused is not None:
             why = str(refused)
-        elif self.config.agents_for(jobs[0].lane):
+        elif self._cluster.agents_for(jobs[0].lane):
             why = f"due in more than {self.config.transient_threshold:g} s, so the master's to hold"
         else:
-            why = f"no agent serves lane '{jobs[0].lane}'"
+            why = self._cluster.refusal(jobs[0].lane)
         try:
-            await (await self._holder()).hold(jobs)
+            master = await self._holder()
+            if self._cluster.is_archive:
+                return {job.id: ClusterArchived() for job in jobs}
+            await master.hold(jobs)
         except MasterError as error:
             return {**_not_held(jobs, why, error)}
         if refused is not None:

@@ -24,7 +24,7 @@ from mesh.job import TERMINAL, State, check_name
 from mesh.limits import LimitRules
 from mesh.retry import DEFAULT_RETRY, Retry
 
-__all__ = ["RETENTION", "AgentConfig", "Config"]
+__all__ = ["RETENTION", "AgentConfig", "Config", "convert"]
 
 _DAY = 86_400.0
 RETENTION: Mapping[str, float] = {
@@ -91,6 +91,9 @@ class Config:
     schedules_orphaned: Literal["disable", "ignore", "delete"] = "disable"
     """What becomes of a schedule that no living process of the app has in its code any more."""
 
+    given: frozenset[str] = frozenset()
+    """The keys that were given, and so are not the cluster's to set. Not a key itself."""
+
     @classmethod
     def build(cls, url: str | None = None, **values: Any) -> Config:
         """From arguments alone. ``url`` is a database that is both master and agent.
@@ -128,7 +131,7 @@ class Config:
                 f"{place} names no cluster: give a URL such as 'sqlite:///mesh.db', or master "
                 "and agents (arguments, MESH_URL, MESH_MASTER and MESH_AGENTS, or mesh.toml)"
             )
-        return cls(**values)
+        return cls(**values, given=frozenset(values))
 
     def agent(self, name: str) -> AgentConfig:
         """The agent of that name. Raises ``ConfigError`` if there is none."""
@@ -145,7 +148,7 @@ class Config:
 
 
 _POSITIVE = {"timeout", "lease", "heartbeat", "push_timeout", "connect_timeout", "payload_limit"}
-_TYPES = get_type_hints(Config)
+_TYPES = {key: kind for key, kind in get_type_hints(Config).items() if key != "given"}
 _KNOWN = ("url", *_TYPES)
 
 
@@ -161,6 +164,12 @@ def _checked(place: str, raw: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"{place}: give either one URL, or master and agents")
         values |= {"master": _check_url(place, "url", url), "agents": {LOCAL_AGENT: url}}
     return {key: _convert(place, key, value) for key, value in values.items()}
+
+
+def convert(place: str, key: str, value: Any) -> Any:
+    """A value for one of the keys, checked; text is read as in the environment. Raises
+    ``ConfigError``, naming ``place`` and the key."""
+    return _convert(place, key, value)
 
 
 def _convert(place: str, key: str, value: Any) -> Any:

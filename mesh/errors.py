@@ -8,6 +8,7 @@
     ├── InvalidJob                  refused in the caller; nothing was stored
     │   ├── InvalidArguments        an argument is missing, of a wrong type, or cannot be encoded
     │   └── PayloadTooLarge         the encoded arguments exceed the cluster's limit
+    ├── ClusterArchived             the cluster's mode is ``archive``: nothing was stored
     ├── UnknownHandler              no handler of that name is registered in this app
     ├── WireError                   bytes that this version cannot read
     │   ├── CorruptMessage          not an envelope at all: it is set aside
@@ -45,6 +46,7 @@ T = TypeVar("T")
 __all__ = [
     "AgentError",
     "AgentUnavailable",
+    "ClusterArchived",
     "ConfigError",
     "CorruptMessage",
     "InvalidArguments",
@@ -116,6 +118,18 @@ class InvalidArguments(InvalidJob, TypeError):
 
 class PayloadTooLarge(InvalidJob):
     """The encoded arguments exceed the cluster's payload limit (bytes)."""
+
+
+class ClusterArchived(MeshError):
+    """The cluster's mode is ``archive``: its history can be read, and jobs are refused. Nothing
+    was stored."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(
+            message
+            or "not stored: the cluster's mode is 'archive', in which jobs are refused and history "
+            "can be read; to accept jobs again: mesh cluster mode active"
+        )
 
 
 class UnknownHandler(MeshError, LookupError):

@@ -25,20 +25,25 @@ from typing import Any, Protocol
 import msgspec
 
 from mesh.clock import Clock, SystemClock
+from mesh.config import AgentConfig
 from mesh.errors import AgentError
 from mesh.filter import JobFilter as JobFilter
 from mesh.held import Held, Stored
 from mesh.job import State
 from mesh.recurring import Schedules
+from mesh.settings import ClusterSettings
 from mesh.wire import Envelope, Heartbeat, Record
 
 __all__ = [
+    "FAIR_TURN",
     "HELD",
     "Agent",
     "AgentCapabilities",
     "AgentInfo",
     "AgentSettings",
     "AttemptInfo",
+    "Backlog",
+    "Board",
     "Check",
     "Claimed",
     "Consumer",
@@ -153,7 +158,26 @@ class Known:
     agent: str | None = None
 
 
+FAIR_TURN = 16
+"""One of so many pulls of a consumer begins with the lowest priority."""
+
 Lookup = Callable[[Sequence[str]], Awaitable[Mapping[str, Known]]]
+
+
+class Board(Protocol):
+    """A reader of a board: see ``mesh.notices``."""
+
+    async def read(self, wait: float) -> Mapping[str, bytes | None]:
+        """What has changed since the read before, by key; ``None`` is what was taken down.
+
+        The first read gives, at once, all that stands. Later ones wait up to ``wait`` seconds
+        for a change, and may leave out what was replaced meanwhile; with 0 they give what is
+        known of without waiting, which may be a second or two old. A change may be told twice.
+        Raises ``AgentError``, a master's ``MasterError``; read again later then, nothing is lost.
+        """
+        ...
+
+    async def close(self) -> None: ...
 
 
 class Consumer(Protocol):
@@ -162,19 +186,25 @@ class Consumer(Protocol):
     async def pull(self, limit: int) -> list[Delivery]:
         """Lease up to ``limit`` jobs that may start now; wait until there is at least one.
 
-        Eligible is a job of this lane that is due and not leased. A higher priority comes
-        first; within a priority roughly the oldest. No two consumers hold the same job at the
-        same time. The lease lasts the ``lease`` seconds given to ``Agent.consume`` unless
-        ``Agent.extend`` prolongs it; when it expires the job becomes eligible again for every
-        consumer, with ``redelivered`` set and ``lost`` counted from what is known to have
-        started. A job known to have ended or to have been passed on already is not delivered
-        again. Bytes that are no job are set aside (dead-lettered) with a log line and the lane
-        goes on; jobs of a newer wire version are left for others.
+        Eligible is a job of this lane that is due and not leased. A higher priority comes first,
+        but for one pull in ``FAIR_TURN``, which begins with the lowest, so that it gets a share
+        whatever comes; within a priority roughly the oldest comes first. No two consumers hold
+        the same job at the same time. The lease lasts the ``lease`` seconds given to
+        ``Agent.consume`` unless ``Agent.extend`` prolongs it; when it expires the job becomes
+        eligible again for every consumer, with ``redelivered`` set and ``lost`` counted from what
+        is known to have started. A job known to have ended or to have been passed on already is
+        not delivered again. Bytes that are no job are set aside (dead-lettered) with a log line
+        and the lane goes on; jobs of a newer wire version are left for others.
 
         Safe to cancel: a job is never lost by it (at worst its lease runs out). Raises
         ``AgentUnavailable`` when the agent cannot be reached and recovers by itself: call it
-        again after a pause. Returns ``[]`` only after ``close``.
+        again after a pause. Returns ``[]`` only after ``close``, or because of a ``rest``.
         """
+        ...
+
+    async def rest(self) -> None:
+        """Ask for nothing until the next ``pull``: one that is pending returns ``[]``. Jobs that
+        are held stay leased, and may be settled."""
         ...
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
@@ -304,6 +334,15 @@ class Agent(Protocol):
         """A new reader of the ledger."""
         ...
 
+    async def post(self, notices: Mapping[str, bytes | None]) -> None:
+        """Put notices on the agent's board, or with ``None`` take them down. As durable on return
+        as jobs are; else ``AgentError``. Raises ``ValueError`` as ``check_notices`` does."""
+        ...
+
+    async def board(self) -> Board:
+        """A new reader of the board."""
+        ...
+
     async def depth(self) -> Mapping[str, LaneDepth]:
         """Jobs on this agent by lane; lanes with none may be missing."""
         ...
@@ -398,6 +437,18 @@ class EventInfo:
     kind: str
     data: bytes
     """JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """A lane's jobs that have not begun, or will run again."""
+
+    held: int = 0
+    """On the master."""
+    sent: int = 0
+    """On agents."""
+    oldest_at: float | None = None
+    """When the oldest of those was enqueued that is due."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -544,6 +595,16 @@ class Master(Protocol):
         """Store jobs as ``scheduled`` in one transaction. Ids already known are left alone."""
         ...
 
+    async def take_back(self, jobs: Sequence[Envelope]) -> None:
+        """Hold jobs that come from an agent, as ``scheduled``, each under an attempt's number
+        greater than it had there: so what the agent's ledger still tells of them is the past.
+        Repeating it changes nothing."""
+        ...
+
+    async def backlog(self) -> dict[str, Backlog]:
+        """By lane, the jobs that have not ended and do not run, as far as the master knows."""
+        ...
+
     async def claim_due(self, until: float, limit: int, claim: float) -> list[Envelope]:
         """Take up to ``limit`` held jobs that are due by ``until``, the earliest first; not those
         under limits, nor before they are due those that are ``firm``.
@@ -551,6 +612,16 @@ class Master(Protocol):
         Several dispatchers may claim at once; none gets another's. A claimed job stays
         ``scheduled`` and is not claimed again for ``claim`` seconds, by when an ``Accepted``
         record has moved it on, unless the claimer died.
+        """
+        ...
+
+    async def cancel(self, job_ids: Sequence[str], reason: str) -> dict[str, State]:
+        """Ask for jobs to be cancelled. Returns the states of those that the master knows.
+
+        A job that is held here and in no dispatcher's hands is ``cancelled`` at once. For any
+        other that has not ended, one the master has not heard of included, a notice is put on
+        the board, which stands until the job has ended: workers that have the job, or get it,
+        call it off. Asking again changes nothing, not the reason either.
         """
         ...
 
@@ -615,6 +686,43 @@ class Master(Protocol):
     async def sweep(self, workers_before: float, limit: int) -> int:
         """Forget up to ``limit`` workers last heard of before that moment, and idempotency keys
         whose time is over. Returns how many there were: fewer than ``limit``, then that is all."""
+        ...
+
+    # steering --------------------------------------------------------------------------------
+
+    async def post(self, notices: Mapping[str, bytes | None]) -> None:
+        """Put notices on the master's board, or with ``None`` take them down. Raises
+        ``ValueError`` as ``check_notices`` does."""
+        ...
+
+    async def board(self) -> Board:
+        """A new reader of the master's board, which the control duty copies to all agents."""
+        ...
+
+    async def cluster_settings(self) -> ClusterSettings:
+        """The cluster's settings; they are the board's notice ``cluster`` too."""
+        ...
+
+    async def change_settings(
+        self, change: Callable[[ClusterSettings], ClusterSettings]
+    ) -> ClusterSettings:
+        """Put what ``change`` makes of the settings in their place, with the next revision.
+        Concurrent changes follow each other. ``change`` is called within a transaction: it must
+        be quick, and what it raises is raised, with nothing changed."""
+        ...
+
+    async def add_agent(self, agent: AgentConfig) -> None:
+        """Add an agent to the cluster, for all processes that do not have one of that name in
+        their configuration; again: with another URL or other lanes. Its URL is kept as it is,
+        password and all."""
+        ...
+
+    async def remove_agent(self, name: str) -> bool:
+        """Forget an agent, as far as the master knows it. Whether it was known."""
+        ...
+
+    async def added_agents(self) -> dict[str, AgentConfig]:
+        """The agents that were added, by name, with their whole URLs."""
         ...
 
     # recording -------------------------------------------------------------------------------

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from mesh.app import Mesh
 from mesh.errors import ConfigError, did_you_mean
 from mesh.plugins import load, names
 from mesh.service import Service
 
-__all__ = ["Role", "RoleOptions", "make_role"]
+__all__ = ["Role", "RoleOptions", "WorkerMode", "make_role"]
+
+
+WorkerMode = Literal["full", "execution", "coordinator", "drain"]
+"""What a worker process does. ``full``: it runs jobs, and uses the master for what only that can
+do, such as declaring the schedules of its code. ``execution``: it runs jobs, and opens no
+connection to a master, whatever its configuration says. ``coordinator``: it runs no jobs but the
+master's duties. ``drain``: it runs no jobs, empties its agents, and ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +29,8 @@ class RoleOptions:
     """Concurrency by lane, for workers. Empty: all lanes of the app's handlers."""
     concurrency: int = 10
     """For lanes that are not given one."""
+    mode: WorkerMode = "full"
+    """Of workers."""
     agents: tuple[str, ...] = ()
     """The agents to work on. Empty: all that are configured."""
 

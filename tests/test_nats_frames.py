@@ -105,12 +105,12 @@ def test_large_ledger_entries_are_split_in_order() -> None:
 @pytest.mark.parametrize(
     "subject",
     [
-        "$JS.ACK.S.lane-3.2.70.9.1795427702094386110.0",
-        "$JS.ACK.hub.ACCHASH.S.lane-3.2.70.9.1795427702094386110.0.x1",
+        "$JS.ACK.S.lane-3.2.70.9.1795427702094386110.5",
+        "$JS.ACK.hub.ACCHASH.S.lane-3.2.70.9.1795427702094386110.5.x1",
     ],
 )
 def test_acknowledgement_subjects(subject: str) -> None:
-    assert Origin.parse(subject) == Origin("lane-3", 2, 70, 9)
+    assert Origin.parse(subject) == Origin("lane-3", 2, 70, 9, 5)
 
 
 def test_agents_share_no_names() -> None:

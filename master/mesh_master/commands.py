@@ -26,6 +26,8 @@ from mesh.console import (
 from mesh.errors import ConfigError
 from mesh.roles import RoleOptions, make_role
 from mesh.wire import Heartbeat
+from mesh_master.agent_commands import agents
+from mesh_master.cluster_commands import cluster, lanes, settings
 from mesh_master.job_commands import jobs
 from mesh_master.schedule_commands import schedules
 
@@ -45,6 +47,10 @@ def register(cli: typer.Typer) -> None:
     cli.command()(workers)
     cli.add_typer(jobs, name="jobs")
     cli.add_typer(schedules, name="schedules")
+    cli.add_typer(lanes, name="lanes")
+    cli.add_typer(agents, name="agents")
+    cli.add_typer(settings, name="settings")
+    cli.add_typer(cluster, name="cluster")
     cli.add_typer(db, name="db")
 
 

@@ -1,28 +1,38 @@
 """The coordinator: a process's share of the master's duties.
 
-One recorder for each agent, a dispatcher, a scheduler and a janitor; any number of coordinators
-may run. States:
-*opening* (the master is not there: try again; a wrong schema or cluster ends it), *running*
-(each duty looks after itself: an agent that is away stops its own recorder alone).
+One recorder for each agent, a dispatcher, a scheduler, a janitor and the control duty; any number
+of coordinators may run. States: *opening* (the master is not there: try again; a wrong schema or
+cluster ends it), *running* (each duty looks after itself: an agent that is away stops its own
+recorder alone).
+
+It follows the cluster's settings. Agents that are added while it runs get a recorder, and those
+that are removed lose theirs; in the mode ``archive`` there is neither dispatcher nor scheduler.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from mesh.app import Mesh
 from mesh.clock import Clock, SystemClock
-from mesh.config import RETENTION
-from mesh.errors import ConfigError, MasterUnavailable
+from mesh.cluster import Cluster
+from mesh.config import RETENTION, AgentConfig
+from mesh.emptying import Mover
+from mesh.errors import MasterError, MasterUnavailable
+from mesh.plugins import hide_password
 from mesh.ports import Agent, Master
 from mesh.roles import RoleOptions
 from mesh.schedules import Declaring
 from mesh.service import Backoff, Group, Service, unique_name
 from mesh.sql.outbox import Outbox
+from mesh_master.control import Control, Follower
 from mesh_master.dispatcher import Dispatcher
+from mesh_master.draining import Draining
 from mesh_master.janitor import Janitor
 from mesh_master.outboxes import OutboxDuty
 from mesh_master.recorder import Recorder
+from mesh_master.roster import Roster
 from mesh_master.scheduler import Scheduler
 
 __all__ = ["Coordinator", "coordinator_role"]
@@ -38,37 +48,112 @@ class Coordinator(Group):
         *,
         serves: Callable[[str], Sequence[str]] | None = None,
         transient_threshold: float = 60.0,
+        cluster: Cluster | None = None,
+        connect: Callable[[str], Agent] | None = None,
         retention: Mapping[str, float] = RETENTION,
         clock: Clock | None = None,
         holder: str | None = None,
         others: Sequence[Service] = (),
     ) -> None:
         """``serves`` gives the names of the agents that serve a lane; without it all do.
-        ``retention`` is ``Config``'s. ``holder`` names this process among the coordinators.
-        ``others`` run with its duties."""
+        ``retention`` is ``Config``'s. ``cluster`` is told of the cluster's settings. ``connect``
+        makes the connection to an agent that was added at run time; without it those are left to
+        other coordinators. ``holder`` names this process among the coordinators. ``others`` run
+        with its duties."""
         self.master = master
         self.agents = dict(agents)
+        self.recorders: dict[str, Recorder] = {}
+        self._drains: dict[str, Draining] = {}
+        self._own = frozenset(agents)
         self._serves = serves or (lambda lane: list(self.agents))
+        self._cluster = cluster
+        self._connect = connect
         self._clock = clock or SystemClock()
-        holder = holder or unique_name()
+        self._holder = holder or unique_name()
         self.dispatcher = Dispatcher(
             master, self._agents_for, threshold=transient_threshold, clock=self._clock
         )
-        self.recorders = [
-            Recorder(
-                master, agent, holder=holder, clock=self._clock, recorded=self.dispatcher.ended
-            )
-            for agent in self.agents.values()
-        ]
+        for agent in self.agents.values():
+            self._add_recorder(agent)
         self.scheduler = Scheduler(
-            master, self.agents, ahead=transient_threshold, holder=holder, clock=self._clock
+            master, self.agents, ahead=transient_threshold, holder=self._holder, clock=self._clock
         )
-        self.janitor = Janitor(master, retention=retention, holder=holder, clock=self._clock)
-        duties = [*self.recorders, self.dispatcher, self.scheduler, self.janitor]
-        super().__init__("coordinator", [*duties, *others])
+        self.janitor = Janitor(master, retention=retention, holder=self._holder, clock=self._clock)
+        self._follower = Follower(master, self._clock)
+        self._control = Control(
+            master, self.agents, self._follower, holder=self._holder, clock=self._clock
+        )
+        self._duties = Roster("duties", self._wanted)
+        members: list[Service] = [self._duties, self.janitor, self._control]
+        if cluster is not None:
+            members.append(_Steered(self, cluster, self._follower))
+        # The follower last: who listens to it is there before it has something to say.
+        super().__init__("coordinator", [*members, self._follower, *others])
 
     def _agents_for(self, lane: str) -> list[Agent]:
         return [self.agents[name] for name in self._serves(lane) if name in self.agents]
+
+    def _add_recorder(self, agent: Agent) -> None:
+        self.recorders[agent.name] = Recorder(
+            self.master,
+            agent,
+            holder=self._holder,
+            clock=self._clock,
+            recorded=self.dispatcher.ended,
+        )
+
+    def _wanted(self) -> dict[str, Service]:
+        """The duties that are to be done now."""
+        duties: dict[str, Service] = {r.name: r for r in self.recorders.values()}
+        if self._cluster is None or not self._cluster.is_archive:
+            duties |= {"dispatcher": self.dispatcher, "scheduler": self.scheduler}
+        for name, agent in self.agents.items():
+            if self._cluster is not None and self._cluster.is_draining(name):
+                duty = self._drains.get(name) or self._draining(agent)
+                self._drains[name] = duties[f"draining of {name}"] = duty
+            else:
+                self._drains.pop(name, None)
+        return duties
+
+    def _draining(self, agent: Agent) -> Draining:
+        mover = Mover(self.master, self._agents_for)
+        return Draining(self.master, agent, mover, holder=self._holder, clock=self._clock)
+
+    async def settle_in(self) -> None:
+        """Do as the settings say: they are new. Raises ``MasterError``."""
+        cluster = self._cluster
+        assert cluster is not None
+        threshold = cluster.config.transient_threshold
+        self.dispatcher.threshold = self.scheduler.ahead = threshold
+        self.janitor.retention = cluster.config.retention
+        if self._connect is not None:
+            if cluster.is_missing_agents:
+                cluster.set_added(await self.master.added_agents())
+            await self._meet(cluster.config.agents, self._connect)
+        self._duties.look_again()
+
+    async def _meet(
+        self, wanted: Mapping[str, AgentConfig], connect: Callable[[str], Agent]
+    ) -> None:
+        for name, config in wanted.items():
+            known = self.agents.get(name)
+            if known is None or (name not in self._own and known.url != hide_password(config.url)):
+                await self._part_with(name)
+                self.agents[name] = connect(name)
+                self._add_recorder(self.agents[name])
+        for name in self.agents.keys() - wanted.keys() - self._own:
+            await self._part_with(name)
+        self._control.look_again()
+
+    async def _part_with(self, name: str) -> None:
+        agent = self.agents.pop(name, None)
+        if agent is not None:
+            if (drain := self._drains.pop(name, None)) is not None:
+                await drain.stop()
+            await self.recorders.pop(name).stop()
+            self._duties.look_again()
+            self._control.look_again()
+            await agent.close()
 
     async def run(self, ready: Callable[[], None]) -> None:
         try:
@@ -91,16 +176,48 @@ class Coordinator(Group):
         return True
 
 
+class _Steered(Service):
+    """Lets a coordinator settle in whenever the cluster's settings have changed."""
+
+    def __init__(self, coordinator: Coordinator, cluster: Cluster, follower: Follower) -> None:
+        super().__init__("steered")
+        self._coordinator = coordinator
+        self._cluster = cluster
+        self._changed = asyncio.Event()
+        follower.listeners.append(self._told)
+
+    def _told(self, changes: Mapping[str, bytes | None]) -> None:
+        if self._cluster.hear(changes):
+            self._changed.set()
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        ready()
+        backoff = Backoff(self.stopping)
+        async with asyncio.TaskGroup() as tasks:
+            stop = tasks.create_task(self.stopping.wait())
+            while not self.stopping.is_set():
+                self._changed.clear()
+                await backoff.retry("following the settings", self._settle_in, MasterError)
+                changed = tasks.create_task(self._changed.wait())
+                await asyncio.wait([changed, stop], return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+
+    async def _settle_in(self) -> bool:
+        await self._coordinator.settle_in()
+        return True
+
+
 def coordinator_role(app: Mesh, options: RoleOptions) -> Service:
-    """The role ``coordinator``: for the agents asked for (default: all). Raises ``ConfigError``."""
+    """The role ``coordinator``: for the agents asked for (default: all, and those that are added
+    while it runs). Raises ``ConfigError``."""
     names = options.agents or tuple(app.config.agents)
-    if not names:
-        raise ConfigError("no agent is configured: give agents=..., or set MESH_AGENTS")
     return Coordinator(
         app.connect_master(),
         {name: app.connect_agent(name) for name in names},
-        serves=lambda lane: [agent.name for agent in app.config.agents_for(lane)],
+        serves=lambda lane: [agent.name for agent in app.cluster.agents_for(lane)],
         transient_threshold=app.config.transient_threshold,
+        cluster=app.cluster,
+        connect=None if options.agents else app.connect_agent,
         retention=app.config.retention,
         clock=app.clock,
         others=[Declaring(app, app.connect_master()), *_outbox(app)],

@@ -70,7 +70,8 @@ class Dispatcher(Service):
         """Jobs that agents stored."""
         self._master = master
         self._agents = agents
-        self._threshold = threshold
+        self.threshold = threshold
+        """May be set while it runs."""
         self._clock = clock or SystemClock()
         self._interval = interval
         self._batch = batch
@@ -160,7 +161,7 @@ class Dispatcher(Service):
 
     async def _claim_some(self) -> tuple[list[Envelope], bool]:
         """Jobs in hand, and whether there are no more."""
-        until = self._clock.time() + self._threshold
+        until = self._clock.time() + self.threshold
         jobs = await self._master.claim_due(until, self._batch, self._claim)
         gated = Claimed([])
         if self._gated:

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, Select, or_, select
+from sqlalchemy import Row, Select, case, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.job import State
-from mesh.ports import AgentInfo, AttemptInfo, EventInfo, JobFilter, JobInfo
-from mesh.sql import Database, one_of
+from mesh.ports import AgentInfo, AttemptInfo, Backlog, EventInfo, JobFilter, JobInfo
+from mesh.sql import Database, Moment, one_of
 from mesh.wire import Heartbeat, LaneLoad
 from mesh_master import listing
 from mesh_master.merge import LOST
 from mesh_master.tables import Tables
 
-__all__ = ["agents", "attempts", "due", "events", "get_jobs", "list_jobs", "workers"]
+__all__ = ["agents", "attempts", "backlog", "due", "events", "get_jobs", "list_jobs", "workers"]
 
 _lanes = msgspec.json.Decoder(list[LaneLoad])
 _meta = msgspec.json.Decoder(dict[str, str])
@@ -116,6 +116,26 @@ async def agents(tables: Tables, connection: AsyncConnection) -> list[AgentInfo]
     return [
         AgentInfo(row.name, row.url, row.seen_at or 0.0) for row in await connection.execute(query)
     ]
+
+
+async def backlog(tables: Tables, connection: AsyncConnection, now: float) -> dict[str, Backlog]:
+    jobs = tables.jobs.c
+    is_held = jobs.state.in_([State.SCHEDULED, State.WAITING])
+    is_due = or_(jobs.due_at.is_(None), jobs.due_at <= now)
+    query = (
+        select(
+            jobs.lane,
+            func.sum(case((is_held, 1), else_=0)),
+            func.sum(case((is_held, 0), else_=1)),
+            func.min(case((is_due, jobs.enqueued_at)), type_=Moment),
+        )
+        .where(jobs.state.in_([State.SCHEDULED, State.WAITING, State.QUEUED, State.RETRYING]))
+        .group_by(jobs.lane)
+    )
+    return {
+        lane: Backlog(held, sent, oldest)
+        for lane, held, sent, oldest in await connection.execute(query)
+    }
 
 
 def _job(row: Row[Any]) -> JobInfo:

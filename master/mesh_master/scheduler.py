@@ -130,7 +130,8 @@ class Scheduler(Service):
         self._master = master
         self._store = master.schedules
         self._agents = agents
-        self._ahead = ahead
+        self.ahead = ahead
+        """May be set while it runs."""
         self._look = max(ahead / 2, min(ahead, 2 * interval))
         self._holder = holder
         self._clock = clock or SystemClock()
@@ -202,7 +203,7 @@ class Scheduler(Service):
 
     async def _make(self, schedule: ScheduleInfo) -> None:
         now = self._store.now()
-        slots, next_slot = plan(schedule, now, self._ahead)
+        slots, next_slot = plan(schedule, now, self.ahead)
         states = await self._states(schedule, len(slots))
         jobs = [
             schedule.definition.job(

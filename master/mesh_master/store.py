@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -32,6 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.config import AgentConfig
 from mesh.errors import (
     ConfigError,
     LeaseLost,
@@ -45,6 +46,7 @@ from mesh.ports import (
     HELD,
     AgentInfo,
     AttemptInfo,
+    Backlog,
     Check,
     Claimed,
     EventInfo,
@@ -56,6 +58,7 @@ from mesh.ports import (
     Outlived,
     Unblocked,
 )
+from mesh.settings import ClusterSettings
 from mesh.sql import (
     FAULTS,
     NOTIFY,
@@ -65,6 +68,7 @@ from mesh.sql import (
     DatabaseErrors,
     InsertNew,
     Signals,
+    SqlBoard,
     executor_within,
     make_signals,
     one_of,
@@ -78,6 +82,7 @@ from mesh_master.gates import Gates
 from mesh_master.holding import Holding
 from mesh_master.plain import MOVE_COLUMNS, NEW_COLUMNS, Plain, sort_out
 from mesh_master.schedules import SqlSchedules
+from mesh_master.steering import Steering
 from mesh_master.tables import Tables
 from mesh_master.tags import Tags
 from mesh_master.unblocking import Unblocking
@@ -125,6 +130,7 @@ class SqlMaster:
         self._signals = make_signals(
             self.database, f"{self.database.place} {self.tables.jobs.fullname}"
         )
+        self._steering = Steering(self.database, self.tables, self._signals, settings.clock)
         self._is_open = False
 
     @property
@@ -255,6 +261,19 @@ class SqlMaster:
             return None
         return job
 
+    async def cancel(self, job_ids: Sequence[str], reason: str) -> dict[str, State]:
+        return await self._steering.cancel(job_ids, reason)
+
+    async def take_back(self, jobs: Sequence[Envelope]) -> None:
+        rows = {job.id: merge.held_row(job, encode_frame([job])) for job in jobs}
+        async with self.database.write(timeout=_PATIENCE) as connection:
+            await self._writes.jobs.run(connection, [rows[key] for key in sorted(rows)])
+        self._signals.signal({HELD})
+
+    async def backlog(self) -> dict[str, Backlog]:
+        async with self.database.read(timeout=_PATIENCE) as connection:
+            return await queries.backlog(self.tables, connection, self.database.now())
+
     async def unclaim(self, job_ids: Sequence[str]) -> None:
         jobs = self.tables.jobs
         async with self.database.write(timeout=_PATIENCE) as connection:
@@ -309,6 +328,31 @@ class SqlMaster:
     async def sweep(self, workers_before: float, limit: int) -> int:
         async with self.database.write(timeout=_PATIENCE) as connection:
             return await self._forgetting.sweep(connection, workers_before, limit)
+
+    # steering --------------------------------------------------------------------------------
+
+    async def post(self, notices: Mapping[str, bytes | None]) -> None:
+        await self._steering.post(notices)
+
+    async def board(self) -> SqlBoard:
+        return self._steering.board()
+
+    async def cluster_settings(self) -> ClusterSettings:
+        return await self._steering.settings()
+
+    async def change_settings(
+        self, change: Callable[[ClusterSettings], ClusterSettings]
+    ) -> ClusterSettings:
+        return await self._steering.change_settings(change)
+
+    async def add_agent(self, agent: AgentConfig) -> None:
+        await self._steering.add_agent(agent)
+
+    async def remove_agent(self, name: str) -> bool:
+        return await self._steering.remove_agent(name)
+
+    async def added_agents(self) -> dict[str, AgentConfig]:
+        return await self._steering.added_agents()
 
     # recording -------------------------------------------------------------------------------
 

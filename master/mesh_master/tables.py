@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-from mesh.sql import JobId, Moment
+from mesh.sql import JobId, Moment, board_table
 
 __all__ = ["Tables"]
 
@@ -66,6 +66,8 @@ class Tables:
     limits: Table
     slots: Table
     """Which jobs count against which limits now."""
+    notices: Table
+    """The master's board."""
     cluster: Table
     """What the cluster agreed on, by key."""
 
@@ -87,6 +89,7 @@ class Tables:
             dependencies=_dependencies(metadata, prefix),
             limits=_limits(metadata, prefix),
             slots=_slots(metadata, prefix),
+            notices=board_table(f"{prefix}notices", metadata),
             cluster=_cluster(metadata, prefix),
         )
 
@@ -263,6 +266,9 @@ def _agents(metadata: MetaData, prefix: str) -> Table:
         Column("name", String, primary_key=True),
         Column("url", String, nullable=False),
         Column("seen_at", Moment),
+        # Of those that were added at run time: the URL with its password, and JSON; NULL is all.
+        Column("full_url", String),
+        Column("lanes", Text),
     )
 
 

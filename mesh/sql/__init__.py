@@ -1,6 +1,11 @@
 """SQL databases, for the parts that keep rows: the only place that knows drivers and dialects."""
 
 from mesh.sql.alone import Alone as Alone
+from mesh.sql.board import BOARD as BOARD
+from mesh.sql.board import Notices as Notices
+from mesh.sql.board import SqlBoard as SqlBoard
+from mesh.sql.board import board_columns as board_columns
+from mesh.sql.board import board_table as board_table
 from mesh.sql.bulk import BulkUpdate as BulkUpdate
 from mesh.sql.bulk import BulkUpsert as BulkUpsert
 from mesh.sql.bulk import begins_with as begins_with
@@ -21,6 +26,7 @@ from mesh.sql.types import Moment as Moment
 from mesh.sql.within import executor_within as executor_within
 
 __all__ = [
+    "BOARD",
     "FAULTS",
     "NOTIFY",
     "Alone",
@@ -34,8 +40,12 @@ __all__ = [
     "JobId",
     "Moment",
     "Notice",
+    "Notices",
     "Signals",
+    "SqlBoard",
     "begins_with",
+    "board_columns",
+    "board_table",
     "executor_within",
     "make_signals",
     "one_of",

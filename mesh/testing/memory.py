@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from itertools import count
 
 from mesh.errors import AgentError, AgentUnavailable, CorruptMessage
+from mesh.notices import check_notices
 from mesh.ports import (
+    FAIR_TURN,
     AgentCapabilities,
     AgentSettings,
     Check,
@@ -68,6 +70,8 @@ class _Store:
         self.order = count(1)
         self.waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
         self.dead_letters: list[bytes] = []
+        self.board: dict[str, tuple[int, bytes | None]] = {}
+        """When each notice was put up or taken down, in ``order``, and what it says."""
         self.down = False
 
     def wake(self) -> None:
@@ -195,6 +199,17 @@ class MemoryAgent:
         self._reach()
         return MemoryLedger(self)
 
+    async def post(self, notices: Mapping[str, bytes | None]) -> None:
+        store = self._reach()
+        check_notices(notices)
+        with store.lock:
+            store.board |= {key: (next(store.order), value) for key, value in notices.items()}
+        store.wake()
+
+    async def board(self) -> MemoryBoard:
+        self._reach()
+        return MemoryBoard(self)
+
     async def depth(self) -> Mapping[str, LaneDepth]:
         store = self._reach()
         now = self._clock.time()
@@ -221,14 +236,17 @@ class MemoryConsumer:
         self._lane = lane
         self._lease = lease
         self._closed = False
+        self._rests = 0
+        self._pulled = 0
         self._wake = asyncio.Event()
         self._waiter = (asyncio.get_running_loop(), self._wake)
 
     async def pull(self, limit: int) -> list[Delivery]:
         store = self._agent._store
+        rests = self._rests
         store.waiters.add(self._waiter)
         try:
-            while not self._closed:
+            while not self._closed and self._rests == rests:
                 self._wake.clear()
                 self._agent._reach()
                 with store.lock:
@@ -246,7 +264,9 @@ class MemoryConsumer:
         now = self._clock.time()
         mine = [(key, e) for key, e in store.entries.items() if e.lane == self._lane]
         ready = [(key, e) for key, e in mine if e.eligible_at <= now]
-        ready.sort(key=lambda item: (-item[1].priority, item[1].order))
+        self._pulled += 1 if ready else 0
+        sign = 1 if self._pulled % FAIR_TURN == 0 else -1
+        ready.sort(key=lambda item: (sign * item[1].priority, item[1].order))
         deliveries: list[Delivery] = []
         for key, entry in ready[:limit]:
             try:
@@ -278,9 +298,47 @@ class MemoryConsumer:
                     store.put(settlement.again, now)
         store.wake()
 
+    async def rest(self) -> None:
+        self._rests += 1
+        self._wake.set()
+
     async def close(self) -> None:
         self._closed = True
         self._wake.set()
+
+
+class MemoryBoard:
+    """``mesh.ports.Board`` in memory."""
+
+    def __init__(self, agent: MemoryAgent) -> None:
+        self._agent = agent
+        self._position: int | None = None
+        self._wake = asyncio.Event()
+
+    async def read(self, wait: float) -> dict[str, bytes | None]:
+        store, clock = self._agent._reach(), self._agent._clock
+        waiter = (asyncio.get_running_loop(), self._wake)
+        deadline = clock.monotonic() + wait
+        store.waiters.add(waiter)
+        try:
+            while True:
+                self._wake.clear()
+                self._agent._reach()
+                first, after = self._position is None, self._position or 0
+                with store.lock:
+                    self._position = max((at for at, _ in store.board.values()), default=0)
+                    changes = {k: v for k, (at, v) in store.board.items() if at > after}
+                if first:
+                    return {key: value for key, value in changes.items() if value is not None}
+                left = deadline - clock.monotonic()
+                if changes or left <= 0:
+                    return changes
+                await clock.wait(self._wake, left)
+        finally:
+            store.waiters.discard(waiter)
+
+    async def close(self) -> None:
+        pass
 
 
 class MemoryLedger:

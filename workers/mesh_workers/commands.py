@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, get_args
 
+import msgspec
 import typer
 
-from mesh.console import AgentsOption, AppArgument, load_app, run_service
-from mesh.errors import ConfigError
-from mesh.roles import RoleOptions, make_role
+from mesh.app import Mesh
+from mesh.console import AgentsOption, AppArgument, load_app, run, run_service
+from mesh.errors import ConfigError, did_you_mean
+from mesh.roles import RoleOptions, WorkerMode, make_role
 from mesh_workers.supervise import Supervisor
 
 __all__ = ["register"]
@@ -36,6 +38,15 @@ def worker(
     concurrency: Annotated[
         int, typer.Option("--concurrency", "-c", help="Jobs at once in each lane.")
     ] = 10,
+    mode: Annotated[
+        str,
+        typer.Option(
+            "--mode",
+            help="full: run jobs, using the master where that must be. execution: run jobs "
+            "without any connection to the master. coordinator: run the master's duties instead. "
+            "drain: empty the agents named by --agent, and end.",
+        ),
+    ] = "full",
     processes: Annotated[
         int,
         typer.Option(
@@ -48,10 +59,15 @@ def worker(
 ) -> None:
     """Run a worker until SIGTERM or Ctrl-C; it then finishes what runs within the grace time."""
     loaded = load_app(app)
+    if loaded.config.master is not None and not loaded.config.agents.keys() >= set(agent or ()):
+        run(_meet_agents(loaded))
     if processes != 1:
         arguments = ["worker", app, "--concurrency", str(concurrency)]
         arguments += [word for text in lane or () for word in ("--lane", text)]
         arguments += [word for name in agent or () for word in ("--agent", name)]
+        arguments += ["--mode", _parse_mode(mode)]
+        if mode == "drain":
+            raise ConfigError("--mode drain ends when the agents are empty: leave out --processes")
         patience = loaded.config.grace + _LAST_WORDS
         run_service(Supervisor(arguments, processes, patience), loaded)
         return
@@ -59,8 +75,24 @@ def worker(
         lanes=dict(_parse_lane(text, concurrency) for text in lane or ()),
         concurrency=concurrency,
         agents=tuple(agent or ()),
+        mode=_parse_mode(mode),
     )
     run_service(make_role("worker", loaded, options), loaded)
+
+
+async def _meet_agents(app: Mesh) -> None:
+    async with app:
+        await app.meet_agents()
+
+
+def _parse_mode(text: str) -> WorkerMode:
+    try:
+        mode: WorkerMode = msgspec.convert(text, WorkerMode)
+    except msgspec.ValidationError:
+        raise ConfigError(
+            f"--mode {text}: unknown{did_you_mean(text, get_args(WorkerMode))}"
+        ) from None
+    return mode
 
 
 def _parse_lane(text: str, concurrency: int) -> tuple[str, int]:

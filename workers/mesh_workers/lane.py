@@ -57,6 +57,8 @@ class Lane:
         self._clock = tools.app.clock
         self._stopping = stopping
         self._giving_up = asyncio.Event()
+        self._paused = False
+        self._resting: asyncio.Task[None] | None = None
         self._queue: deque[Delivery] = deque()
         self._running: dict[asyncio.Task[None], Delivery] = {}
         self._changed = asyncio.Event()
@@ -102,6 +104,18 @@ class Lane:
             await self._abandon()
             await self._attempts.close()
 
+    def pause(self, paused: bool) -> None:
+        """Start nothing more, and give back what has not started; or go on. Call it in the
+        worker's event loop; again is harmless."""
+        if paused == self._paused:
+            return
+        self._paused = paused
+        log.info("lane %s %s", self.name, "is paused" if paused else "goes on")
+        self._changed.set()
+        if paused and self._settler.consumer is not None:
+            self._give_back()
+            self._resting = asyncio.create_task(self._settler.consumer.rest(), name="mesh-rest")
+
     async def _consume(self) -> Consumer:
         return await self._tools.agent.consume(self.name, lease=self._app.config.lease)
 
@@ -125,6 +139,10 @@ class Lane:
 
     async def _pull(self, consumer: Consumer, backoff: Backoff) -> None:
         while not self._stopping.is_set():
+            if self._paused:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
             limit = self._room()
             if limit <= 0:
                 self._changed.clear()
@@ -136,6 +154,8 @@ class Lane:
                 self._tools.keeper.hold(deliveries)
                 for delivery in deliveries:
                     self._take(delivery)
+                if self._paused:
+                    self._give_back()
                 self._fill()
 
     def _is_stuck(self) -> bool:
@@ -160,7 +180,10 @@ class Lane:
 
     def _take(self, delivery: Delivery) -> None:
         """Queue a job that was pulled, if it is for this worker to run."""
-        if delivery.lost and self._is_worn_out(delivery):
+        cancels = self._tools.cancels
+        if cancels and (reason := cancels.get(delivery.job.id)) is not None:
+            self._end_unstarted(delivery, State.CANCELLED, ErrorInfo("Cancelled", reason))
+        elif delivery.lost and self._is_worn_out(delivery):
             self._end_worn_out(delivery)
         elif delivery.job.name not in self._app.handlers:
             self._give_to_others(delivery)

@@ -6,9 +6,10 @@ import logging
 
 from mesh.app import Mesh
 from mesh.errors import ConfigError, did_you_mean
-from mesh.roles import RoleOptions
+from mesh.roles import RoleOptions, make_role
 from mesh.schedules import Declaring
 from mesh.service import Group, Service
+from mesh_workers.drain import Drain
 from mesh_workers.worker import Worker
 
 __all__ = ["worker_role"]
@@ -20,6 +21,12 @@ def worker_role(app: Mesh, options: RoleOptions) -> Service:
     """Workers for the lanes asked for (default: all that the app's handlers name), on the agents
     asked for (default: all) that serve them. Raises ``ConfigError`` if none of the agents serves
     a lane that was asked for."""
+    if options.mode == "coordinator":
+        return make_role("coordinator", app, options)
+    if options.mode == "drain":
+        return _drain(app, options)
+    if options.mode == "execution":
+        app.cluster.forget_master()
     lanes = dict(options.lanes) or dict.fromkeys(app.lanes, options.concurrency)
     if not lanes:
         raise ConfigError("the app has no handlers, so there is no lane to work on; name --lane")
@@ -43,3 +50,22 @@ def worker_role(app: Mesh, options: RoleOptions) -> Service:
     if app.schedules.declared and app.config.master is not None:
         workers.append(Declaring(app, app.connect_master()))
     return Group("workers", workers)
+
+
+def _drain(app: Mesh, options: RoleOptions) -> Service:
+    if options.lanes:
+        raise ConfigError(
+            "--mode drain empties whole agents: leave out --lane, or see mesh lanes drain"
+        )
+    if app.config.master is None:
+        raise ConfigError(
+            "--mode drain moves jobs back to the master, and none is configured: give master=..., "
+            "or set MESH_MASTER"
+        )
+    if not options.agents:
+        raise ConfigError(
+            f"--mode drain: say which agents to empty, such as --agent {min(app.config.agents)}"
+        )
+    for name in options.agents:
+        app.config.agent(name)
+    return Drain(app, options.agents)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from mesh.app import Mesh
 from mesh.ports import Agent
@@ -21,3 +22,5 @@ class Tools:
     worker: str
     keeper: LeaseKeeper
     reporter: Reporter
+    cancels: Mapping[str, str] = field(default_factory=dict)
+    """Why jobs are to be cancelled, by job id; kept up to date by the worker."""

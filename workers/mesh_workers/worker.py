@@ -22,6 +22,7 @@ from mesh.job import check_name
 from mesh.ports import Agent
 from mesh.service import Backoff, Service, unique_name
 from mesh.wire import Envelope, Heartbeat
+from mesh_workers.follow import Following
 from mesh_workers.keeper import LeaseKeeper
 from mesh_workers.lane import Lane
 from mesh_workers.processes import locate
@@ -81,11 +82,17 @@ class Worker(Service):
             lambda: self._app.connect_agent(self._agent_name), self._app.config.lease, self._job_in
         )
         reporter = Reporter(agent)
-        tools = Tools(self._app, agent, self.worker_id, keeper, reporter)
+        following = Following(agent, self._app.cluster)
+        if not await Backoff(self.stopping).retry(
+            f"the board of agent {self._agent_name}", following.begin, AgentError
+        ):
+            return
+        tools = Tools(self._app, agent, self.worker_id, keeper, reporter, following.cancels)
         self.lanes = [Lane(name, n, tools, self.stopping) for name, n in self._lanes.items()]
+        self._pause_lanes()
         keeper.start()
         try:
-            await self._serve(reporter, ready)
+            await self._serve(reporter, following, ready)
         finally:
             await keeper.stop()
 
@@ -93,9 +100,25 @@ class Worker(Service):
         found = (lane.job_in(frame) for lane in self.lanes)
         return next((job for job in found if job is not None), None)
 
-    async def _serve(self, reporter: Reporter, ready: Callable[[], None]) -> None:
+    def _pause_lanes(self) -> None:
+        """Let the lanes run that the cluster's settings let run here, and no others."""
+        settings = self._app.cluster.settings
+        for lane in self.lanes:
+            lane.pause(not settings.runs(lane.name, self._agent_name))
+
+    def _told(self, cancels: Mapping[str, str]) -> None:
+        self._pause_lanes()
+        for job_id, reason in cancels.items():
+            for lane in self.lanes:
+                if lane.cancel(job_id, reason):
+                    break
+
+    async def _serve(
+        self, reporter: Reporter, following: Following, ready: Callable[[], None]
+    ) -> None:
         async with asyncio.TaskGroup() as tasks:
             reporting = tasks.create_task(reporter.run())
+            told = tasks.create_task(following.run(Backoff(asyncio.Event()), self._told))
             beat = tasks.create_task(self._beat(reporter))
             lanes = [tasks.create_task(lane.run(), name=f"lane-{lane.name}") for lane in self.lanes]
             log.info(
@@ -109,6 +132,7 @@ class Worker(Service):
             reporter.heartbeat(self._heartbeat("draining"))
             await self._drain(lanes)
             beat.cancel()
+            told.cancel()
             reporting.cancel()
         reporter.heartbeat(self._heartbeat("stopped"))
         try:

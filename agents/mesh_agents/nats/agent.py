@@ -19,6 +19,7 @@ from mesh.errors import AgentError, AgentUnavailable, PublishOutcomeUnknown
 from mesh.job import check_name
 from mesh.ports import AgentCapabilities, AgentSettings, Check, LaneDepth
 from mesh.wire import Accepted, Envelope, Record
+from mesh_agents.nats.board import NatsBoard, notice_messages
 from mesh_agents.nats.connection import Connection
 from mesh_agents.nats.consumer import NatsConsumer
 from mesh_agents.nats.frames import Frame, Message, Names, ledger_entries, level, pack
@@ -46,7 +47,7 @@ class NatsAgent:
         self._streams = Streams(self._connection, names, settings.push_timeout)
         self._names = names
         self._consumers: list[NatsConsumer] = []
-        self._readers: list[NatsLedger] = []
+        self._readers: list[NatsLedger | NatsBoard] = []
         self._unsure: OrderedDict[str, tuple[float, Frame]] = OrderedDict()
         """Frames whose storing is in doubt, by the part of each of their jobs, and since when.
         Such a job is sent again within the same frame, which the server recognizes."""
@@ -172,6 +173,16 @@ class NatsAgent:
     async def ledger(self) -> NatsLedger:
         reader = NatsLedger(self._streams)
         await self._streams.info("LEDGER")
+        self._readers = [r for r in self._readers if not r.closed] + [reader]
+        return reader
+
+    # the board -------------------------------------------------------------------------------
+
+    async def post(self, notices: Mapping[str, bytes | None]) -> None:
+        await self._streams.store(notice_messages(self._names.board, notices))
+
+    async def board(self) -> NatsBoard:
+        reader = NatsBoard(self._streams)
         self._readers = [r for r in self._readers if not r.closed] + [reader]
         return reader
 

@@ -8,10 +8,11 @@ Each priority of a lane has a durable consumer on the server and a ``_Level`` he
 - *watching*: it was empty, and a request stays open (``EXPIRES`` seconds, with heartbeats):
   whatever appears is sent here.
 
-``pull`` walks down the levels and hands out the first frame it finds. It goes below a level only
-if that one is *watching*, so a lower priority never overtakes, and a level is asked only while a
-``pull`` waits. What arrives all the same with nobody waiting stays in the level's buffer, leased,
-for ``_hold`` seconds at most, and is then put back for others.
+``pull`` walks down the levels (one in ``FAIR_TURN`` walks up) and hands out the first frame it
+finds. It goes below a level only if that one is *watching*, so a lower priority never overtakes,
+and a level is asked only while a ``pull`` waits. What arrives all the same with nobody waiting
+stays in the level's buffer, leased, for ``_hold`` seconds at most, and is then put back for
+others.
 
 Any sign of trouble (connection lost, heartbeat missing, status 409) leads back to *unknown*. A
 consumer that the server has lost is created again.
@@ -34,7 +35,7 @@ from nats.aio.subscription import Subscription
 from mesh.clock import Clock
 from mesh.errors import AgentError, AgentUnavailable, CorruptMessage, UnsupportedVersion
 from mesh.job import Priority
-from mesh.ports import Delivery, Settlement
+from mesh.ports import FAIR_TURN, Delivery, Settlement
 from mesh.wire import Envelope, Record, decode_frame
 from mesh_agents.nats.connection import NoResponders, status_of
 from mesh_agents.nats.frames import (
@@ -121,6 +122,8 @@ class NatsConsumer:
         self._trouble = ""
         self._sweeper: asyncio.Task[None] | None = None
         self.closed = False
+        self._rests = 0
+        self._pulled = 0
         self._connection.lost.add(self._on_lost)
 
     async def open(self) -> None:
@@ -131,15 +134,19 @@ class NatsConsumer:
     # pulling ---------------------------------------------------------------------------------
 
     async def pull(self, limit: int) -> list[Delivery]:
+        rests = self._rests
         async with self._lock:
             self._limit = limit
+            self._pulled += 1
             try:
-                while not self.closed:
+                while not self.closed and self._rests == rests:
                     self._wake.clear()
                     await self._attach()
                     if deliveries := await self._take(limit):
                         return deliveries
                     await self._wait()
+                if not self.closed:
+                    await self._leave()
                 return []
             except AgentUnavailable:
                 raise
@@ -173,7 +180,10 @@ class NatsConsumer:
         """Hand out from the highest priority that has something; ask the next level if none is
         known to have."""
         taken: list[Delivery] = []
-        for level in self._levels.values():
+        levels = list(self._levels.values())
+        if self._pulled % FAIR_TURN == 0:
+            levels.reverse()
+        for level in levels:
             while level.buffer and len(taken) < limit:
                 held = level.buffer[0]
                 if held.lost:
@@ -405,10 +415,21 @@ class NatsConsumer:
         for held in done:
             self._held.pop(held.receipt, None)
 
+    async def rest(self) -> None:
+        self._rests += 1
+        self._on_lost()  # The requests that are open lose their inbox: they are none any more.
+        if not self._lock.locked():  # Else the pull that is pending does so, as it ends.
+            async with self._lock:
+                await self._leave()
+
     async def close(self) -> None:
         self.closed = True
         self._connection.lost.discard(self._on_lost)
         self._on_lost()
+        await self._leave()
+
+    async def _leave(self) -> None:
+        """Ask for nothing, and put back what came unasked."""
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.wait([self._sweeper])

@@ -78,11 +78,15 @@ class Names:
     def ask(self) -> str:
         return f"{self.root}.ask"
 
+    @property
+    def board(self) -> str:
+        return f"{self.root}.board"
+
     def dead(self, kind: str) -> str:
         return f"{self.root}.dead.{kind}"
 
     def stream(self, kind: str) -> str:
-        """``kind`` is ``JOBS``, ``LEDGER`` or ``DEAD``."""
+        """``kind`` is ``JOBS``, ``LEDGER``, ``BOARD`` or ``DEAD``."""
         return f"MESH+{self.cluster}+{self.agent}+{kind}"
 
     def jobs(self, lane: str, priority: int, count: int | str) -> str:
@@ -131,6 +135,8 @@ class Origin(NamedTuple):
     """The message's place in the stream."""
     number: int
     """The consumer's count of its deliveries."""
+    pending: int
+    """How many messages the consumer had still to deliver."""
 
     @classmethod
     def parse(cls, ack_subject: str) -> Origin:
@@ -138,8 +144,8 @@ class Origin(NamedTuple):
         longer form with a domain and an account hash in front of the stream."""
         tokens = ack_subject.split(".")
         first = 3 if len(tokens) == 9 else 5
-        consumer, delivered, sequence, number = tokens[first : first + 4]
-        return cls(consumer, int(delivered), int(sequence), int(number))
+        consumer, delivered, sequence, number, _, pending = tokens[first : first + 6]
+        return cls(consumer, int(delivered), int(sequence), int(number), int(pending))
 
 
 def schedule_header(due_at: float) -> str:

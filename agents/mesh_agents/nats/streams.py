@@ -1,10 +1,11 @@
-"""The agent's three streams: creating them, storing in them, asking the server about them.
+"""The agent's four streams: creating them, storing in them, asking the server about them.
 
 ``JOBS`` is a work queue: a message leaves it when it is acknowledged. The server's scheduled
 messages live in it too, and those exclude ``discard: new``; so the stream has no limit of its
 own that could make the server discard the oldest jobs, and what the account or the disk cannot
 take is refused to the publisher. ``LEDGER`` is a log that the reader purges from its beginning.
-``DEAD`` keeps the newest messages that nobody can read.
+``BOARD`` keeps the latest message of each subject (see ``board``), ``DEAD`` the newest messages
+that nobody can read.
 """
 
 from __future__ import annotations
@@ -222,6 +223,15 @@ class Streams:
                 "storage": "file",
                 "discard": "new",
                 **unlimited,
+            },
+            "BOARD": {
+                "subjects": [f"{self.names.board}.>"],
+                "retention": "limits",
+                "storage": "file",
+                "discard": "old",
+                "allow_msg_ttl": True,
+                **unlimited,
+                "max_msgs_per_subject": 1,
             },
             "DEAD": {
                 "subjects": [self.names.dead("*")],

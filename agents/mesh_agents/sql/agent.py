@@ -15,7 +15,7 @@ from mesh.errors import (
 )
 from mesh.job import check_name
 from mesh.ports import AgentCapabilities, AgentSettings, Check, LaneDepth
-from mesh.sql import Database, DatabaseErrors, make_signals, split_options
+from mesh.sql import Database, DatabaseErrors, Notices, SqlBoard, make_signals, split_options
 from mesh.wire import Envelope, Record
 from mesh_agents.sql.consumer import SqlConsumer
 from mesh_agents.sql.ledger import SqlLedger
@@ -33,6 +33,9 @@ _ERRORS = DatabaseErrors(
 # What one transaction of a push may hold: more would keep others waiting.
 _PUSH_JOBS = 1000
 _PUSH_BYTES = 4 * 1024 * 1024
+
+# Seconds between two looks at the board where nothing wakes its reader.
+_LOOK = 0.5
 
 # Seconds of difference between the clocks that are worth a word.
 _SKEW = 1.0
@@ -66,6 +69,7 @@ class SqlAgent:
         place = f"{self.database.place} {self.tables.jobs.fullname} {name}"
         self._signals = make_signals(self.database, place)
         self._store = Store(self.name, self.database, self.tables, self._signals)
+        self._notices = Notices(self.database, self.tables.board, name, self._signals)
         self._clock = settings.clock
         self._push_timeout = settings.push_timeout
 
@@ -139,6 +143,12 @@ class SqlAgent:
 
     async def ledger(self) -> SqlLedger:
         return SqlLedger(self._store, self._clock)
+
+    async def post(self, notices: Mapping[str, bytes | None]) -> None:
+        await self._notices.post(notices)
+
+    async def board(self) -> SqlBoard:
+        return SqlBoard(self._notices, self._clock, _LOOK)
 
     async def depth(self) -> Mapping[str, LaneDepth]:
         jobs = self.tables.jobs

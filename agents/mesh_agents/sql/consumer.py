@@ -34,7 +34,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh.clock import Clock
 from mesh.errors import CorruptMessage, UnsupportedVersion
 from mesh.job import Priority
-from mesh.ports import Delivery, Settlement
+from mesh.ports import FAIR_TURN, Delivery, Settlement
 from mesh.sql import Alone, Moment, one_of
 from mesh.wire import decode_frame
 from mesh_agents.sql.store import LEDGER, PATIENCE, Store
@@ -100,8 +100,11 @@ class SqlConsumer:
         self._lane = lane
         self._lease = lease
         self._is_closed = False
+        self._rests = 0
         self._pulls: set[asyncio.Event] = set()
-        self._claim = self._build_claim()
+        self._pulled = 0
+        self._claim = self._build_claim(highest_first=True)
+        self._fair_claim = self._build_claim(highest_first=False)
         self._next = self._build_next()
 
     def _of_priority(self, priority: Priority) -> Select[Any, Any]:
@@ -117,8 +120,8 @@ class SqlConsumer:
             .order_by(jobs.c.eligible_at, jobs.c.seq)
         )
 
-    def _build_claim(self) -> Alone:
-        # A range of the index for each priority, the highest first, read only as far as the
+    def _build_claim(self, *, highest_first: bool) -> Alone:
+        # A range of the index for each priority, one after the other, read only as far as the
         # limit asks. One range for all would walk over whatever is leased or delayed in it.
         jobs = self._store.tables.jobs
         now, limit = bindparam("now", type_=Moment), bindparam("count", type_=Integer)
@@ -128,7 +131,7 @@ class SqlConsumer:
                     self._of_priority(priority).where(jobs.c.eligible_at <= now).limit(limit)
                 ).subquery(f"p{priority:d}")
             )
-            for priority in sorted(Priority, reverse=True)
+            for priority in sorted(Priority, reverse=highest_first)
         ]
         ranked = union_all(*ranges).subquery("ranked")
         ready = self._database.once(select(ranked.c.id).limit(limit), "ready")
@@ -155,11 +158,12 @@ class SqlConsumer:
 
     async def pull(self, limit: int) -> list[Delivery]:
         signals, wake = self._store.signals, asyncio.Event()
+        rests = self._rests
         self._pulls.add(wake)
         try:
             with signals.waiting(self._lane, wake):
                 looks, is_ready = 0, True
-                while not self._is_closed:
+                while not self._is_closed and self._rests == rests:
                     wake.clear()
                     claimed = is_ready
                     if is_ready and (deliveries := await self._take(limit)):
@@ -185,6 +189,8 @@ class SqlConsumer:
             return moment
 
     async def _take(self, limit: int) -> list[Delivery]:
+        self._pulled += 1
+        claim = self._fair_claim if self._pulled % FAIR_TURN == 0 else self._claim
         while True:
             now = self._database.now()
             parameters = {
@@ -193,7 +199,7 @@ class SqlConsumer:
                 "until": now + self._lease,
                 "lease_id": uuid4().hex,
             }
-            claimed = await self._claim.run(parameters, timeout=PATIENCE)
+            claimed = await claim.run(parameters, timeout=PATIENCE)
             rows = sorted((_Claimed(*row) for row in claimed), key=_Claimed.order)
             found = _Found(rows)
             if found.corrupt or found.newer:
@@ -235,6 +241,11 @@ class SqlConsumer:
             await self._store.put(connection, back, self._database.now())
         lanes = {job.lane for job in back.values()}
         self._store.signals.signal(lanes | {LEDGER} if records else lanes)
+
+    async def rest(self) -> None:
+        self._rests += 1
+        for wake in self._pulls:
+            wake.set()
 
     async def close(self) -> None:
         self._is_closed = True

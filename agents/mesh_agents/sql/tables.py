@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 
 from mesh.errors import ConfigError
-from mesh.sql import JobId, Moment
+from mesh.sql import JobId, Moment, board_table
 
 __all__ = ["DEFAULT_PREFIX", "Tables"]
 
@@ -51,6 +51,7 @@ class Tables:
             Index(f"{prefix}ledger_agent", "agent", "id"),
             sqlite_autoincrement=True,
         )
+        self.board = board_table(f"{prefix}board", self.metadata)
         self.dead_letters = Table(
             f"{prefix}dead_letters",
             self.metadata,

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from mesh.errors import AgentUnavailable
 from mesh.job import Priority, State, new_job_id
-from mesh.ports import Agent, Consumer, Delivery, Known, Ledger, Settlement
+from mesh.ports import FAIR_TURN, Agent, Consumer, Delivery, Known, Ledger, Settlement
+from mesh.testing.conformance.board import BoardConformance
 from mesh.wire import Accepted, Envelope, Finished, Record, Retrying, Started
 
 __all__ = ["AgentConformance", "AgentHarness", "make_job"]
@@ -130,7 +131,7 @@ def ids(deliveries: Sequence[Delivery]) -> list[str]:
     return [delivery.job.id for delivery in deliveries]
 
 
-class AgentConformance:
+class AgentConformance(BoardConformance):
     """Subclass, and give it a ``harness`` fixture."""
 
     # push ------------------------------------------------------------------------------------
@@ -218,6 +219,20 @@ class AgentConformance:
         got = [(await pull_all(consumer, 1))[0].job.priority for _ in Priority]
         assert got == sorted(Priority, reverse=True)
 
+    async def test_the_lowest_priority_gets_a_share(self, harness: AgentHarness) -> None:
+        """However much of the highest keeps coming."""
+        agent = await harness.connect()
+        consumer = await agent.consume("default", lease=30)
+        await push(agent, low := make_job(priority=Priority.LOWEST))
+        seen: list[str] = []
+        async with asyncio.timeout(PATIENCE):
+            while low.id not in seen:
+                await push(agent, *[make_job(priority=Priority.HIGHEST) for _ in range(2)])
+                got = await consumer.pull(1)
+                await consumer.settle([finish(delivery) for delivery in got])
+                seen += ids(got)
+        assert 1 < len(seen) <= 2 * FAIR_TURN
+
     async def test_oldest_first_within_a_priority(self, harness: AgentHarness) -> None:
         agent = await harness.connect()
         jobs = [make_job() for _ in range(20)]
@@ -287,6 +302,26 @@ class AgentConformance:
         await consumer.close()
         async with asyncio.timeout(PATIENCE):
             assert await pull == []
+
+    async def test_rest_ends_a_waiting_pull_and_takes_nothing(self, harness: AgentHarness) -> None:
+        agent = await harness.connect()
+        consumer = await agent.consume("default", lease=30)
+        await push(agent, make_job())
+        (held,) = await pull_all(consumer, 1)
+        pull = asyncio.create_task(consumer.pull(1))
+        await asyncio.wait([pull], timeout=0.1)
+        async with asyncio.timeout(PATIENCE):
+            await consumer.rest()
+            assert await pull == []
+        # A job that comes now is another's; and what was held can be settled.
+        await push(agent, second := make_job())
+        other = await agent.consume("default", lease=30)
+        (taken,) = await pull_all(other, 1)
+        assert taken.job.id == second.id
+        assert not taken.redelivered
+        await consumer.settle([finish(held)])
+        await push(agent, third := make_job())
+        assert ids(await pull_all(consumer, 1)) == [third.id]
 
     async def test_a_cancelled_pull_loses_no_job(self, harness: AgentHarness) -> None:
         agent = await harness.connect()

@@ -14,6 +14,8 @@ from mesh.job import State, new_job_id
 from mesh.ports import AttemptInfo, JobFilter, JobInfo, Lease, Master
 from mesh.retry import Retry
 from mesh.testing.conformance.agent import make_job
+from mesh.testing.conformance.board import BoardConformance
+from mesh.testing.conformance.steering import SteeringConformance
 from mesh.wire import (
     Accepted,
     Envelope,
@@ -123,7 +125,7 @@ def told(attempts: Sequence[AttemptInfo]) -> list[tuple[int, str, str | None]]:
     return [(a.attempt, a.outcome, a.worker) for a in attempts]
 
 
-class MasterConformance:
+class MasterConformance(BoardConformance, SteeringConformance):
     """Subclass, and give it a ``harness`` fixture."""
 
     # history ---------------------------------------------------------------------------------

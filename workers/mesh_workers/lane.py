@@ -274,7 +274,7 @@ class Lane:
         run = Run(delivery.job, last, delivery.lost - 1, self._tools.worker, 0.0)
         error = ErrorInfo(
             "WorkerDied",
-            f"attempt {last} of {policy.max_attempts} ended with its worker: the process was "
+            f"attempt {last} of {policy.max_attempts + delivery.job.snoozes} ended with its worker: the process was "
             "killed, crashed or lost its lease while it ran this job",
         )
         self._post_end(delivery, end_unstarted(run, State.FAILED, error, self._clock.time()))

@@ -293,11 +293,12 @@ class Lane:
         return counted > self._attempts.policy(delivery.job).max_attempts
 
     def _end_worn_out(self, delivery: Delivery) -> None:
-        policy, last = self._attempts.policy(delivery.job), self._attempt_of(delivery) - 1
+        last = self._attempt_of(delivery) - 1
+        most = self._attempts.policy(delivery.job).max_attempts + delivery.job.snoozes
         run = Run(delivery.job, last, delivery.lost - 1, self._tools.worker, 0.0)
         error = ErrorInfo(
             "WorkerDied",
-            f"attempt {last} of {policy.max_attempts} ended with its worker: the process was "
+            f"attempt {last} of {most} ended with its worker: the process was "
             "killed, crashed or lost its lease while it ran this job",
         )
         self._post_end(delivery, end_unstarted(run, State.FAILED, error, self._clock.time()))

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 
     from mesh.sql.outbox import Outbox
 
-__all__ = ["BULK", "Client", "JobHandle", "agent_settings", "master_settings"]
+__all__ = ["BULK", "NO_REASON", "Client", "JobHandle", "agent_settings", "master_settings"]
 
 R = TypeVar("R")
 
@@ -79,6 +79,8 @@ _SHUN = 1.0
 
 _FOLLOW = 1.5
 """Seconds between two looks at the cluster's settings."""
+
+NO_REASON = "no reason given"
 
 _FIRST_POLL = 0.005
 _LONGEST_POLL = 0.5
@@ -198,7 +200,7 @@ class JobHandle(Generic[R]):
         if not 0 <= wait < inf:
             raise ConfigError(f"job.cancel(wait={wait!r}): must be seconds, 0 or more")
         client = self._client()
-        why = reason or "no reason given"
+        why = reason or NO_REASON
         state = (await (await client.master()).cancel([self.id], why)).get(self.id)
         if state not in TERMINAL and wait:
             try:

@@ -38,6 +38,8 @@ RETRIED_STATES = (State.FAILED, State.EXPIRED)
 """Those whose jobs are done again unless states are named: what went well stays so, and so does
 what somebody called off."""
 
+UNFINISHED = tuple(state for state in State if state not in TERMINAL)
+
 _PAGE = 500
 _WORKFLOW = 20_000
 """The most jobs of one workflow that are done again in one transaction."""
@@ -225,3 +227,25 @@ async def remove(master: Master, where: JobFilter) -> int:
 def removable(where: JobFilter) -> JobFilter:
     """The filter, of what can be removed. Raises ``ConfigError``."""
     return _ended(where, sorted(TERMINAL), "remove")
+
+
+async def cancel(master: Master, where: JobFilter, reason: str) -> int:
+    """Ask for jobs that have not ended to be cancelled. Returns how many."""
+    wanted, count = cancellable(where), 0
+    while True:
+        jobs = await master.list_jobs(replace(wanted, limit=_PAGE))
+        # Those that wait first: what they wait for might end, and let them go.
+        jobs.sort(key=lambda job: job.state is not State.WAITING)
+        count += len(await master.cancel([job.id for job in jobs], reason))
+        if len(jobs) < _PAGE:
+            return count
+        wanted = wanted.next_page(min(jobs, key=lambda job: job.id))
+
+
+def cancellable(where: JobFilter) -> JobFilter:
+    """The filter, of what can be cancelled. Raises ``ConfigError``."""
+    if where == JobFilter(limit=where.limit):
+        raise ConfigError("cancel needs to know which jobs: give a state, a name, a lane …")
+    if ended := TERMINAL & set(where.states):
+        raise ConfigError(f"cancel: a job that is {min(ended)} has ended already")
+    return where if where.states else replace(where, states=UNFINISHED)

@@ -277,10 +277,11 @@ class Lane:
                 self._queue.remove(delivery)
                 self._end_unstarted(delivery, State.CANCELLED, ErrorInfo("Cancelled", reason))
                 return True
-        for task, delivery in self._running.items():
-            if delivery.job.id == job_id:
-                return self._attempts.call_off(delivery.job, task, reason)
-        return False
+        return any(
+            self._attempts.call_off(delivery.job, task, reason)
+            for task, delivery in self._running.items()
+            if delivery.job.id == job_id
+        )
 
     def job_in(self, frame: FrameType) -> Envelope | None:
         """The job of this lane that is being run in that stack; see ``Attempts.job_in``."""

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from mesh import Mesh, State
 from mesh.errors import (
+    ClusterArchived,
     ConfigError,
     InvalidArguments,
     JobNotEnded,
@@ -21,6 +23,7 @@ from mesh.errors import (
 from mesh.filter import JobFilter
 from mesh.history import parse_where
 from mesh.job import new_job_id
+from mesh.settings import Mode
 from mesh.testing.conformance.master import Story, record
 
 
@@ -173,6 +176,17 @@ async def test_many_with_other_arguments_are_checked_first(app: Shop) -> None:
     assert await app.count(retried=True) == {}
     again = await app.retry(state="failed", payload={"n": 9})
     assert {(await job.info()).payload for job in again} == {b'{"n":9}'}
+
+
+async def test_an_archive_does_nothing_again(app: Shop) -> None:
+    (story,) = await app.ended()
+    master = await app.master()
+    await master.change_settings(lambda s: replace(s, mode=Mode.ARCHIVE))
+    with pytest.raises(ClusterArchived):
+        await (await app.get_job(story.id)).retry()
+    with pytest.raises(ClusterArchived):
+        await app.retry(state="failed")
+    assert await app.count(retried=True) == {}
 
 
 async def test_encrypted_arguments_are_passed_on_as_they_are(app: Shop) -> None:

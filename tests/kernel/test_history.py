@@ -240,5 +240,11 @@ async def test_how_long_a_job_is_kept_is_an_option(app: Shop) -> None:
     kept.append(await short.options(delay=900, result_ttl=86_400).enqueue(1))
     kept.append(await app.work.options(delay=900).enqueue(1))
     assert [(await job.info()).result_ttl for job in kept] == [3600, 86_400, None]
+    app.schedule(short, "every day", 1)
+    app.schedule(short, "every day", 1, name="longer", result_ttl=7200)
+    made = [
+        definition.job("s", new_job_id(), now=0.0) for definition in app.schedules.declared.values()
+    ]
+    assert [job.result_ttl for job in made] == [3600, 7200]
     with pytest.raises(ConfigError, match=r"result_ttl=5: must be a number of seconds, 60 or more"):
         app.work.options(result_ttl=5)

@@ -213,8 +213,8 @@ class JobHandle(Generic[R]):
         """Do the ended job again, as a new job whose handle is returned: with the same arguments,
         or, by name, those of ``payload``.
 
-        Raises ``JobNotFound``, ``JobNotEnded``, ``JobRetried`` if it was done again already, and
-        for ``payload`` what ``enqueue`` raises.
+        Raises ``JobNotFound``, ``JobNotEnded``, ``JobRetried`` if it was done again already,
+        ``ClusterArchived``, and for ``payload`` what ``enqueue`` raises.
         """
         client = self._client()
         data = None

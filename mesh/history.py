@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 from mesh.clock import from_datetime
 from mesh.errors import (
+    ClusterArchived,
     ConfigError,
     InvalidArguments,
     JobNotEnded,
@@ -20,6 +21,7 @@ from mesh.errors import (
 from mesh.filter import JobFilter, Order
 from mesh.job import TERMINAL, State, check_job_id
 from mesh.ports import JobInfo, Master
+from mesh.settings import Mode
 
 __all__ = [
     "RETRIED_STATES",
@@ -158,6 +160,7 @@ async def retry(
     its parents become; each is done again once, whoever else asks at the same time. ``check`` is
     called with the handlers' names before anything is done for their jobs.
     """
+    await _refuse_archive(master)
     wanted, page = retryable(where), _PAGE if where.workflow is None else _WORKFLOW
     while True:
         jobs = await master.list_jobs(replace(wanted, limit=page))
@@ -183,6 +186,7 @@ def retryable(where: JobFilter) -> JobFilter:
 
 async def retry_one(master: Master, job_id: str, payload: bytes | None) -> str:
     """The id of the job that does it again. Raises as ``JobHandle.retry`` does."""
+    await _refuse_archive(master)
     if new_id := (await master.retry([job_id], payload)).get(job_id):
         return new_id
     job = await _get(master, job_id)
@@ -204,6 +208,12 @@ async def remove_one(master: Master, job_id: str) -> None:
         job = await _get(master, job_id)
         why = "something unfinished needs it" if job.state in TERMINAL else "it has not ended"
         raise JobNotEnded(f"job {job_id} ({job.name}) is {job.state}, and stays: {why}", job_id)
+
+
+async def _refuse_archive(master: Master) -> None:
+    """An archive takes no new jobs."""
+    if (await master.cluster_settings()).mode is Mode.ARCHIVE:
+        raise ClusterArchived
 
 
 async def _get(master: Master, job_id: str) -> JobInfo:

@@ -78,7 +78,12 @@ class Coordinator(Group):
         self.scheduler = Scheduler(
             master, self.agents, ahead=transient_threshold, holder=self._holder, clock=self._clock
         )
-        self.janitor = Janitor(master, retention=retention, holder=self._holder, clock=self._clock)
+        self.janitor = Janitor(
+            master,
+            retention=lambda s: retention if cluster is None else cluster.under(s).retention,
+            holder=self._holder,
+            clock=self._clock,
+        )
         self._follower = Follower(master, self._clock)
         self._control = Control(
             master, self.agents, self._follower, holder=self._holder, clock=self._clock
@@ -125,7 +130,6 @@ class Coordinator(Group):
         assert cluster is not None
         threshold = cluster.config.transient_threshold
         self.dispatcher.threshold = self.scheduler.ahead = threshold
-        self.janitor.retention = cluster.config.retention
         if self._connect is not None:
             if cluster.is_missing_agents:
                 cluster.set_added(await self.master.added_agents())

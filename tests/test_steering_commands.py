@@ -204,3 +204,14 @@ def test_an_agent_with_jobs_is_not_removed_unless_forced(shell: Shell, tmp_path:
     with pytest.raises(ConfigError, match="has 1 jobs, and 1 ledger entries"):
         shell.mesh("agents", "rm", "second")
     assert "removed" in shell.mesh("agents", "rm", "second", "--force")
+
+
+def test_jobs_are_cancelled(shell: Shell) -> None:
+    (held,) = shell.enqueue(1, delay=3600)
+    (queued,) = shell.enqueue(2)
+    assert shell.mesh("jobs", "cancel", held, "--reason", "a mistake") == f"{held} cancelled\n"
+    found = json.loads(shell.mesh("jobs", "cancel", held, queued, "--wait", "0", "--json"))
+    assert found == {held: "cancelled", queued: "not known to the master yet"}
+    assert "a mistake" in shell.mesh("jobs", "show", held)
+    with pytest.raises(ConfigError, match="job id 'nonsense' is not a UUID"):
+        shell.mesh("jobs", "cancel", "nonsense")

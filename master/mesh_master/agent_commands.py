@@ -21,7 +21,7 @@ from mesh.console import (
 from mesh.errors import AgentError, ConfigError, did_you_mean
 from mesh.ports import Master
 from mesh.settings import AgentState, AgentStatus
-from mesh_master.cluster_commands import all_agents, ask, depth_of, until_empty
+from mesh_master.cluster_commands import all_agents, depth_of, until_empty, with_master
 
 __all__ = ["agents"]
 
@@ -37,7 +37,7 @@ def list_agents(
     app: AppOption = None, master: MasterOption = None, as_json: JsonOption = False
 ) -> None:
     """List the agents that the master knows, and what they have."""
-    found = ask(find_app(app, master), _look)
+    found = with_master(find_app(app, master), _look)
     if as_json:
         print_json(found)
         return
@@ -131,7 +131,7 @@ def add(
 
         await master.change_settings(join)
 
-    ask(mesh, work)
+    with_master(mesh, work)
     typer.echo(f"agent {name} is added; a worker for it: mesh worker APP --agent {name}")
 
 
@@ -160,7 +160,7 @@ def drain(
         if wait:
             await _until_drained(mesh, name)
 
-    ask(find_app(app, master), work)
+    with_master(find_app(app, master), work)
     typer.echo(
         f"agent {name} is empty: mesh agents rm {name}"
         if wait
@@ -208,7 +208,7 @@ def remove(
         if keep != AgentStatus():
             typer.echo(f"agent {name} is in your configuration: take it out there too")
 
-    ask(find_app(app, master), work)
+    with_master(find_app(app, master), work)
     typer.echo(f"agent {name} is removed")
 
 

@@ -17,11 +17,11 @@ from mesh.console import (
     AppOption,
     JsonOption,
     MasterOption,
+    ask,
     find_app,
     moment,
     print_json,
     print_table,
-    run,
     table,
 )
 from mesh.emptying import ending, take_off
@@ -30,7 +30,7 @@ from mesh.job import State, check_name
 from mesh.ports import Agent, JobFilter, LaneDepth, Master
 from mesh.settings import SHARED, ClusterSettings, LaneState, Mode
 
-__all__ = ["all_agents", "ask", "cluster", "depth_of", "lanes", "settings", "until_empty"]
+__all__ = ["all_agents", "cluster", "depth_of", "lanes", "settings", "until_empty", "with_master"]
 
 T = TypeVar("T")
 
@@ -44,16 +44,15 @@ _PAUSE = 0.5
 """Seconds between two looks of those who wait."""
 
 
-def ask(mesh: Mesh, question: Callable[[Mesh, Master], Awaitable[T]]) -> T:
+def with_master(mesh: Mesh, question: Callable[[Mesh, Master], Awaitable[T]]) -> T:
     """The answer of a question to the master, with all agents known."""
 
-    async def answer() -> T:
-        async with mesh:
-            master = await mesh.master()
-            await mesh.meet_agents()
-            return await question(mesh, master)
+    async def answer(mesh: Mesh) -> T:
+        master = await mesh.master()
+        await mesh.meet_agents()
+        return await question(mesh, master)
 
-    return run(answer())
+    return ask(mesh, answer)
 
 
 async def all_agents(mesh: Mesh) -> dict[str, Agent | AgentError]:
@@ -92,7 +91,7 @@ def mode(
     """Show or change the mode. active: everything; passive: jobs are accepted, none starts;
     archive: jobs are refused, history can be read."""
     if mode is None:
-        typer.echo(ask(find_app(app, master), _settings).mode)
+        typer.echo(with_master(find_app(app, master), _settings).mode)
         return
     try:
         wanted = Mode(mode.lower())
@@ -107,7 +106,7 @@ async def _settings(_: Mesh, master: Master) -> ClusterSettings:
 
 
 def _change(mesh: Mesh, change: Callable[[ClusterSettings], ClusterSettings]) -> ClusterSettings:
-    return ask(mesh, lambda _, master: master.change_settings(change))
+    return with_master(mesh, lambda _, master: master.change_settings(change))
 
 
 # settings ------------------------------------------------------------------------------------
@@ -118,7 +117,7 @@ def list_settings(
     app: AppOption = None, master: MasterOption = None, as_json: JsonOption = False
 ) -> None:
     """List the settings, and what holds where none is set."""
-    found = ask(find_app(app, master), _settings)
+    found = with_master(find_app(app, master), _settings)
     if as_json:
         print_json(found)
         return
@@ -178,7 +177,7 @@ def list_lanes(
     app: AppOption = None, master: MasterOption = None, as_json: JsonOption = False
 ) -> None:
     """List the lanes: how they stand, what waits in them and where, who serves them."""
-    found, away = ask(find_app(app, master), _look_at_lanes)
+    found, away = with_master(find_app(app, master), _look_at_lanes)
     if as_json:
         print_json({"lanes": found, "away": away})
         return
@@ -266,7 +265,7 @@ def drain(
         if wait:
             await until_empty(mesh, lambda name: name == lane, f"lane {lane}")
 
-    ask(mesh, work)
+    with_master(mesh, work)
     typer.echo(f"lane {lane} is {'empty' if wait else 'draining'}: mesh lanes resume {lane}")
 
 
@@ -311,7 +310,7 @@ def purge(
     holds until it is due stays."""
     mesh, name = find_app(app, master), check_name("lane", lane)
     if not yes:
-        found, _ = ask(mesh, _look_at_lanes)
+        found, _ = with_master(mesh, _look_at_lanes)
         nothing: dict[str, Any] = {"held": 0, "agents": {}}
         here = next((x for x in found if x["lane"] == name), nothing)
         count = here["held"] + sum(d["ready"] for d in here["agents"].values())
@@ -327,7 +326,7 @@ def purge(
             left += (await agent.depth()).get(name, LaneDepth()).delayed
         return ended, left
 
-    ended, left = ask(mesh, work)
+    ended, left = with_master(mesh, work)
     rest = f"; {left} are held by agents until they are due" if left else ""
     typer.echo(f"{ended} jobs of lane {name} are cancelled{rest}")
 

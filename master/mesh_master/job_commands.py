@@ -29,7 +29,7 @@ from mesh.console import (
 from mesh.errors import ConfigError, InvalidArguments, JobNotFound, MeshError
 from mesh.filter import JobFilter
 from mesh.history import removable, retryable
-from mesh.job import Priority, State, check_job_id
+from mesh.job import TERMINAL, Priority, State, check_job_id
 from mesh.ports import AttemptInfo, EventInfo, JobInfo
 from mesh_master import tail
 from mesh_master.job_options import Chosen, takes_where
@@ -42,6 +42,11 @@ jobs = typer.Typer(
 
 IdsArgument = Annotated[list[str] | None, typer.Argument(metavar="ID", show_default=False)]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+_LOOK = 0.1
+"""Seconds between two looks at jobs that are to end."""
+_UNKNOWN = "not known to the master yet"
 
 
 # looking -------------------------------------------------------------------------------------
@@ -257,6 +262,41 @@ def retry_jobs(
     ask(mesh, all_of_them)
     if as_json:
         print_json(made)
+
+
+@jobs.command("cancel")
+def cancel_jobs(
+    job_ids: Annotated[list[str], typer.Argument(metavar="ID", show_default=False)],
+    app: AppOption = None,
+    master: MasterOption = None,
+    reason: Annotated[str, typer.Option(help="Kept with each job.")] = "cancelled by hand",
+    wait: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait for their ends, all together.")
+    ] = 5.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Cancel jobs, and print the state that each is in then: cancelled; how it ended, if that came
+    first; or one in which the request stands. Those that have not started never do. Ids that the
+    master does not know are asked for too: such jobs may be on their way."""
+    wanted = list(dict.fromkeys(map(check_job_id, job_ids)))
+
+    async def cancel(mesh: Mesh) -> dict[str, str]:
+        store = await mesh.master()
+        states = await store.cancel(wanted, reason)
+        deadline = mesh.clock.monotonic() + wait
+        while not TERMINAL.issuperset(states.get(job_id, State.QUEUED) for job_id in wanted):
+            if mesh.clock.monotonic() >= deadline:
+                break
+            await mesh.clock.sleep(_LOOK)
+            states = {i: job.state for i, job in (await store.get_jobs(wanted)).items()}
+        return {job_id: states.get(job_id, _UNKNOWN) for job_id in wanted}
+
+    found = ask(find_app(app, master), cancel)
+    if as_json:
+        print_json(found)
+        return
+    for job_id, state in found.items():
+        typer.echo(f"{job_id} {state}")
 
 
 @jobs.command("rm")

@@ -282,7 +282,7 @@ class TestSharing:
 
     async def test_processes_on_one_file(self, sqlite_url: str) -> None:
         jobs = [make_job() for _ in range(300)]
-        stops = [make_job(name="stop", priority=Priority.LOWEST) for _ in range(2)]
+        stops = [make_job(name="stop") for _ in range(2)]
         async with harness_for(sqlite_url, SystemClock()) as harness:
             context = multiprocessing.get_context("spawn")
             with context.Pool(2) as pool:
@@ -290,6 +290,7 @@ class TestSharing:
                 agent = await harness.connect()
                 for start in range(0, len(jobs), 20):
                     await push(agent, *jobs[start : start + 20])
+                await read_all(await agent.ledger(), 600)  # each accepted, and ended
                 await push(agent, *stops)
                 results = [await asyncio.to_thread(d.get, PATIENCE) for d in done]
             assert sorted(results[0] + results[1]) == sorted(j.id for j in jobs)

@@ -123,6 +123,7 @@ class Coordinator(Group):
         assert cluster is not None
         threshold = cluster.config.transient_threshold
         self.dispatcher.threshold = self.scheduler.ahead = threshold
+        self.dispatcher.leaving_out = cluster.draining_lanes
         self.janitor.retention = cluster.config.retention
         if self._connect is not None:
             if cluster.is_missing_agents:

@@ -101,7 +101,8 @@ class NatsBoard:
         changes, self._coming = self._coming, {}
         if self._is_first:
             self._is_first = False
-            changes = {key: value for key, value in changes.items() if value is not None}
+            for key in [key for key, value in changes.items() if value is None]:
+                del changes[key]
         for key, value in changes.items():
             (self._keys.discard if value is None else self._keys.add)(key)
         return changes

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from mesh import history
-from mesh.client import Client, JobHandle, agent_settings, master_settings
+from mesh.client import NO_REASON, Client, JobHandle, agent_settings, master_settings
 from mesh.clock import Clock, SystemClock
 from mesh.cluster import Cluster
 from mesh.codec import ValueCodec, encode_payload
@@ -20,6 +20,7 @@ from mesh.context import Context
 from mesh.errors import (
     ConfigError,
     InvalidArguments,
+    JobNotFound,
     MeshError,
     UnknownHandler,
     did_you_mean,
@@ -46,6 +47,7 @@ from mesh.retry import Retry
 from mesh.schedules import AppSchedules, Expression, ScheduleOptions
 from mesh.sync import Sync
 from mesh.wire import Envelope
+from mesh.workflow import WorkflowHandle
 
 __all__ = ["Mesh"]
 
@@ -343,8 +345,8 @@ class Mesh(Submitter):
     async def retry(
         self, *, payload: Mapping[str, Any] | None = None, **where: Unpack[Where]
     ) -> list[JobHandle[Any]]:
-        """Do all ended jobs again that ``where`` means: by default of ``failed``, ``cancelled``
-        and ``expired`` ones. Returns the new jobs. See ``JobHandle.retry``; left out are those
+        """Do all ended jobs again that ``where`` means: by default of ``failed`` and
+        ``expired`` ones. Returns the new jobs. See ``JobHandle.retry``; left out are those
         that were done again already."""
         wanted = parse_where(where, self.now(), "app.retry()")
         data = None
@@ -360,6 +362,20 @@ class Mesh(Submitter):
             self._handle(new_id, name, self._result_codec(name), State.SCHEDULED)
             async for _, new_id, name in made
         ]
+
+    async def cancel(self, reason: str = "", **where: Unpack[Where]) -> int:
+        """Ask for all jobs to be cancelled that ``where`` means and that have not ended. Returns
+        how many; see ``JobHandle.cancel``."""
+        wanted = parse_where(where, self.now(), "app.cancel()")
+        return await history.cancel(await self.master(), wanted, reason or NO_REASON)
+
+    async def workflow(self, workflow_id: str) -> WorkflowHandle:
+        """A workflow by its id, its jobs by their ids. Raises ``JobNotFound``."""
+        known = check_job_id(workflow_id)
+        jobs = {job.id: job async for job in self.jobs(workflow=known)}
+        if not jobs:
+            raise JobNotFound(known, ", as no job of such a workflow is")
+        return WorkflowHandle(self, known, jobs)
 
     async def remove(self, **where: Unpack[Where]) -> int:
         """Forget all ended jobs that ``where`` means. Returns how many. Left out are those that

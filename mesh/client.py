@@ -60,7 +60,9 @@ from mesh.wire import Envelope
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BULK", "Client", "JobHandle", "agent_settings", "master_settings"]
+    from mesh.sql.outbox import Outbox
+
+__all__ = ["BULK", "NO_REASON", "Client", "JobHandle", "agent_settings", "master_settings"]
 
 R = TypeVar("R")
 
@@ -77,6 +79,8 @@ _SHUN = 1.0
 
 _FOLLOW = 1.5
 """Seconds between two looks at the cluster's settings."""
+
+NO_REASON = "no reason given"
 
 _FIRST_POLL = 0.005
 _LONGEST_POLL = 0.5
@@ -196,7 +200,7 @@ class JobHandle(Generic[R]):
         if not 0 <= wait < inf:
             raise ConfigError(f"job.cancel(wait={wait!r}): must be seconds, 0 or more")
         client = self._client()
-        why = reason or "no reason given"
+        why = reason or NO_REASON
         state = (await (await client.master()).cancel([self.id], why)).get(self.id)
         if state not in TERMINAL and wait:
             try:
@@ -209,8 +213,8 @@ class JobHandle(Generic[R]):
         """Do the ended job again, as a new job whose handle is returned: with the same arguments,
         or, by name, those of ``payload``.
 
-        Raises ``JobNotFound``, ``JobNotEnded``, ``JobRetried`` if it was done again already, and
-        for ``payload`` what ``enqueue`` raises.
+        Raises ``JobNotFound``, ``JobNotEnded``, ``JobRetried`` if it was done again already,
+        ``ClusterArchived``, and for ``payload`` what ``enqueue`` raises.
         """
         client = self._client()
         data = None
@@ -257,6 +261,8 @@ class Client:
         self._poller: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self._held_for = ""
+        self._outbox: Outbox | None = None
+        """Never opened: it writes through the callers' sessions."""
         self._boards: list[Board] = []
         """Of the agents and the master that are open."""
         self._retired: list[Agent] = []
@@ -395,6 +401,8 @@ class Client:
     ) -> list[Stored | MeshError]:
         """Store jobs with conditions; what became of each, in order. In one transaction if they
         must be ``together``; in the caller's, if there is one."""
+        if session is not None and self.config.outbox is not None:
+            return [*await self._put_out(jobs, session)]
         if session is not None:
             master = await self.master()
             if self._cluster.is_archive:
@@ -404,6 +412,23 @@ class Client:
         if together:
             return list(await self._submit(jobs))
         return list(await asyncio.gather(*(self._held.post(held) for held in jobs)))
+
+    async def _put_out(self, jobs: Sequence[Held], session: Any) -> list[Stored]:
+        """Store jobs in the outbox of the application's database. Who has their keys is found
+        out later."""
+        from mesh.sql.outbox import Outbox  # SQLAlchemy: not for those who need it not
+
+        for held in jobs:
+            if held.rule is not None and held.rule.on_conflict == "raise":
+                raise ConfigError(
+                    f"options(key='{held.job.key}', on_conflict='raise', session=...): keys are "
+                    "looked at when the job has left the outbox; use 'keep'"
+                )
+        if self._outbox is None:
+            assert self.config.outbox is not None
+            self._outbox = Outbox(self.config.outbox, self._clock, self.config.connect_timeout)
+        await self._outbox.put(jobs, session)
+        return [Stored(held.job.id, held.job.name, State.SCHEDULED) for held in jobs]
 
     async def _submit(self, jobs: Sequence[Held]) -> Sequence[Stored | MeshError]:
         try:

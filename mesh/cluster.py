@@ -110,8 +110,12 @@ class Cluster:
         self._added = dict(agents)
         self._apply()
 
-    def _apply(self) -> None:
+    def under(self, settings: ClusterSettings) -> Config:
+        """The configuration as it would be in effect under these settings."""
         own = self._own
-        shared = {k: v for k, v in self.settings.shared.items() if k not in own.given}
+        shared = {k: v for k, v in settings.shared.items() if k not in own.given}
         agents = {**self._added, **own.agents}
-        self.config = dataclasses.replace(own, agents=agents, **shared)
+        return dataclasses.replace(own, agents=agents, **shared)
+
+    def _apply(self) -> None:
+        self.config = self.under(self.settings)

@@ -54,6 +54,9 @@ class Config:
     cluster: str = "default"
     master: str | None = None
     """The master's URL. A process may do without one; then it keeps no history."""
+    outbox: str | None = None
+    """The URL of the application's own database, if that is not the master's: jobs enqueued in
+    its transactions wait there in the table ``mesh_outbox`` until a coordinator moves them."""
     agents: Mapping[str, AgentConfig] = field(default_factory=dict)
     lanes: Mapping[str, LimitRules] = field(default_factory=dict)
     """Limits of whole lanes: ``{"mail": {"concurrency": 5, "limit": "100/minute"}}``."""
@@ -178,7 +181,7 @@ def _convert(place: str, key: str, value: Any) -> Any:
         return _convert_retry(place, value)
     if key == "retention":
         return _convert_retention(place, value)
-    if key == "master":
+    if key in ("master", "outbox"):
         return _check_url(place, key, value)
     converted = _convert_to(_TYPES[key], place, key, value)
     if key == "cluster":

@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 from mesh.clock import from_datetime
 from mesh.errors import (
+    ClusterArchived,
     ConfigError,
     InvalidArguments,
     JobNotEnded,
@@ -20,6 +21,7 @@ from mesh.errors import (
 from mesh.filter import JobFilter, Order
 from mesh.job import TERMINAL, State, check_job_id
 from mesh.ports import JobInfo, Master
+from mesh.settings import Mode
 
 __all__ = [
     "RETRIED_STATES",
@@ -34,10 +36,15 @@ __all__ = [
     "search",
 ]
 
-RETRIED_STATES = (State.FAILED, State.CANCELLED, State.EXPIRED)
-"""Those whose jobs are done again unless states are named: what went well once stays so."""
+RETRIED_STATES = (State.FAILED, State.EXPIRED)
+"""Those whose jobs are done again unless states are named: what went well stays so, and so does
+what somebody called off."""
+
+UNFINISHED = tuple(state for state in State if state not in TERMINAL)
 
 _PAGE = 500
+_WORKFLOW = 20_000
+"""The most jobs of one workflow that are done again in one transaction."""
 
 
 class Where(TypedDict, total=False):
@@ -149,18 +156,20 @@ async def retry(
 ) -> AsyncIterator[tuple[str, str, str]]:
     """Do jobs again; of each its id, the new one's, and its handler's name.
 
-    In transactions of up to 500 jobs; each is done again once, whoever else asks at the same
-    time. ``check`` is called with the handlers' names before anything is done for their jobs.
+    In transactions of up to 500 jobs, those of one workflow in one, so that each runs after what
+    its parents become; each is done again once, whoever else asks at the same time. ``check`` is
+    called with the handlers' names before anything is done for their jobs.
     """
-    wanted = retryable(where)
+    await _refuse_archive(master)
+    wanted, page = retryable(where), _PAGE if where.workflow is None else _WORKFLOW
     while True:
-        jobs = await master.list_jobs(replace(wanted, limit=_PAGE))
+        jobs = await master.list_jobs(replace(wanted, limit=page))
         for name in {job.name for job in jobs}:
             check(name)
         names = {job.id: job.name for job in jobs}
         for old, new in (await master.retry(list(names), payload)).items():
             yield old, new, names[old]
-        if len(jobs) < _PAGE:
+        if len(jobs) < page:
             return
         # Going back in time: what is made meanwhile, and fails anew, is not met.
         wanted = wanted.next_page(jobs[-1])
@@ -177,6 +186,7 @@ def retryable(where: JobFilter) -> JobFilter:
 
 async def retry_one(master: Master, job_id: str, payload: bytes | None) -> str:
     """The id of the job that does it again. Raises as ``JobHandle.retry`` does."""
+    await _refuse_archive(master)
     if new_id := (await master.retry([job_id], payload)).get(job_id):
         return new_id
     job = await _get(master, job_id)
@@ -200,6 +210,12 @@ async def remove_one(master: Master, job_id: str) -> None:
         raise JobNotEnded(f"job {job_id} ({job.name}) is {job.state}, and stays: {why}", job_id)
 
 
+async def _refuse_archive(master: Master) -> None:
+    """An archive takes no new jobs."""
+    if (await master.cluster_settings()).mode is Mode.ARCHIVE:
+        raise ClusterArchived
+
+
 async def _get(master: Master, job_id: str) -> JobInfo:
     found = (await master.get_jobs([job_id])).get(job_id)
     if found is None:
@@ -221,3 +237,25 @@ async def remove(master: Master, where: JobFilter) -> int:
 def removable(where: JobFilter) -> JobFilter:
     """The filter, of what can be removed. Raises ``ConfigError``."""
     return _ended(where, sorted(TERMINAL), "remove")
+
+
+async def cancel(master: Master, where: JobFilter, reason: str) -> int:
+    """Ask for jobs that have not ended to be cancelled. Returns how many."""
+    wanted, count = cancellable(where), 0
+    while True:
+        jobs = await master.list_jobs(replace(wanted, limit=_PAGE))
+        # Those that wait first: what they wait for might end, and let them go.
+        jobs.sort(key=lambda job: job.state is not State.WAITING)
+        count += len(await master.cancel([job.id for job in jobs], reason))
+        if len(jobs) < _PAGE:
+            return count
+        wanted = wanted.next_page(min(jobs, key=lambda job: job.id))
+
+
+def cancellable(where: JobFilter) -> JobFilter:
+    """The filter, of what can be cancelled. Raises ``ConfigError``."""
+    if where == JobFilter(limit=where.limit):
+        raise ConfigError("cancel needs to know which jobs: give a state, a name, a lane …")
+    if ended := TERMINAL & set(where.states):
+        raise ConfigError(f"cancel: a job that is {min(ended)} has ended already")
+    return where if where.states else replace(where, states=UNFINISHED)

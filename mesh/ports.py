@@ -659,10 +659,12 @@ class Master(Protocol):
         priority, meta and payload (or ``payload``, JSON), with ``retry_of``; the old one's
         ``retried_as`` names it. Returns the new ids by the old ones, in one transaction.
 
-        A job is done again once at most, however many ask at the same time. Left out are jobs
-        that are not known, have not ended, were done again already, or whose payload never
-        came and is not given. What was said for the old job alone (its timeout and retry
-        policy, its key) is not kept by the history: the handler's and the cluster's hold.
+        A job that ran after others does so again: after what they were done again as, in this
+        call or before, if they were. A job is done again once at most, however many ask at the
+        same time. Left out are jobs that are not known, have not ended, were done again already,
+        or whose payload never came and is not given. What was said for the old job alone (its
+        timeout and retry policy, its key) is not kept by the history: the handler's and the
+        cluster's hold.
         """
         ...
 

@@ -27,7 +27,7 @@ class Mode(StrEnum):
     PASSIVE = "passive"
     """Jobs are accepted and scheduled, and none starts."""
     ARCHIVE = "archive"
-    """Jobs are refused, none starts, schedules make none; history can be read."""
+    """Jobs are refused, none starts, schedules make none; history can be read, and is kept."""
 
 
 class LaneState(StrEnum):

@@ -34,6 +34,7 @@ __all__ = [
     "Record",
     "Retrying",
     "Started",
+    "check_version",
     "decode_frame",
     "decode_records",
     "encode_frame",
@@ -255,14 +256,15 @@ def _decode(decoder: msgspec.msgpack.Decoder[_Batch[T]], data: bytes) -> list[T]
     try:
         batch = decoder.decode(data)
     except _UNREADABLE as error:
-        _refuse_newer(data)
+        check_version(data)
         raise CorruptMessage(f"{len(data)} bytes are not a jobmesh message: {error}") from error
     if batch.version > VERSION:
-        _refuse_newer(data)
+        check_version(data)
     return batch.items
 
 
-def _refuse_newer(data: bytes) -> None:
+def check_version(data: bytes) -> None:
+    """Raises ``UnsupportedVersion`` if the message is of a newer version."""
     try:
         version = _version_decoder.decode(data).version
     except _UNREADABLE:

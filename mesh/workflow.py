@@ -13,19 +13,20 @@ group. ``Workflow`` draws any graph without a circle, with names.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 
 from mesh.errors import ConfigError, raised
 from mesh.held import After, Held, Outcome
-from mesh.job import new_job_id
+from mesh.job import State, new_job_id
 
 if TYPE_CHECKING:
+    from mesh.app import Mesh
     from mesh.client import JobHandle
-    from mesh.handler import Bound, Submitter
+    from mesh.handler import Bound
 
 __all__ = ["Chain", "Draft", "Group", "Node", "Workflow", "WorkflowHandle", "chain", "group"]
 
@@ -200,14 +201,14 @@ class Workflow:
         if not self._nodes:
             raise ConfigError("the workflow has no jobs: add some")
         nodes = list(self._nodes.values())
-        app: Submitter = nodes[0].draft.bound.app
+        app = cast("Mesh", nodes[0].draft.bound.app)
         if any(node.draft.bound.app is not app for node in nodes):
             raise ConfigError("the jobs of a workflow must all be of one app")
         held = [self._held(node) for node in nodes]
         results = [node.draft.bound.result_codec for node in nodes]
         outcomes = await app.submit_held(held, session, results, together=True)
         jobs = {n.name: raised(outcome) for n, outcome in zip(nodes, outcomes, strict=True)}
-        return WorkflowHandle(self.id, jobs, [jobs[node.name] for node in ends], many)
+        return WorkflowHandle(app, self.id, jobs, [jobs[node.name] for node in ends], many)
 
     def _held(self, node: Node) -> Held:
         fed = {after.feeds.removesuffix("[]") for after in node.after if after.feeds}
@@ -218,18 +219,20 @@ class Workflow:
 
 
 class WorkflowHandle:
-    """A workflow that was enqueued."""
+    """A workflow that was enqueued, or looked up."""
 
     def __init__(
         self,
+        app: Mesh,
         workflow_id: str,
         jobs: Mapping[str, JobHandle[Any]],
-        ends: list[JobHandle[Any]],
-        many: bool,
+        ends: Sequence[JobHandle[Any]] = (),
+        many: bool = False,
     ) -> None:
+        self._app = app
         self.id = workflow_id
         self.jobs = jobs
-        """Its jobs by their names."""
+        """Its jobs by their names; of one that was looked up, by their ids."""
         self._ends = ends
         self._many = many
 
@@ -241,6 +244,26 @@ class WorkflowHandle:
 
     async def result(self, timeout: float | None = None) -> Any:
         """Wait for its last job and return the result; of a group, the list of results. Raises
-        as ``JobHandle.result`` does."""
+        as ``JobHandle.result`` does, and ``ConfigError`` if the workflow was looked up: the
+        history does not know which job was the last."""
+        if not self._ends:
+            raise ConfigError(
+                f"workflow {self.id} was looked up: ask one of its jobs for the result"
+            )
         results = await asyncio.gather(*(job.result(timeout) for job in self._ends))
         return results if self._many else results[0]
+
+    async def states(self) -> dict[State, int]:
+        """How many of its jobs are in each state, those of its retries too."""
+        return await self._app.count(workflow=self.id)
+
+    async def cancel(self, reason: str = "") -> int:
+        """Ask for all of its jobs to be cancelled that have not ended. Returns how many."""
+        return await self._app.cancel(reason, workflow=self.id)
+
+    async def retry(self) -> list[JobHandle[Any]]:
+        """Do again what did not succeed, in the same order: each job runs after what its parents
+        become. Returns the new jobs."""
+        return await self._app.retry(
+            workflow=self.id, state=["failed", "cancelled", "expired", "skipped"]
+        )

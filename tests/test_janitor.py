@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from mesh.cluster import Cluster
+from mesh.config import Config
 from mesh.errors import MasterUnavailable
 from mesh.job import State
 from mesh.ports import MasterSettings
+from mesh.settings import Mode
 from mesh.testing import ManualClock
 from mesh.testing.conformance.master import Story, record
 from mesh.testing.servers import PostgresServer
@@ -76,7 +80,7 @@ async def master(
 
 def janitor_of(master: SqlMaster, clock: RestlessClock, **changes: Any) -> Janitor:
     options: dict[str, Any] = {
-        "retention": {State.SUCCEEDED: 7 * DAY},
+        "retention": lambda _: {State.SUCCEEDED: 7 * DAY},
         "holder": "me",
         "ttl": TTL,
     } | changes
@@ -115,7 +119,7 @@ async def test_old_jobs_go_and_others_stay(master: SqlMaster, clock: RestlessClo
 
 async def test_off_is_off(master: SqlMaster, clock: RestlessClock) -> None:
     await ended(master, 10, 900 * DAY)
-    janitor = janitor_of(master, clock, retention={})
+    janitor = janitor_of(master, clock, retention=lambda _: {})
     async with janitor, asyncio.timeout(PATIENCE):
         await clock.swept.wait()
         assert (janitor.removed, janitor.sweeps) == (0, 1)
@@ -213,3 +217,23 @@ async def test_it_stops_between_two_batches(
         await janitor.wait()
     assert 10 <= janitor.removed < 60
     assert await count(master) == 60 - janitor.removed
+
+
+async def test_the_clusters_settings_count_as_the_master_has_them(
+    master: SqlMaster, clock: RestlessClock
+) -> None:
+    """At the first sweep too, and an archive stays whole."""
+    await ended(master, 5, 9 * DAY)
+    cluster = Cluster(Config.build("sqlite:///a.db"))
+    await master.change_settings(lambda s: replace(s, mode=Mode.ARCHIVE))
+    janitor = janitor_of(master, clock, retention=lambda s: cluster.under(s).retention)
+    async with janitor, asyncio.timeout(PATIENCE):
+        await clock.swept.wait()
+        assert (janitor.removed, janitor.sweeps) == (0, 1)
+        change = {"mode": Mode.ACTIVE, "retention": {"succeeded": 10 * DAY}}
+        await master.change_settings(lambda s: replace(s, **change))
+        await clock.next_sweep()
+        assert (janitor.removed, janitor.sweeps) == (0, 2)
+        await master.change_settings(lambda s: replace(s, retention=None))
+        await clock.next_sweep()
+        assert (janitor.removed, janitor.sweeps) == (5, 3)

@@ -13,7 +13,7 @@ from mesh.job import State, new_job_id
 from mesh.ports import MasterSettings
 from mesh.testing.conformance.master import Story, record
 from mesh.testing.servers import PostgresServer
-from mesh_master import listing
+from mesh_master import forget, listing
 from mesh_master.store import SqlMaster
 
 ID = new_job_id()
@@ -116,3 +116,18 @@ async def test_a_beginning_of_a_name_goes_by_the_index(master: SqlMaster) -> Non
     names = listing.page(master.database, master.tables, JobFilter(name="reports.zz*"))
     shown = await plan(master, names.order_by(None))
     assert "mesh_jobs_name" in shown, shown
+
+
+async def test_what_is_to_go_is_found_by_indexes_of_ended_jobs(master: SqlMaster) -> None:
+    jobs, after = master.tables.jobs.c, (1_800_000_000.0, ID)
+    of_state = (jobs.state == FAILED) & jobs.result_ttl.is_(None)
+    for query, index in (
+        (forget.oldest(master.tables, of_state, 1.9e9, None, 100), "mesh_jobs_finished"),
+        (forget.oldest(master.tables, of_state, 1.9e9, after, 100), "mesh_jobs_finished"),
+        (forget.oldest(master.tables, jobs.result_ttl == 600, 1.9e9, after, 100), "mesh_jobs_ttl"),
+        (forget.next_ttl(master.tables, 60.0), "mesh_jobs_ttl"),
+    ):
+        shown = await plan(master, query)
+        assert index in shown, shown
+        assert "->  Sort " not in shown, shown
+        assert "USE TEMP B-TREE FOR ORDER BY" not in shown, shown

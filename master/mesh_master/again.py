@@ -3,6 +3,10 @@
 A terminal state is final, so what is done again is a new job, which the master holds until the
 dispatcher takes it. That a job is done again once at most hangs on ``retried_as``, set under a
 lock of the old job's row in the transaction that makes the new one.
+
+A job that ran after others runs after them again: after what has become of them, if they were
+done again too, in the same call or before. So a workflow that broke is mended by doing again what
+failed in it and what was cancelled for that.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Row, select
 
-from mesh.held import Held
+from mesh.held import After, Held
 from mesh.job import TERMINAL, is_job_id, new_job_id
 from mesh.sql import BulkUpdate, Database, Executor, one_of
 from mesh.wire import Envelope, Limit
@@ -57,13 +61,63 @@ class Again:
         # Whoever comes second waits here, and then finds them taken.
         locked = self._database.locking(can.order_by(jobs.id))
         old: Sequence[Row[Any]] = (await run.execute(locked)).all()
+        made = {row.id: new_job_id() for row in old}
         limits = await self._limits(run, {key for row in old for key in _keys(row)})
+        after = await self._after(run, made)
         now = self._database.now()
-        new = [Held(_again(row, payload, limits, now), retry_of=row.id) for row in old]
+        new = [
+            Held(
+                _again(
+                    row,
+                    made[row.id],
+                    payload or _unfed(row.payload.encode(), after.get(row.id, ())),
+                    [limits[key] for key in _keys(row) if key in limits],
+                    now,
+                ),
+                after=after.get(row.id, ()),
+                retry_of=row.id,
+            )
+            for row in old
+        ]
         await self._holding.store(run, new)
-        made = {str(held.retry_of): held.job.id for held in new}
         await self._old.run(run, list(made.items()))
         return made
+
+    async def _after(self, run: Executor, made: Mapping[str, str]) -> dict[str, list[After]]:
+        """What the new jobs run after, by the ids of the old ones. Parents that the history has
+        forgotten are left out: nobody would ever tell their end."""
+        table = self._tables.dependencies
+        query = select(table).where(one_of(self._database, table.c.child_id, list(made)))
+        ordered = query.order_by(table.c.child_id, table.c.position)
+        rows: Sequence[Row[Any]] = (await run.execute(ordered)).all()
+        latest = await self._latest(run, {row.parent_id for row in rows}, made)
+        after: dict[str, list[After]] = {}
+        for row in rows:
+            if row.parent_id in latest:
+                one = After(latest[row.parent_id], row.outcome, row.name, row.feeds)
+                after.setdefault(row.child_id, []).append(one)
+        return after
+
+    async def _latest(
+        self, run: Executor, job_ids: Collection[str], made: Mapping[str, str]
+    ) -> dict[str, str]:
+        """What has become of jobs that the history has, by the ids that they had first."""
+        jobs = self._tables.jobs.c
+        found: dict[str, str] = {}
+        asked, new = {job_id: job_id for job_id in job_ids}, set(made.values())
+        while asked:
+            query = select(jobs.id, jobs.retried_as).where(
+                one_of(self._database, jobs.id, sorted(set(asked.values())))
+            )
+            rows: Sequence[Row[Any]] = (await run.execute(query)).all()
+            became = {row.id: made.get(row.id) or row.retried_as for row in rows}
+            found |= {first: became[i] or i for first, i in asked.items() if i in became}
+            asked = {
+                first: following
+                for first, i in asked.items()
+                if (following := became.get(i)) is not None and following not in new
+            }
+        return found
 
     async def _limits(self, run: Executor, keys: Collection[str]) -> dict[str, Limit]:
         if not keys:
@@ -78,13 +132,20 @@ def _keys(row: Row[Any]) -> list[str]:
     return [] if row.gate is None else _gate.decode(row.gate)
 
 
-def _again(
-    old: Row[Any], payload: bytes | None, limits: Mapping[str, Limit], now: float
-) -> Envelope:
+def _unfed(payload: bytes, after: Sequence[After]) -> bytes:
+    """The arguments without those that parents feed, which are to be fed anew."""
+    fed = {one.feeds.removesuffix("[]") for one in after if one.feeds is not None}
+    if not fed:
+        return payload
+    arguments = msgspec.json.decode(payload, type=dict[str, msgspec.Raw])
+    return msgspec.json.encode({name: v for name, v in arguments.items() if name not in fed})
+
+
+def _again(old: Row[Any], new_id: str, payload: bytes, limits: list[Limit], now: float) -> Envelope:
     return Envelope(
-        id=new_job_id(),
+        id=new_id,
         name=old.name,
-        payload=old.payload.encode() if payload is None else payload,
+        payload=payload,
         lane=old.lane,
         priority=old.priority,
         enqueued_at=now,
@@ -95,5 +156,5 @@ def _again(
         parent=old.parent,
         workflow=old.workflow,
         result_ttl=old.result_ttl,
-        limits=[limits[key] for key in _keys(old) if key in limits] or None,
+        limits=limits or None,
     )

@@ -25,10 +25,12 @@ from mesh.ports import Agent, Master
 from mesh.roles import RoleOptions
 from mesh.schedules import Declaring
 from mesh.service import Backoff, Group, Service, unique_name
+from mesh.sql.outbox import Outbox
 from mesh_master.control import Control, Follower
 from mesh_master.dispatcher import Dispatcher
 from mesh_master.draining import Draining
 from mesh_master.janitor import Janitor
+from mesh_master.outboxes import OutboxDuty
 from mesh_master.recorder import Recorder
 from mesh_master.roster import Roster
 from mesh_master.scheduler import Scheduler
@@ -76,7 +78,12 @@ class Coordinator(Group):
         self.scheduler = Scheduler(
             master, self.agents, ahead=transient_threshold, holder=self._holder, clock=self._clock
         )
-        self.janitor = Janitor(master, retention=retention, holder=self._holder, clock=self._clock)
+        self.janitor = Janitor(
+            master,
+            retention=lambda s: retention if cluster is None else cluster.under(s).retention,
+            holder=self._holder,
+            clock=self._clock,
+        )
         self._follower = Follower(master, self._clock)
         self._control = Control(
             master, self.agents, self._follower, holder=self._holder, clock=self._clock
@@ -124,7 +131,6 @@ class Coordinator(Group):
         threshold = cluster.config.transient_threshold
         self.dispatcher.threshold = self.scheduler.ahead = threshold
         self.dispatcher.leaving_out = cluster.draining_lanes
-        self.janitor.retention = cluster.config.retention
         if self._connect is not None:
             if cluster.is_missing_agents:
                 cluster.set_added(await self.master.added_agents())
@@ -219,5 +225,12 @@ def coordinator_role(app: Mesh, options: RoleOptions) -> Service:
         connect=None if options.agents else app.connect_agent,
         retention=app.config.retention,
         clock=app.clock,
-        others=[Declaring(app, app.connect_master())],
+        others=[Declaring(app, app.connect_master()), *_outbox(app)],
     )
+
+
+def _outbox(app: Mesh) -> list[Service]:
+    if app.config.outbox is None:
+        return []
+    outbox = Outbox(app.config.outbox, app.clock, app.config.connect_timeout)
+    return [OutboxDuty(outbox, app.connect_master(), app.clock)]

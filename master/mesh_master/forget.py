@@ -17,6 +17,7 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Row,
+    Select,
     Table,
     and_,
     delete,
@@ -33,7 +34,7 @@ from mesh.ports import Outlived
 from mesh.sql import Database, JobId, Moment, one_of
 from mesh_master.tables import Tables
 
-__all__ = ["ROOM", "Forgetting"]
+__all__ = ["ROOM", "Forgetting", "next_ttl", "oldest"]
 
 ROOM = 1000
 """The most rows that one transaction deletes."""
@@ -50,6 +51,32 @@ class _Page(NamedTuple):
     ttl: float = -1.0
     after: tuple[float, str] | None = None
     """The end and the id of the last job of the page before."""
+
+
+def oldest(
+    tables: Tables,
+    these: ColumnElement[bool],
+    until: float,
+    after: tuple[float, str] | None,
+    limit: int,
+) -> Select[Any]:
+    """The ids and ends of those of the jobs that ended by then, the oldest first, behind one of
+    that end and id."""
+    jobs = tables.jobs.c
+    wanted = [jobs.id, jobs.finished_at]
+    query = select(*wanted).where(these, jobs.finished_at.is_not(None), jobs.finished_at <= until)
+    if after is not None:
+        at, job_id = after
+        beyond = tuple_(literal(at, Moment), literal(job_id, JobId))
+        query = query.where(jobs.finished_at >= at, tuple_(jobs.finished_at, jobs.id) > beyond)
+    return query.order_by(jobs.finished_at, jobs.id).limit(limit)
+
+
+def next_ttl(tables: Tables, ttl: float) -> Select[Any]:
+    """The next greater one that an ended job has: they are few, and a step in an index."""
+    jobs = tables.jobs.c
+    ended = jobs.finished_at.is_not(None)
+    return select(func.min(jobs.result_ttl)).where(jobs.result_ttl > ttl, ended)
 
 
 class Forgetting:
@@ -81,46 +108,22 @@ class Forgetting:
                 kept, these = retention[state], and_(jobs.state == state, jobs.result_ttl.is_(None))
                 following = _Page(here.state + 1)
             else:
-                ttl = here.ttl if here.after else await self._next_ttl(connection, here.ttl)
+                ttl: float | None = here.ttl
+                if here.after is None:
+                    ttl = (await connection.execute(next_ttl(self._tables, here.ttl))).scalar_one()
                 if ttl is None:
                     return Outlived(found, None)
                 kept, these = ttl, jobs.result_ttl == ttl
                 following = _Page(here.state, ttl)
             until, room = now - max(kept, LEAST_KEPT), limit - len(found)
-            rows = await self._oldest(connection, these, until, here.after, room)
-            found += [job_id for _, job_id in rows]
+            query = oldest(self._tables, these, until, here.after, room)
+            rows = (await connection.execute(query)).all()
+            found += [row.id for row in rows]
             if len(rows) == room:
-                return Outlived(found, _Page(here.state, following.ttl, rows[-1]))
+                last = (rows[-1].finished_at, rows[-1].id)
+                return Outlived(found, _Page(here.state, following.ttl, last))
             here = following
         return Outlived(found, here)
-
-    async def _oldest(
-        self,
-        connection: AsyncConnection,
-        these: ColumnElement[bool],
-        until: float,
-        after: tuple[float, str] | None,
-        limit: int,
-    ) -> list[tuple[float, str]]:
-        jobs = self._tables.jobs.c
-        query = select(jobs.id, jobs.finished_at).where(
-            these, jobs.finished_at.is_not(None), jobs.finished_at <= until
-        )
-        if after is not None:
-            at, job_id = after
-            beyond = tuple_(literal(at, Moment), literal(job_id, JobId))
-            query = query.where(jobs.finished_at >= at, tuple_(jobs.finished_at, jobs.id) > beyond)
-        ordered = query.order_by(jobs.finished_at, jobs.id).limit(limit)
-        return [(row.finished_at, row.id) for row in await connection.execute(ordered)]
-
-    async def _next_ttl(self, connection: AsyncConnection, ttl: float) -> float | None:
-        """The next greater one that an ended job has: they are few, and a step in an index."""
-        jobs = self._tables.jobs.c
-        query = select(func.min(jobs.result_ttl)).where(
-            jobs.result_ttl > ttl, jobs.finished_at.is_not(None)
-        )
-        found: float | None = (await connection.execute(query)).scalar_one()
-        return found
 
     # removing --------------------------------------------------------------------------------
 

@@ -9,6 +9,9 @@ A sweep may end at any point, and two may meet for a moment, when a lease change
 to go is found by its age, removed at most once, and what is not ended or still needed is left by
 the master itself (``Master.remove``). So writes need not carry the lease. Within a sweep pages go
 on behind each other: jobs that are kept for others' sake are looked at once a sweep.
+
+What was forgotten is gone, so each sweep first asks the master itself for the cluster's settings:
+those that have come by way of the board may be old. An archive's history is kept.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from mesh.errors import MasterError
 from mesh.job import State
 from mesh.ports import Master
 from mesh.service import Service
+from mesh.settings import ClusterSettings, Mode
 from mesh_master.leader import Term, lead
 
 __all__ = ["Janitor"]
@@ -41,22 +45,22 @@ class Janitor(Service):
         self,
         master: Master,
         *,
-        retention: Mapping[str, float],
+        retention: Callable[[ClusterSettings], Mapping[str, float]],
         holder: str,
         clock: Clock | None = None,
         interval: float = 60.0,
         batch: int = 500,
         ttl: float = 10.0,
     ) -> None:
-        """``retention`` is as ``Config`` has it; ``interval`` the seconds between two sweeps;
-        ``batch`` how many jobs are removed before a rest."""
+        """``retention`` says what holds under the cluster's settings, as ``Config`` has it;
+        ``interval`` is the seconds between two sweeps, ``batch`` how many jobs are removed before
+        a rest."""
         super().__init__("janitor")
         self.removed = 0
         """Jobs forgotten."""
         self.sweeps = 0
         """Sweeps that came to their end."""
-        self.retention = retention
-        """May be changed at any time, for the next sweep."""
+        self._retention = retention
         self._master = master
         self._holder = holder
         self._clock = clock or SystemClock()
@@ -91,8 +95,9 @@ class Janitor(Service):
 
     async def _sweep(self, over: asyncio.Event) -> None:
         before, page = self.removed, None
-        retention = {State(state): kept for state, kept in self.retention.items()}
-        while not over.is_set():
+        settings = await self._master.cluster_settings()
+        retention = {State(state): kept for state, kept in self._retention(settings).items()}
+        while not over.is_set() and settings.mode is not Mode.ARCHIVE:
             began = self._clock.monotonic()
             page = await self._remove_page(retention, page)
             if page is None:

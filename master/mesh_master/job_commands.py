@@ -229,8 +229,8 @@ def retry_jobs(
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Do ended jobs again, as new jobs: these, or all that failed, were cancelled or expired and
-    fit the options; --state names others. Prints the old and the new ids."""
+    """Do ended jobs again, as new jobs: these, or all that failed or expired and fit the
+    options; --state names others. Prints the old and the new ids."""
     mesh = find_app(app, master)
     arguments = None if payload is None else _parse_payload(payload)
 

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from mesh import ConfigError, JobNotFound, KeyExists, MasterError, Mesh, State
+from mesh.sql.outbox import Outbox
 from mesh.testing.servers import PostgresServer
 
 from .cluster_rig import PATIENCE, Rig
@@ -29,8 +30,9 @@ async def async_session(url: str) -> AsyncIterator[AsyncSession]:
     await engine.dispose()
 
 
-def make_app(rig: Rig) -> tuple[Mesh, list[int]]:
-    app, ran = rig.app(), []
+def make_app(rig: Rig, **settings: Any) -> tuple[Mesh, list[int]]:
+    app = rig.app(**settings)
+    ran: list[int] = []
 
     @app.job
     async def order(n: int) -> int:
@@ -134,3 +136,56 @@ async def test_a_session_elsewhere_is_refused(rig: Rig, tmp_path: Path) -> None:
         with pytest.raises(wanted[0], match=wanted[1]):
             await order.options(session=session).enqueue(1)
     await app.close()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_an_outbox_where_the_database_is_not_the_masters(
+    rig: Rig, kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/shop.db"
+    if kind == "postgres":
+        url = request.getfixturevalue("postgres").create_database()
+    app, ran = make_app(rig, outbox=url)
+    order = app.handlers["order"]
+    outbox = Outbox(url, app.clock, 5.0)
+    async with rig.running(app), async_session(url) as session:
+        await outbox.open()
+        await order.options(session=session).enqueue(1)
+        await session.rollback()
+        job = await order.options(session=session, key="k").enqueue(2)
+        later = await order.options(session=session, after=job).enqueue(3)
+        await session.commit()
+        assert await later.result(PATIENCE) == 3
+        assert ran == [2, 3]
+        async with outbox.take(10) as left:
+            assert left == []
+        with pytest.raises(ConfigError, match="keys are looked at when the job has left"):
+            await order.options(session=session, key="k", on_conflict="raise").enqueue(4)
+    await outbox.close()
+
+
+async def test_a_coordinator_that_dies_in_between_moves_the_jobs_again(
+    rig: Rig, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/shop.db"
+    app, ran = make_app(rig, outbox=url)
+    order = app.handlers["order"]
+    outbox = Outbox(url, app.clock, 5.0)
+    await outbox.open()
+    async with async_session(url) as session:
+        job = await order.options(session=session, key="k").enqueue(1)
+        await session.commit()
+
+    async def move_and_die() -> None:
+        async with outbox.take(10) as jobs:
+            await (await app.master()).submit(jobs)
+            raise LookupError("died")
+
+    with pytest.raises(LookupError, match="died"):
+        await move_and_die()
+    async with rig.running(app):
+        assert await job.result(PATIENCE) == 1
+        other = await order.enqueue(2)
+        assert await other.result(PATIENCE) == 2
+    assert ran == [1, 2]
+    await outbox.close()

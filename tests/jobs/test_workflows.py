@@ -116,6 +116,57 @@ async def test_after_an_ordinary_job(rig: Rig) -> None:
     assert ran == ["first", "second", "third"]
 
 
+async def test_cancelling_all_of_it(rig: Rig) -> None:
+    app, _ = make_app(rig)
+    h, begun, ended = app.handlers, asyncio.Event(), asyncio.Event()
+
+    @app.job
+    async def hang(n: int) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with rig.running(app):
+        flow = await chain(hang.draft(1), h["note"].draft("a").alone(), h["note"].draft()).enqueue()
+        async with asyncio.timeout(PATIENCE):
+            await begun.wait()
+            assert await flow.cancel("wrong numbers") == 3
+            await ended.wait()
+        for job in flow:
+            with pytest.raises(JobCancelled, match="wrong numbers"):
+                await job.result(PATIENCE)
+        assert await flow.states() == {State.CANCELLED: 3}
+        same = await app.workflow(flow.id)
+        assert {job.id for job in same} == {job.id for job in flow}
+        with pytest.raises(ConfigError, match="was looked up"):
+            await same.result()
+        assert await same.cancel() == 0
+
+
+async def test_doing_again_what_did_not_succeed(rig: Rig) -> None:
+    app, ran = make_app(rig)
+    h, broken = app.handlers, True
+
+    @app.job(retry=NO_RETRY)
+    async def shaky(made: dict[str, int]) -> dict[str, int]:
+        if broken:
+            raise OSError("no disk")
+        return {"n": made["n"] + 1}
+
+    async with rig.running(app):
+        flow = await chain(h["make"].draft(1), shaky.draft(), h["double"].draft()).enqueue()
+        with pytest.raises(JobCancelled, match="no disk"):
+            await flow.result(PATIENCE)
+        broken = False
+        again = {job.name: job for job in await flow.retry()}
+        assert again.keys() == {"shaky", "double"}
+        assert await again["double"].result(PATIENCE) == {"n": 4}
+        assert await flow.retry() == []
+    assert ran == ["make 1", "double 2"]
+
+
 async def test_a_workflow_is_stored_whole_or_not_at_all(rig: Rig) -> None:
     app, _ = make_app(rig)
     h = app.handlers

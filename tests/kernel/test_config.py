@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh import AgentConfig, Config, ConfigError, Mesh, Retry
+from mesh.job import TERMINAL, State
 from mesh.plugins import connect_agent, connect_master, hide_password
 from mesh.ports import AgentSettings, MasterSettings
 
@@ -314,3 +316,48 @@ def test_no_part_for_a_scheme(url: str) -> None:
         connect_agent("a", "x://h", AgentSettings())
     with pytest.raises(ConfigError, match="did you mean 'sqlite'"):
         connect_master("sqlit:///x", MasterSettings())
+
+
+# retention -----------------------------------------------------------------------------------
+
+
+def test_ended_jobs_are_kept_for_a_while() -> None:
+    kept = Config.build("sqlite:///a.db").retention
+    assert kept["succeeded"] == 7 * 86_400
+    assert {kept[state] for state in TERMINAL - {State.SUCCEEDED}} == {30 * 86_400}
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"succeeded": "1h 30m", "failed": 60}, {"succeeded": 5400, "failed": 60}),
+        ("succeeded=7d, failed=2w", {"succeeded": 604_800, "failed": 1_209_600}),
+        ({}, {}),
+        ("off", {}),
+    ],
+)
+def test_retention_is_by_state(given: Any, kept: dict[str, float]) -> None:
+    """What is not named is kept for ever."""
+    assert Config.build("sqlite:///a.db", retention=given).retention == kept
+
+
+def test_retention_has_a_table_and_a_variable(toml: Callable[[str], None]) -> None:
+    toml('url = "sqlite:///a.db"\n[retention]\nexpired = "1d"\n')
+    assert Config.from_env({}).retention == {"expired": 86_400}
+    assert Config.from_env({"MESH_RETENTION": "off"}).retention == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"suceeded": 1}, "'suceeded' is no state in which jobs end; did you mean 'succeeded'"),
+        ({"running": 1}, "'running' is no state in which jobs end"),
+        ({"failed": "1 year"}, "failed: '1 year' is no duration: write seconds"),
+        ({"failed": -1}, "failed: '-1' is no duration"),
+        ("failed", "failed: '' is no duration"),
+        (7, "must map states to durations, such as"),
+    ],
+)
+def test_a_retention_that_makes_no_sense_is_told(given: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=f"retention.*{re.escape(words)}"):
+        Config.build("sqlite:///a.db", retention=given)

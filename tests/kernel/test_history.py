@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from mesh import Mesh, State
 from mesh.errors import (
+    ClusterArchived,
     ConfigError,
     InvalidArguments,
     JobNotEnded,
@@ -21,6 +23,7 @@ from mesh.errors import (
 from mesh.filter import JobFilter
 from mesh.history import parse_where
 from mesh.job import new_job_id
+from mesh.settings import Mode
 from mesh.testing.conformance.master import Story, record
 
 
@@ -175,6 +178,17 @@ async def test_many_with_other_arguments_are_checked_first(app: Shop) -> None:
     assert {(await job.info()).payload for job in again} == {b'{"n":9}'}
 
 
+async def test_an_archive_does_nothing_again(app: Shop) -> None:
+    (story,) = await app.ended()
+    master = await app.master()
+    await master.change_settings(lambda s: replace(s, mode=Mode.ARCHIVE))
+    with pytest.raises(ClusterArchived):
+        await (await app.get_job(story.id)).retry()
+    with pytest.raises(ClusterArchived):
+        await app.retry(state="failed")
+    assert await app.count(retried=True) == {}
+
+
 async def test_encrypted_arguments_are_passed_on_as_they_are(app: Shop) -> None:
     payload = b'{"$encrypted":"gAAAAAB"}'
     (story,) = await app.ended(payload=payload)
@@ -226,5 +240,11 @@ async def test_how_long_a_job_is_kept_is_an_option(app: Shop) -> None:
     kept.append(await short.options(delay=900, result_ttl=86_400).enqueue(1))
     kept.append(await app.work.options(delay=900).enqueue(1))
     assert [(await job.info()).result_ttl for job in kept] == [3600, 86_400, None]
+    app.schedule(short, "every day", 1)
+    app.schedule(short, "every day", 1, name="longer", result_ttl=7200)
+    made = [
+        definition.job("s", new_job_id(), now=0.0) for definition in app.schedules.declared.values()
+    ]
+    assert [job.result_ttl for job in made] == [3600, 7200]
     with pytest.raises(ConfigError, match=r"result_ttl=5: must be a number of seconds, 60 or more"):
         app.work.options(result_ttl=5)

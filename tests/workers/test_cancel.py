@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from worker_rig import PATIENCE, Rig
 
-from mesh import Context, Retry
+from mesh import Cancel, Context, Retry
 from mesh.job import State, new_job_id
+from mesh.testing.conformance.agent import make_job
 from mesh.wire import Finished, Started
 from mesh_workers import Worker
 
@@ -168,6 +170,32 @@ async def test_a_thread_whose_time_is_over_is_told_and_counted() -> None:
     assert (end.state, end.error.type) == (State.FAILED, "TimeoutError")
     assert ended.is_set()
     await rig.close()
+
+
+async def test_the_attempt_beside_a_straggler_can_be_cancelled(rig: Rig) -> None:
+    again, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    @rig.app.job(timeout=0.05)
+    def handler(ctx: Context[Any]) -> int:
+        if ctx.attempt == 1:
+            # The next has all the time it needs.
+            handler.defaults = replace(handler.defaults, timeout=None)
+            go_on.wait(PATIENCE)  # it does not look whether it was cancelled
+            return 1
+        loop.call_soon_threadsafe(again.set)
+        while not ctx.cancelled:
+            go_on.wait(0.001)
+        raise Cancel("half-way")
+
+    job = make_job(name="handler", retry=Retry(2, delay=0, jitter=0))
+    assert await (await rig.agent()).push([job]) == [None]
+    async with rig.worker(2) as worker:
+        await asyncio.wait_for(again.wait(), PATIENCE)
+        assert cancel(worker, job.id, "a mistake")
+        (end,) = await rig.ended(job.id)
+        go_on.set()
+    assert (end.state, end.attempt) == (State.CANCELLED, 2)
 
 
 async def test_a_worker_says_that_it_has_no_such_job(rig: Rig) -> None:

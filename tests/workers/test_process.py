@@ -232,11 +232,13 @@ async def test_processes_are_kept_running_and_drain_together(command: Command) -
 
 
 class TestProcessHandlers:
-    async def begin(self, command: Command, path: Path) -> tuple[Process, str, int]:
+    async def begin(
+        self, command: Command, path: Path, grace: float = 30
+    ) -> tuple[Process, str, int]:
         """A worker, a job that runs in a process of it, and that one's pid."""
         rig = command.rig
         job_id = await command.enqueue("wait_in_a_process", b'{"path":"%s"}' % bytes(path))
-        worker = await command.start()
+        worker = await command.start(grace=grace)
         await rig.until(lambda: bool(rig.told(job_id, Event)))
         said = rig.told(job_id, Event)[-1]
         assert isinstance(said, Event)
@@ -256,6 +258,17 @@ class TestProcessHandlers:
         (end,) = await rig.ended(job_id)
         assert (end.state, end.attempt, end.result) == (State.SUCCEEDED, 1, b"%d" % pid)
         await until_gone(pid)
+
+    async def test_are_killed_when_the_grace_time_is_over(
+        self, command: Command, tmp_path: Path
+    ) -> None:
+        worker, job_id, pid = await self.begin(command, tmp_path / "go", grace=0.1)
+        worker.terminate()
+        assert await command.end(worker) == 0
+        await until_gone(pid)
+        (stopped,) = await command.rig.outcomes(job_id, 1)
+        assert isinstance(stopped, Retrying)
+        assert stopped.error.type == "WorkerStopped"
 
     async def test_end_with_a_worker_that_is_killed(self, command: Command, tmp_path: Path) -> None:
         worker, _, pid = await self.begin(command, tmp_path / "go")

@@ -14,7 +14,7 @@ import process_handlers
 import pytest
 from worker_rig import PATIENCE, Rig, until_gone
 
-from mesh import Retry
+from mesh import ProcessDied, Retry
 from mesh.errors import ConfigError
 from mesh.job import State
 from mesh.testing.conformance.agent import make_job
@@ -180,8 +180,16 @@ class TestDying:
         path.touch()
         assert await other == Succeeded(str(beside).encode())
 
+    async def test_shows_where_native_code_crashed(
+        self, pool: Pool, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        await pool("die", how="segfault")
+        told = capfd.readouterr().err
+        assert "Segmentation fault" in told
+        assert 'process_handlers.py", line' in told
+
     async def test_may_be_what_a_policy_gives_up_on(self, pool: Pool) -> None:
-        policy = Retry(5, give_up_on=("mesh.errors.ProcessDied",))
+        policy = Retry(5, give_up_on=(ProcessDied,))
         assert not failed(await pool("die", None, policy, how="exit")).retryable
 
     async def test_while_idle_harms_no_job(self, pool: Pool) -> None:

@@ -190,7 +190,7 @@ class TestTime:
         assert await any_rig.is_empty()
 
     async def test_a_job_that_waited_here_expires_here(self) -> None:
-        rig = Rig(clock=ManualClock())
+        rig = Rig(clock=ManualClock(), lease=1000)
 
         @rig.app.job
         async def handler(n: int) -> None:
@@ -206,7 +206,7 @@ class TestTime:
 
     async def test_what_has_started_in_time_is_tried_again_later(self) -> None:
         clock = ManualClock()
-        rig = Rig(clock=clock)
+        rig = Rig(clock=clock, lease=1000)  # it is kept in the machine's time, not in this one
 
         @rig.app.job(expires=60, retry=Retry(2, delay=0))
         async def handler(ctx: Context[Any]) -> int:

@@ -51,8 +51,8 @@ class Attempts:
         """How many are over."""
         self.duration: float | None = None
         """Seconds that they take, as a moving average."""
-        self.stragglers: set[str] = set()
-        """Jobs whose attempt is over and whose thread is not."""
+        self.stragglers: set[asyncio.Task[Any] | None] = set()
+        """Tasks whose attempt is over and whose thread is not. The job's next may run by now."""
         self._tools = tools
         self._app = tools.app
         self._clock = tools.app.clock
@@ -83,7 +83,7 @@ class Attempts:
     def call_off(self, job: Envelope, task: asyncio.Task[None], reason: str) -> bool:
         """Call off the attempt at ``job`` that runs in ``task``. Returns whether it was not yet
         over. May be repeated."""
-        if job.id in self.stragglers:
+        if task in self.stragglers:
             return False
         if job.id not in self._called_off:
             self._called_off[job.id] = reason
@@ -136,6 +136,8 @@ class Attempts:
                 )
         except asyncio.CancelledError:
             outcome = self._cancelled()
+        if context is not None:
+            self._contexts.pop(job.id, None)
         if self._called_off:
             outcome = self._as_called_off(job.id, outcome)
         self._measure(self._clock.monotonic() - begun)
@@ -146,9 +148,8 @@ class Attempts:
         reporter.ended(job.id, run.attempt)
         self._settler.post(Settlement(delivery, record, again))
         if straggler is not None:
-            await self._outlast(straggler, job, context)
-        if context is not None:
-            self._contexts.pop(job.id, None)
+            call_off(context)
+            await self._outlast(straggler, job)
 
     def job_in(self, frame: FrameType | None) -> Envelope | None:
         """The job whose attempt that stack is in, of whichever thread it is."""
@@ -159,12 +160,10 @@ class Attempts:
             frame = frame.f_back
         return None
 
-    async def _outlast(
-        self, straggler: asyncio.Future[Any], job: Envelope, context: Context[Any] | None
-    ) -> None:
+    async def _outlast(self, straggler: asyncio.Future[Any], job: Envelope) -> None:
         """A thread's slot is not free before the thread is."""
-        call_off(context)
-        self.stragglers.add(job.id)
+        task = asyncio.current_task()
+        self.stragglers.add(task)
         log.warning(
             "job %s (%s): its thread goes on after the time-out and keeps its slot until it ends, "
             "as %d of this lane do now; threads cannot be stopped from outside: let the handler "
@@ -176,7 +175,7 @@ class Attempts:
         try:
             await asyncio.wait([straggler])
         finally:
-            self.stragglers.discard(job.id)
+            self.stragglers.discard(task)
 
     def _as_called_off(self, job_id: str, outcome: Outcome) -> Outcome:
         """The outcome of a job that may have been cancelled meanwhile: a result came first."""

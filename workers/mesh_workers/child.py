@@ -8,6 +8,7 @@ is noticed while a handler runs: then nobody wants the result, and the process e
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import importlib
 import logging
 import os
@@ -117,6 +118,7 @@ class _ToWorker(logging.Handler):
 
 def main(fileno: int, log_level: int) -> None:
     """Serve until the worker closes its end."""
+    faulthandler.enable()  # where a crash of native code happened goes to the worker's stderr
     # The worker alone decides when to stop: what a process group or a container is sent must
     # not end handlers before it has drained. (A function and not SIG_IGN, which handlers' own
     # child processes would inherit.)

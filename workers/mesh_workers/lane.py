@@ -277,10 +277,11 @@ class Lane:
                 self._queue.remove(delivery)
                 self._end_unstarted(delivery, State.CANCELLED, ErrorInfo("Cancelled", reason))
                 return True
-        for task, delivery in self._running.items():
-            if delivery.job.id == job_id:
-                return self._attempts.call_off(delivery.job, task, reason)
-        return False
+        return any(
+            self._attempts.call_off(delivery.job, task, reason)
+            for task, delivery in self._running.items()
+            if delivery.job.id == job_id
+        )
 
     def job_in(self, frame: FrameType) -> Envelope | None:
         """The job of this lane that is being run in that stack; see ``Attempts.job_in``."""
@@ -293,11 +294,12 @@ class Lane:
         return counted > self._attempts.policy(delivery.job).max_attempts
 
     def _end_worn_out(self, delivery: Delivery) -> None:
-        policy, last = self._attempts.policy(delivery.job), self._attempt_of(delivery) - 1
+        last = self._attempt_of(delivery) - 1
+        most = self._attempts.policy(delivery.job).max_attempts + delivery.job.snoozes
         run = Run(delivery.job, last, delivery.lost - 1, self._tools.worker, 0.0)
         error = ErrorInfo(
             "WorkerDied",
-            f"attempt {last} of {policy.max_attempts} ended with its worker: the process was "
+            f"attempt {last} of {most} ended with its worker: the process was "
             "killed, crashed or lost its lease while it ran this job",
         )
         self._post_end(delivery, end_unstarted(run, State.FAILED, error, self._clock.time()))

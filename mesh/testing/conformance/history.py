@@ -201,6 +201,77 @@ class HistoryConformance:
         (job,) = (await master.claim_gated(harness.now() + 1, 10, 30.0)).jobs
         assert job.id in new.values()
 
+    async def test_a_job_runs_after_the_same_ones_again(self, harness: MasterHarness) -> None:
+        master = await harness.connect()
+        parent, child = Story(), Story(payload=b'{"k":1}')
+        after = [After(parent.id, name="first", feeds="n")]
+        await master.submit([Held(parent.job), Held(child.job, after=after)])
+        await record(master, parent.accepted(), parent.finished())
+        await master.unblock()
+        await record(master, child.accepted(), child.finished(state=State.FAILED))
+        (new_id,) = (await master.retry([child.id])).values()
+        await master.unblock()
+        jobs = {job.id: job for job in await master.claim_due(harness.now() + 1, 10, 30.0)}
+        told = (jobs[new_id].parents or [])[0]
+        assert (told.id, told.name, told.result) == (parent.id, "first", b'{"by":"w-1"}')
+        assert msgspec.json.decode(jobs[new_id].payload) == {"n": {"by": "w-1"}, "k": 1}
+        # What a parent results in when it is done again, counts.
+        again = Story(id=(await master.retry([parent.id]))[parent.id])
+        failed = Story(id=new_id)
+        await record(master, failed.finished(state=State.FAILED))
+        (new_id,) = (await master.retry([failed.id])).values()
+        await record(master, again.finished(worker="w-2"))
+        await master.unblock()
+        jobs = {job.id: job for job in await master.claim_due(harness.now() + 1, 10, 30.0)}
+        assert msgspec.json.decode(jobs[new_id].payload) == {"n": {"by": "w-2"}, "k": 1}
+
+    async def test_a_workflow_that_broke_is_mended(self, harness: MasterHarness) -> None:
+        """At once, or first what failed and then what was cancelled for that."""
+        master = await harness.connect()
+        for at_once in (True, False):
+            first, second, third = Story(), Story(), Story()
+            await master.submit(
+                [
+                    Held(first.job),
+                    Held(second.job, after=[After(first.id)]),
+                    Held(third.job, after=[After(second.id), After(first.id)]),
+                ]
+            )
+            await record(master, first.accepted(), first.finished(state=State.FAILED))
+            await master.unblock()
+            ended = await master.get_jobs([second.id, third.id])
+            assert {job.state for job in ended.values()} == {State.CANCELLED}
+            if at_once:
+                new = await master.retry([third.id, second.id, first.id])
+            else:
+                new = await master.retry([first.id])
+                # Fails as well, and is done again.
+                failed = Story(id=new[first.id])
+                await record(master, failed.finished(state=State.FAILED))
+                new[first.id] = (await master.retry([failed.id]))[failed.id]
+                new |= await master.retry([third.id, second.id])
+            await master.unblock()
+            states = {
+                i: job.state for i, job in (await master.get_jobs(list(new.values()))).items()
+            }
+            assert states[new[first.id]] is State.SCHEDULED
+            assert states[new[second.id]] is states[new[third.id]] is State.WAITING
+            for story in (first, second):
+                await record(master, Story(id=new[story.id]).finished())
+                await master.unblock()
+            assert (await master.get_jobs([new[third.id]]))[new[third.id]].state is State.SCHEDULED
+
+    async def test_parents_that_are_forgotten_hold_nobody(self, harness: MasterHarness) -> None:
+        master = await harness.connect()
+        parent, child = Story(), Story()
+        await master.submit([Held(parent.job), Held(child.job, after=[After(parent.id)])])
+        await record(master, parent.accepted(), parent.finished())
+        await master.unblock()
+        await record(master, child.accepted(), child.finished(state=State.FAILED))
+        assert await master.remove([parent.id]) == {parent.id}
+        (new_id,) = (await master.retry([child.id])).values()
+        assert (await master.get_jobs([new_id]))[new_id].state is State.SCHEDULED
+
     async def test_a_job_is_done_again_once_whoever_asks(self, harness: MasterHarness) -> None:
         masters = [await harness.connect() for _ in range(4)]
         stories = [Story() for _ in range(60)]

@@ -64,6 +64,14 @@ async def export(request: Export, ctx: Context[Progress]) -> Receipt:
     return Receipt()
 
 
+class ExportInAProcess(Export, name="exports.v2"): ...
+
+
+@app.handler(process=True)
+def export_in_a_process(request: ExportInAProcess) -> Receipt | Failure:
+    return Failure("too large")
+
+
 async def handles() -> None:
     assert_type(await send_mail.enqueue(1), JobHandle[Receipt])
     assert_type(await send_mail.enqueue(1, "x", urgent=True), JobHandle[Receipt])
@@ -75,6 +83,7 @@ async def handles() -> None:
     assert_type(await may_fail.enqueue(1), JobHandle[Receipt])
     assert_type(await may_fail_in_a_process.enqueue(1), JobHandle[Receipt])
     assert_type(await app.enqueue(Export(tenant=1)), JobHandle[Receipt])
+    assert_type(await app.enqueue(ExportInAProcess(1)), JobHandle[Receipt])
     assert_type(await app.enqueue(Export(1, ("id",)), delay=5), JobHandle[Receipt])
     assert_type(await app.get_job("id"), JobHandle[Any])
     assert_type(await send_mail.options(delay=5, priority="low").enqueue(1), JobHandle[Receipt])

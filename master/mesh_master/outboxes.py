@@ -1,0 +1,77 @@
+"""Moving jobs from an application's outbox to the master.
+
+Any number of coordinators may: each row is with one of them at a time. A row goes when the master
+has its job; if the coordinator dies between the two, another brings the job again, which changes
+nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from mesh.clock import Clock, SystemClock
+from mesh.errors import MasterError, WireError
+from mesh.ports import Master
+from mesh.service import Backoff, Service
+from mesh.sql.outbox import Outbox
+
+__all__ = ["OutboxDuty"]
+
+log = logging.getLogger("mesh")
+
+_BATCH = 500
+
+
+class OutboxDuty(Service):
+    """Owns its connections: opens them, and closes them when it stops."""
+
+    def __init__(self, outbox: Outbox, master: Master, clock: Clock | None = None) -> None:
+        super().__init__("outbox")
+        self._outbox = outbox
+        self._master = master
+        self._clock = clock or SystemClock()
+        self._wake = asyncio.Event()
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        ready()  # nobody need wait for the application's database
+        backoff = Backoff(self.stopping, clock=self._clock)
+        try:
+            if await backoff.retry(self.name, self._open, MasterError) is None:
+                return
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._wake_to_stop())
+                with self._outbox.waiting(self._wake):
+                    await self._empty_again_and_again(backoff)
+        finally:
+            await self._outbox.close()
+            await self._master.close()
+
+    async def _wake_to_stop(self) -> None:
+        await self.stopping.wait()
+        self._wake.set()
+
+    async def _empty_again_and_again(self, backoff: Backoff) -> None:
+        looks = 0
+        while not self.stopping.is_set():
+            self._wake.clear()
+            try:
+                moved = await backoff.retry(self.name, self._move, MasterError)
+            except WireError as error:
+                log.error("outbox at %s: %s", self._outbox.url, error)
+                moved = 0
+            looks = 0 if moved else looks + 1
+            if not moved:
+                await self._clock.wait(self._wake, min(1.0, self._outbox.signals.pause(looks)))
+
+    async def _open(self) -> bool:
+        await self._outbox.open()
+        await self._master.open()
+        return True
+
+    async def _move(self) -> int:
+        async with self._outbox.take(_BATCH) as jobs:
+            if jobs:
+                await self._master.submit(jobs)
+            return len(jobs)

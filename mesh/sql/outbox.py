@@ -1,0 +1,108 @@
+"""The outbox: where jobs wait that were stored in a transaction on another database than the
+master's.
+
+An application whose own database is not the master's cannot store a job and its own rows in one
+transaction, unless the job is a row of its own database first. That is the table ``mesh_outbox``;
+a coordinator moves its rows to the master (``mesh_master.outboxes``), each at least once, and
+storing a job twice changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, delete, select
+
+from mesh.clock import Clock
+from mesh.errors import MasterError, MasterUnavailable
+from mesh.held import Held
+from mesh.sql.bulk import one_of
+from mesh.sql.database import NOTIFY, Database, DatabaseErrors
+from mesh.sql.faults import FAULTS
+from mesh.sql.signals import make_signals
+from mesh.sql.within import executor_within
+from mesh.wire import VERSION, check_version
+
+__all__ = ["OUTBOX_TABLE", "Outbox"]
+
+OUTBOX_TABLE = "mesh_outbox"
+_TOPIC = "outbox"
+
+_ERRORS = DatabaseErrors(unavailable=MasterUnavailable, failed=MasterError, in_doubt=MasterError)
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoder = msgspec.msgpack.Decoder(tuple[int, Held])
+
+
+class Outbox:
+    """The outbox of one database."""
+
+    def __init__(self, url: str, clock: Clock, connect_timeout: float) -> None:
+        self.database = Database(
+            url, _ERRORS, what="outbox", clock=clock, connect_timeout=connect_timeout, pool_size=1
+        )
+        self.metadata = MetaData()
+        serial = BigInteger().with_variant(Integer, "sqlite")
+        self.table = Table(
+            OUTBOX_TABLE,
+            self.metadata,
+            Column("id", serial, primary_key=True, autoincrement=True),
+            Column("job", LargeBinary, nullable=False),
+        )
+        self.signals = make_signals(self.database, f"{self.database.place} {OUTBOX_TABLE}")
+
+    @property
+    def url(self) -> str:
+        return self.database.url
+
+    async def open(self) -> None:
+        """Connect, and create the table if it is not there. Raises ``MasterError``."""
+        await self.database.open()
+        await self.database.create_missing(self.metadata)
+        await self.signals.open()
+
+    async def close(self) -> None:
+        await self.signals.close()
+        await self.database.close()
+
+    async def put(self, jobs: Sequence[Held], within: Any) -> None:
+        """Store jobs in the caller's transaction. Raises ``ConfigError`` if it is none on this
+        kind of database, ``MasterError`` if that failed."""
+        run = executor_within(within, self.database)
+        try:
+            for job in jobs:
+                await run.execute(self.table.insert().values(job=_encode((VERSION, job))))
+            notice = self.signals.certain_notice({_TOPIC})
+            if notice is not None:
+                await run.execute(NOTIFY, notice.parameters)
+        except FAULTS as error:
+            raise MasterError(
+                f"{self.database.refused(error)}; nothing was stored: is options(session=...) a "
+                f"session on the outbox's database, and is there a table {OUTBOX_TABLE}? A "
+                "coordinator creates it when it starts"
+            ) from error
+
+    @asynccontextmanager
+    async def take(self, limit: int) -> AsyncIterator[list[Held]]:
+        """Some jobs, the oldest first; at the end of the block, unless it raises, they are gone.
+        What others have taken is left out. Raises ``MasterError``, or ``UnsupportedVersion`` for
+        what a newer program wrote, which stays."""
+        async with self.database.write() as connection:
+            oldest = select(self.table).order_by(self.table.c.id).limit(limit)
+            rows = (await connection.execute(self.database.claiming(oldest))).all()
+            yield [_decode(row.job) for row in rows]
+            if rows:
+                gone = one_of(self.database, self.table.c.id, [row.id for row in rows])
+                await connection.execute(delete(self.table).where(gone))
+
+    def waiting(self, event: Any) -> Any:
+        """Within the block, ``event`` is set when jobs were put in."""
+        return self.signals.waiting(_TOPIC, event)
+
+
+def _decode(data: bytes) -> Held:
+    check_version(data)
+    return _decoder.decode(data)[1]

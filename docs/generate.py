@@ -38,6 +38,8 @@ def settings_table() -> str:
     described = _attribute_docs(mesh.config, "Config")
     lines = ["| key | variable | default | |", "|---|---|---|---|"]
     for field in fields(Config):
+        if field.name == "given":  # not a key
+            continue
         default = "" if field.default is MISSING else f"`{field.default}`"
         text = described.get(field.name, "")
         lines.append(f"| `{field.name}` | `MESH_{field.name.upper()}` | {default} | {text} |")

@@ -63,6 +63,11 @@ class Cluster:
     def is_archive(self) -> bool:
         return self.settings.mode is Mode.ARCHIVE
 
+    @property
+    def draining_lanes(self) -> frozenset[str]:
+        lanes = self.settings.lanes.items()
+        return frozenset(lane for lane, state in lanes if state is LaneState.DRAINING)
+
     def is_draining(self, agent: str) -> bool:
         return self.settings.agent(agent).state is AgentState.DRAINING
 

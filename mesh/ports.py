@@ -605,9 +605,12 @@ class Master(Protocol):
         """By lane, the jobs that have not ended and do not run, as far as the master knows."""
         ...
 
-    async def claim_due(self, until: float, limit: int, claim: float) -> list[Envelope]:
+    async def claim_due(
+        self, until: float, limit: int, claim: float, leaving_out: Collection[str] = ()
+    ) -> list[Envelope]:
         """Take up to ``limit`` held jobs that are due by ``until``, the earliest first; not those
-        under limits, nor before they are due those that are ``firm``.
+        under limits, nor before they are due those that are ``firm``, nor those of the lanes
+        that are left out.
 
         Several dispatchers may claim at once; none gets another's. A claimed job stays
         ``scheduled`` and is not claimed again for ``claim`` seconds, by when an ``Accepted``

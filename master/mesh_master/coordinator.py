@@ -130,6 +130,7 @@ class Coordinator(Group):
         assert cluster is not None
         threshold = cluster.config.transient_threshold
         self.dispatcher.threshold = self.scheduler.ahead = threshold
+        self.dispatcher.leaving_out = cluster.draining_lanes
         if self._connect is not None:
             if cluster.is_missing_agents:
                 cluster.set_added(await self.master.added_agents())

@@ -72,6 +72,8 @@ class Dispatcher(Service):
         self._agents = agents
         self.threshold = threshold
         """May be set while it runs."""
+        self.leaving_out: frozenset[str] = frozenset()
+        """Lanes whose jobs stay on the master; may be set while it runs."""
         self._clock = clock or SystemClock()
         self._interval = interval
         self._batch = batch
@@ -162,7 +164,7 @@ class Dispatcher(Service):
     async def _claim_some(self) -> tuple[list[Envelope], bool]:
         """Jobs in hand, and whether there are no more."""
         until = self._clock.time() + self.threshold
-        jobs = await self._master.claim_due(until, self._batch, self._claim)
+        jobs = await self._master.claim_due(until, self._batch, self._claim, self.leaving_out)
         gated = Claimed([])
         if self._gated:
             gated = await self._master.claim_gated(until, self._batch, self._claim)

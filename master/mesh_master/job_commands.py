@@ -436,6 +436,10 @@ def _show_job(job: JobInfo, attempts: list[AttemptInfo], events: list[EventInfo]
         "agent": job.agent or "",
         "arguments": _shown(job.payload),
         "result": _shown(job.result),
+        # Attempts tell of their own; a job that never started has none.
+        "error": f"{job.error_type}: {job.error_message}"
+        if job.error_type and not job.started_at
+        else "",
         "meta": ", ".join(f"{key}={value}" for key, value in (job.meta or {}).items()),
     }
     for fact, value in facts.items():

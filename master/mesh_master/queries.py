@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -23,9 +23,12 @@ _lanes = msgspec.json.Decoder(list[LaneLoad])
 _meta = msgspec.json.Decoder(dict[str, str])
 
 
-def due(tables: Tables, until: float, now: float, limit: int) -> Select[Any]:
+def due(
+    tables: Tables, until: float, now: float, limit: int, leaving_out: Collection[str] = ()
+) -> Select[Any]:
     """Held jobs to dispatch that nobody has claimed, the earliest first."""
     jobs = tables.jobs.c
+    others = [jobs.lane.not_in(sorted(leaving_out))] if leaving_out else []
     wanted = [jobs.id, jobs.envelope]
     return (
         select(*wanted)
@@ -35,6 +38,7 @@ def due(tables: Tables, until: float, now: float, limit: int) -> Select[Any]:
             jobs.due_at <= until,
             or_(jobs.firm.is_(None), jobs.due_at <= now),
             or_(jobs.claimed_until.is_(None), jobs.claimed_until <= now),
+            *others,
         )
         .order_by(jobs.due_at)
         .limit(limit)

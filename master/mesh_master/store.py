@@ -240,9 +240,11 @@ class SqlMaster:
             await self._writes.tags.write(connection, jobs)
         self._signals.signal({HELD})
 
-    async def claim_due(self, until: float, limit: int, claim: float) -> list[Envelope]:
+    async def claim_due(
+        self, until: float, limit: int, claim: float, leaving_out: Collection[str] = ()
+    ) -> list[Envelope]:
         jobs, now = self.tables.jobs, self.database.now()
-        due = self.database.claiming(queries.due(self.tables, until, now, limit))
+        due = self.database.claiming(queries.due(self.tables, until, now, limit, leaving_out))
         async with self.database.write(timeout=_PATIENCE) as connection:
             rows = (await connection.execute(due)).all()
             if rows:

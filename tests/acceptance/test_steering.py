@@ -17,10 +17,10 @@ import pytest
 from mesh import Context, Mesh, Retry, State
 from mesh.errors import ClusterArchived, ConfigError, JobCancelled, ResultTimeout
 from mesh.job import new_job_id
-from mesh.notices import cancel_key
+from mesh.notices import CLUSTER, cancel_key
 from mesh.roles import RoleOptions, make_role
 from mesh.service import Service
-from mesh.settings import LaneState, Mode
+from mesh.settings import ClusterSettings, LaneState, Mode
 from mesh.testing.servers import NatsServer, PostgresServer
 
 PATIENCE = 30.0
@@ -310,3 +310,24 @@ async def test_a_processs_own_configuration_wins_over_the_clusters(site: Site) -
     await own.close()
     job = await site.handler("quick").options(delay=30).enqueue(1)
     assert await job.status() is State.SCHEDULED  # later than the cluster's threshold
+
+
+async def test_an_agents_board_becomes_as_the_masters(site: Site) -> None:
+    """Whatever stands there: what another coordinator left, or what nobody told it."""
+    master = await site.app.master()
+    await change(site, timeout=3.0)
+    agent = await site.app.agent("local")
+    stale = ClusterSettings(revision=1, timeout=9.0).encode()
+    await agent.post({"stray": b"1", CLUSTER: stale})
+    await master.post({"wanted": b"2"})
+    await site.start("coordinator")
+    wanted = {"wanted": b"2", CLUSTER: (await master.cluster_settings()).encode()}
+
+    async def is_same() -> bool:
+        return await site.board_of("local") == wanted
+
+    await site.until(is_same)
+    # And it stays so while it changes.
+    await master.post({"wanted": None, "new": b"3"})
+    wanted = {"new": b"3", CLUSTER: wanted[CLUSTER]}
+    await site.until(is_same)

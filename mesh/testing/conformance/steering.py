@@ -188,3 +188,9 @@ class SteeringConformance:
             "a": Backlog(held=2, sent=0, oldest_at=now - 3.0),
             "b": Backlog(held=0, sent=2, oldest_at=now - 5.0),
         }
+
+    async def test_a_lane_can_be_left_out_of_a_claim(self, harness: _Harness) -> None:
+        master = await harness.connect()
+        await master.hold([make_job("a"), b := make_job("b")])
+        assert await master.claim_due(harness.now() + 1, 10, 60, {"a", "c"}) == [b]
+        assert len(await master.claim_due(harness.now() + 1, 10, 60)) == 1

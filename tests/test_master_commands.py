@@ -217,6 +217,20 @@ def test_jobs_are_removed(shell: Shell) -> None:
     assert [job["id"] for job in shell.json("jobs", "ls")] == [begun.id]
 
 
+def test_many_jobs_are_cancelled_once_that_is_confirmed(shell: Shell) -> None:
+    done, *held = (Story(lane="mail") for _ in range(3))
+    shell.record(done.accepted(), done.finished(), *[s.accepted() for s in held])
+    code, _, asked = shell.run("jobs", "cancel", "--lane", "mail", typed="n\n")
+    assert (code, "Cancel 2 jobs (2 queued)?" in asked) == (1, True)
+    assert shell.json("jobs", "cancel", "--lane", "mail", "--yes") == {"asked": 2}
+    with pytest.raises(ConfigError, match="needs to know which jobs"):
+        shell.mesh("jobs", "cancel")
+    with pytest.raises(ConfigError, match="not both"):
+        shell.mesh("jobs", "cancel", done.id, "--lane", "mail")
+    with pytest.raises(ConfigError, match="succeeded has ended already"):
+        shell.mesh("jobs", "cancel", "--state", "succeeded")
+
+
 def test_an_ended_job_is_followed_to_its_end(shell: Shell) -> None:
     story = Story()
     shell.record(story.accepted(), story.retrying(), story.event(0), story.event(1, "log"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Annotated, Any
 
 import msgspec
@@ -28,10 +28,11 @@ from mesh.console import (
 )
 from mesh.errors import ConfigError, InvalidArguments, JobNotFound, MeshError
 from mesh.filter import JobFilter
-from mesh.history import removable, retryable
-from mesh.job import TERMINAL, Priority, State, check_job_id
+from mesh.history import cancellable, removable, retryable
+from mesh.job import TERMINAL, State, check_job_id
 from mesh.ports import AttemptInfo, EventInfo, JobInfo
 from mesh_master import tail
+from mesh_master.job_display import duration, print_news, show_story
 from mesh_master.job_options import Chosen, takes_where
 
 __all__ = ["jobs"]
@@ -39,6 +40,8 @@ __all__ = ["jobs"]
 jobs = typer.Typer(
     help="Look at jobs, enqueue some, do some again, forget some.", no_args_is_help=True
 )
+
+_NOT_BOTH = "give the jobs' ids, or say which jobs, not both"
 
 IdsArgument = Annotated[list[str] | None, typer.Argument(metavar="ID", show_default=False)]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -84,7 +87,7 @@ def list_jobs(
             f"{job.state}, done again" if job.retried_as else job.state,
             str(job.attempt),
             moment(job.enqueued_at),
-            _duration(job.started_at, job.finished_at),
+            duration(job.started_at, job.finished_at),
             job.error_type or "",
         )
     print_table(rows)
@@ -111,7 +114,7 @@ def show_job(
     if as_json:
         print_json({"job": job, "attempts": attempts, "events": events})
     else:
-        _show_job(job, attempts, events)
+        show_story(job, attempts, events)
 
 
 @jobs.command("tail")
@@ -141,7 +144,7 @@ def tail_jobs(
             news = tail.follow_one(m, await _get(mesh, job_id), mesh.clock)
         async with aclosing(news):  # type: ignore[type-var]
             async for one in news:
-                _print_news(one, as_json)
+                print_news(one, as_json)
 
     try:
         ask(mesh, follow)
@@ -265,38 +268,60 @@ def retry_jobs(
 
 
 @jobs.command("cancel")
+@takes_where
 def cancel_jobs(
-    job_ids: Annotated[list[str], typer.Argument(metavar="ID", show_default=False)],
+    chosen: Chosen,
+    job_ids: IdsArgument = None,
     app: AppOption = None,
     master: MasterOption = None,
     reason: Annotated[str, typer.Option(help="Kept with each job.")] = "cancelled by hand",
     wait: Annotated[
         float, typer.Option(min=0, help="Seconds to wait for their ends, all together.")
     ] = 5.0,
+    yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Cancel jobs, and print the state that each is in then: cancelled; how it ended, if that came
-    first; or one in which the request stands. Those that have not started never do. Ids that the
-    master does not know are asked for too: such jobs may be on their way."""
-    wanted = list(dict.fromkeys(map(check_job_id, job_ids)))
-
-    async def cancel(mesh: Mesh) -> dict[str, str]:
-        store = await mesh.master()
-        states = await store.cancel(wanted, reason)
-        deadline = mesh.clock.monotonic() + wait
-        while not TERMINAL.issuperset(states.get(job_id, State.QUEUED) for job_id in wanted):
-            if mesh.clock.monotonic() >= deadline:
-                break
-            await mesh.clock.sleep(_LOOK)
-            states = {i: job.state for i, job in (await store.get_jobs(wanted)).items()}
-        return {job_id: states.get(job_id, _UNKNOWN) for job_id in wanted}
-
-    found = ask(find_app(app, master), cancel)
-    if as_json:
-        print_json(found)
+    """Cancel jobs: these, and print the state that each is in then (cancelled; how it ended, if
+    that came first; or one in which the request stands), or all that have not ended and fit the
+    options. Those that have not started never do. Ids that the master does not know are asked for
+    too: such jobs may be on their way."""
+    mesh = find_app(app, master)
+    if job_ids:
+        if chosen:
+            raise ConfigError(_NOT_BOTH)
+        wanted = list(dict.fromkeys(map(check_job_id, job_ids)))
+        found = ask(mesh, lambda mesh: _cancel(mesh, wanted, reason, wait))
+        if as_json:
+            print_json(found)
+            return
+        for job_id, state in found.items():
+            typer.echo(f"{job_id} {state}")
         return
-    for job_id, state in found.items():
-        typer.echo(f"{job_id} {state}")
+    where = cancellable(chosen.filter(mesh.now()))
+    if not _confirmed(mesh, where, "Cancel {}?", yes):
+        return
+
+    async def all_of_them(mesh: Mesh) -> int:
+        return await history.cancel(await mesh.master(), where, reason)
+
+    count = ask(mesh, all_of_them)
+    if as_json:
+        print_json({"asked": count})
+    else:
+        typer.echo(f"{count} asked to end")
+
+
+async def _cancel(mesh: Mesh, job_ids: Sequence[str], reason: str, wait: float) -> dict[str, str]:
+    """The states that the jobs are in after a while."""
+    store = await mesh.master()
+    states = await store.cancel(job_ids, reason)
+    deadline = mesh.clock.monotonic() + wait
+    while not TERMINAL.issuperset(states.get(job_id, State.QUEUED) for job_id in job_ids):
+        if mesh.clock.monotonic() >= deadline:
+            break
+        await mesh.clock.sleep(_LOOK)
+        states = {i: job.state for i, job in (await store.get_jobs(job_ids)).items()}
+    return {job_id: states.get(job_id, _UNKNOWN) for job_id in job_ids}
 
 
 @jobs.command("rm")
@@ -342,7 +367,7 @@ def _each(
 ) -> None:
     """Do something with each job by itself. Exits 1 if that failed for any, after all."""
     if chosen:
-        raise ConfigError("give the jobs' ids, or say which jobs, not both")
+        raise ConfigError(_NOT_BOTH)
     wanted = [check_job_id(job_id) for job_id in job_ids]
     failed: dict[str, MeshError] = {}
 
@@ -394,69 +419,3 @@ def _parse_payload(text: str) -> dict[str, Any]:
         raise InvalidArguments(
             f"--payload {text}: {error}; write the arguments by name, as a JSON object"
         ) from None
-
-
-# showing -------------------------------------------------------------------------------------
-
-
-def _print_news(news: tail.News, as_json: bool) -> None:
-    if as_json:
-        given = {key: value for key, value in asdict(news).items() if value is not None}
-        if isinstance(news.data, bytes):
-            given["data"] = msgspec.Raw(news.data)
-        typer.echo(msgspec.json.encode(given))
-        return
-    detail = _shown(news.data) if isinstance(news.data, bytes) else news.data or ""
-    attempt = f" (attempt {news.attempt})" if (news.attempt or 0) > 1 else ""
-    typer.echo(
-        f"{moment(news.at)} {news.job_id} {news.name} {news.kind}{attempt} {detail}".rstrip()
-    )
-
-
-def _duration(begin: float | None, end: float | None) -> str:
-    return "" if begin is None or end is None else f"{end - begin:.3f} s"
-
-
-def _show_job(job: JobInfo, attempts: list[AttemptInfo], events: list[EventInfo]) -> None:
-    facts = {
-        "id": job.id,
-        "name": job.name,
-        "lane": f"{job.lane}, priority {Priority(job.priority).word}",
-        "state": f"{job.state}, attempt {job.attempt}",
-        "enqueued": moment(job.enqueued_at),
-        "due": moment(job.due_at),
-        "kept for": "" if job.result_ttl is None else f"{job.result_ttl:g} s after its end",
-        "again as": job.retried_as or "",
-        "again of": job.retry_of or "",
-        "key": job.key or "",
-        "workflow": job.workflow or "",
-        "parent": job.parent or "",
-        "schedule": job.schedule or "",
-        "slot": moment(job.slot),
-        "agent": job.agent or "",
-        "arguments": _shown(job.payload),
-        "result": _shown(job.result),
-        # Attempts tell of their own; a job that never started has none.
-        "error": f"{job.error_type}: {job.error_message}"
-        if job.error_type and not job.started_at
-        else "",
-        "meta": ", ".join(f"{key}={value}" for key, value in (job.meta or {}).items()),
-    }
-    for fact, value in facts.items():
-        if value:
-            typer.echo(f"{fact:<10} {value}")
-    for attempt in attempts:
-        error = f": {attempt.error_type}: {attempt.error_message}" if attempt.error_type else ""
-        typer.echo(
-            f"attempt {attempt.attempt:<2} {attempt.outcome} by {attempt.worker or 'unknown'}, "
-            f"{moment(attempt.started_at)} "
-            f"{_duration(attempt.started_at, attempt.finished_at)}{error}"
-        )
-    for event in events:
-        typer.echo(f"event {event.seq:<4} {moment(event.at)} {event.kind} {_shown(event.data)}")
-    if job.error_traceback:
-        typer.echo(job.error_traceback.rstrip())
-
-
-def _shown(data: bytes | None) -> str:
-    return "" if data is None else data.decode(errors="replace")

@@ -1,0 +1,78 @@
+"""How ``mesh jobs …`` prints jobs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import msgspec
+import typer
+
+from mesh.console import moment
+from mesh.job import Priority
+from mesh.ports import AttemptInfo, EventInfo, JobInfo
+from mesh_master import tail
+
+__all__ = ["duration", "print_news", "show_story"]
+
+
+def print_news(news: tail.News, as_json: bool) -> None:
+    if as_json:
+        given = {key: value for key, value in asdict(news).items() if value is not None}
+        if isinstance(news.data, bytes):
+            given["data"] = msgspec.Raw(news.data)
+        typer.echo(msgspec.json.encode(given))
+        return
+    detail = _shown(news.data) if isinstance(news.data, bytes) else news.data or ""
+    attempt = f" (attempt {news.attempt})" if (news.attempt or 0) > 1 else ""
+    typer.echo(
+        f"{moment(news.at)} {news.job_id} {news.name} {news.kind}{attempt} {detail}".rstrip()
+    )
+
+
+def duration(begin: float | None, end: float | None) -> str:
+    return "" if begin is None or end is None else f"{end - begin:.3f} s"
+
+
+def show_story(job: JobInfo, attempts: list[AttemptInfo], events: list[EventInfo]) -> None:
+    facts = {
+        "id": job.id,
+        "name": job.name,
+        "lane": f"{job.lane}, priority {Priority(job.priority).word}",
+        "state": f"{job.state}, attempt {job.attempt}",
+        "enqueued": moment(job.enqueued_at),
+        "due": moment(job.due_at),
+        "kept for": "" if job.result_ttl is None else f"{job.result_ttl:g} s after its end",
+        "again as": job.retried_as or "",
+        "again of": job.retry_of or "",
+        "key": job.key or "",
+        "workflow": job.workflow or "",
+        "parent": job.parent or "",
+        "schedule": job.schedule or "",
+        "slot": moment(job.slot),
+        "agent": job.agent or "",
+        "arguments": _shown(job.payload),
+        "result": _shown(job.result),
+        # Attempts tell of their own; a job that never started has none.
+        "error": f"{job.error_type}: {job.error_message}"
+        if job.error_type and not job.started_at
+        else "",
+        "meta": ", ".join(f"{key}={value}" for key, value in (job.meta or {}).items()),
+    }
+    for fact, value in facts.items():
+        if value:
+            typer.echo(f"{fact:<10} {value}")
+    for attempt in attempts:
+        error = f": {attempt.error_type}: {attempt.error_message}" if attempt.error_type else ""
+        typer.echo(
+            f"attempt {attempt.attempt:<2} {attempt.outcome} by {attempt.worker or 'unknown'}, "
+            f"{moment(attempt.started_at)} "
+            f"{duration(attempt.started_at, attempt.finished_at)}{error}"
+        )
+    for event in events:
+        typer.echo(f"event {event.seq:<4} {moment(event.at)} {event.kind} {_shown(event.data)}")
+    if job.error_traceback:
+        typer.echo(job.error_traceback.rstrip())
+
+
+def _shown(data: bytes | None) -> str:
+    return "" if data is None else data.decode(errors="replace")

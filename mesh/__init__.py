@@ -35,7 +35,6 @@ from mesh.errors import ScheduleExists as ScheduleExists
 from mesh.errors import ScheduleNotFound as ScheduleNotFound
 from mesh.errors import UnknownHandler as UnknownHandler
 from mesh.handler import Handler as Handler
-from mesh.handler import Job as Job
 from mesh.job import Priority as Priority
 from mesh.job import State as State
 from mesh.outcome import Cancel as Cancel
@@ -44,6 +43,7 @@ from mesh.outcome import Failure as Failure
 from mesh.outcome import Snooze as Snooze
 from mesh.ports import EventInfo as EventInfo
 from mesh.ports import JobInfo as JobInfo
+from mesh.request import Job as Job
 from mesh.retry import Retry as Retry
 from mesh.workflow import Workflow as Workflow
 from mesh.workflow import WorkflowHandle as WorkflowHandle

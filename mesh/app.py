@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from mesh import history
+from mesh.bound import Submitter, make_envelope, make_held
 from mesh.client import NO_REASON, Client, JobHandle, agent_settings, master_settings
 from mesh.clock import Clock, SystemClock
 from mesh.cluster import Cluster
@@ -26,23 +27,16 @@ from mesh.errors import (
     did_you_mean,
     raised,
 )
-from mesh.handler import (
-    Handler,
-    Job,
-    JobOptions,
-    Options,
-    Submitter,
-    make_envelope,
-    make_held,
-    request_codecs,
-)
+from mesh.handler import Handler
 from mesh.held import Held
 from mesh.history import Where, parse_where
 from mesh.job import PriorityName, State, check_job_id
 from mesh.limits import KeyFunction, LimitRules
+from mesh.options import JobOptions, Options
 from mesh.outcome import Failure
 from mesh.plugins import connect_agent, connect_master
 from mesh.ports import Agent, JobInfo, Master
+from mesh.request import Job, request_codecs
 from mesh.retry import Retry
 from mesh.schedules import AppSchedules, Expression, ScheduleOptions
 from mesh.sync import Sync

@@ -15,8 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 
 from mesh.errors import ConfigError, MasterError, ScheduleExists, ScheduleNotFound, did_you_mean
-from mesh.handler import Handler, Options
+from mesh.handler import Handler
 from mesh.job import Priority, PriorityName, new_job_id
+from mesh.options import Options
 from mesh.ports import Master
 from mesh.recurring import Declaration, Definition, Missed, Overlap, ScheduleInfo, SlotOutcome
 from mesh.retry import Retry

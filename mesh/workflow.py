@@ -25,8 +25,8 @@ from mesh.job import State, new_job_id
 
 if TYPE_CHECKING:
     from mesh.app import Mesh
+    from mesh.bound import Bound
     from mesh.client import JobHandle
-    from mesh.handler import Bound
 
 __all__ = ["Chain", "Draft", "Group", "Node", "Workflow", "WorkflowHandle", "chain", "group"]
 

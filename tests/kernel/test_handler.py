@@ -24,8 +24,8 @@ from mesh import (
     Retry,
     UnknownHandler,
 )
-from mesh.handler import Options
 from mesh.job import Priority, new_job_id
+from mesh.options import Options
 
 from . import later
 from .conftest import MemoryMesh

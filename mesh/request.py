@@ -1,0 +1,87 @@
+"""Typed requests: classes that name a handler, its arguments and its result."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar, Generic, TypeVar, dataclass_transform, get_args, get_origin
+
+from mesh.codec import RequestCodec, ValueCodec
+from mesh.errors import ConfigError
+from mesh.job import check_name
+from mesh.limits import KeyFunction, LimitRules
+from mesh.signature import type_hints
+
+__all__ = ["DEFAULT_LANE", "Job", "check_handler_name", "request_codecs", "result_type"]
+
+R = TypeVar("R")
+
+DEFAULT_LANE = "default"
+
+_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,200}\Z")
+
+
+@dataclass_transform(frozen_default=True)
+class Job(Generic[R]):
+    """Base of typed requests: a frozen dataclass that names its handler and its result's type.
+
+    ::
+
+        class ExportUsers(Job[ExportResult], name="exports.users.v1", lane="exports"):
+            tenant_id: UUID
+
+    ``name`` is the handler's stable name (default: the class's own). A program that only
+    enqueues needs the class and not the handler.
+    """
+
+    mesh_name: ClassVar[str]
+    mesh_lane: ClassVar[str]
+    mesh_limits: ClassVar[LimitRules | None]
+
+    def __init_subclass__(
+        cls,
+        *,
+        name: str | None = None,
+        lane: str = DEFAULT_LANE,
+        concurrency: int | None = None,
+        concurrency_key: KeyFunction | None = None,
+        limit: str | None = None,
+        limit_key: KeyFunction | None = None,
+        burst: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.mesh_name = check_handler_name(name or cls.__name__)
+        cls.mesh_lane = check_name("lane", lane)
+        cls.mesh_limits = LimitRules.parse(
+            *("job", cls.mesh_name, f"class {cls.__name__}"),
+            *(concurrency, concurrency_key, limit, limit_key, burst),
+        )
+        dataclass(frozen=True)(cls)
+
+
+def check_handler_name(name: str) -> str:
+    if not _NAME.match(name):
+        raise ConfigError(
+            f"handler name '{name}' is not valid: use 1 to 200 of letters, digits and '_.:-'"
+        )
+    return name
+
+
+def result_type(request: type[Job[Any]]) -> Any:
+    """The ``R`` of a request class's ``Job[R]``. Raises ``ConfigError``."""
+    for kind in request.__mro__:
+        for base in vars(kind).get("__orig_bases__", ()):
+            if get_origin(base) is Job:
+                # It may be the name of a class that the module defines further down.
+                found = {"__annotations__": {"R": get_args(base)[0]}, "__module__": kind.__module__}
+                return type_hints(type("found", (), found), f"request '{request.mesh_name}'")["R"]
+    return Any
+
+
+@cache
+def request_codecs(kind: type[Job[Any]]) -> tuple[RequestCodec, ValueCodec]:
+    """For a request and its result, without its handler. Raises ``ConfigError``."""
+    name = kind.mesh_name
+    return RequestCodec(name, kind), ValueCodec(result_type(kind), f"result of '{name}'")

@@ -9,16 +9,21 @@ import ast
 import inspect
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 import mesh.config
+import mesh.ports
 import mesh.wire
 from mesh.config import Config
 from mesh.job import INITIAL, TERMINAL, TRANSITIONS
+from mesh.plugins import connect_agent, connect_master
+from mesh.ports import AgentSettings, MasterSettings
 
 DOCS = Path(__file__).parent
 
@@ -72,6 +77,44 @@ def wire_tables() -> str:
     return "\n\n".join(parts)
 
 
+AGENTS = {
+    "NATS": "nats://host",
+    "PostgreSQL": "postgresql://host/mesh",
+    "SQLite": "sqlite:///mesh.db",
+}
+MASTERS = {name: url for name, url in AGENTS.items() if name != "NATS"}
+
+
+def capability_tables() -> str:
+    """What each kind of agent and master declares, and why it cannot the rest."""
+    agents: dict[str, Any] = {
+        name: connect_agent("docs", url, AgentSettings()).capabilities
+        for name, url in AGENTS.items()
+    }
+    masters: dict[str, Any] = {
+        name: connect_master(url, MasterSettings()).capabilities for name, url in MASTERS.items()
+    }
+    return "\n\n".join(
+        [
+            _capability_table("agent", "AgentCapabilities", agents),
+            _capability_table("master", "MasterCapabilities", masters),
+        ]
+    )
+
+
+def _capability_table(what: str, class_name: str, declared: Mapping[str, Any]) -> str:
+    lines = [f"| {what} | {' | '.join(declared)} |", "|---|" + "---|" * len(declared)]
+    for name, text in _attribute_docs(mesh.ports, class_name).items():
+        if name == "why_not":
+            continue
+        cells = [
+            "yes" if getattr(each, name) else f"no: {each.why_not[name]}"
+            for each in declared.values()
+        ]
+        lines.append(f"| {text.rstrip('.')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _attribute_docs(module: object, class_name: str) -> dict[str, str]:
     """The strings that stand under a class's attributes."""
     tree = ast.parse(inspect.getsource(module))  # type: ignore[arg-type]
@@ -99,6 +142,7 @@ def main(check: bool) -> int:
         ("architecture.md", "states", state_diagram()),
         ("configuration.md", "settings", settings_table()),
         ("wire.md", "wire", wire_tables()),
+        ("jobs.md", "capabilities", capability_tables()),
     ):
         path = DOCS / name
         old = path.read_text()

@@ -58,6 +58,7 @@ __all__ = [
     "LedgerBatch",
     "Lookup",
     "Master",
+    "MasterCapabilities",
     "MasterSettings",
     "Outlived",
     "Settlement",
@@ -107,6 +108,12 @@ class AgentCapabilities:
     """``Delivery.lost`` is known without asking the recorder."""
     reports_lost_leases: bool = True
     """``extend`` names the receipts whose lease was lost."""
+    wakes: bool = True
+    """A worker hears at once of what another process pushed; else it looks often."""
+    several_machines: bool = True
+    """Processes on several machines may use it together."""
+    why_not: Mapping[str, str] = field(default_factory=dict)
+    """The reason for each that is ``False``."""
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -504,6 +511,20 @@ class Claimed:
     """When a rate lets the next one begin, if one waits for that alone."""
 
 
+@dataclass(frozen=True, slots=True)
+class MasterCapabilities:
+    """What a master can do."""
+
+    wakes: bool = True
+    """A coordinator hears at once of what another process stored; else it looks often."""
+    parallel_writes: bool = True
+    """Several processes write at the same time."""
+    several_machines: bool = True
+    """Processes on several machines may use it together."""
+    why_not: Mapping[str, str] = field(default_factory=dict)
+    """The reason for each that is ``False``."""
+
+
 class Signals(Protocol):
     """Hints that something was committed, across processes where the database can. What is lost
     with one is time: whoever waits looks again after ``pause``."""
@@ -527,6 +548,9 @@ HELD = "held"
 
 class Master(Protocol):
     """The durable history and configuration of a cluster."""
+
+    @property
+    def capabilities(self) -> MasterCapabilities: ...
 
     @property
     def url(self) -> str:

@@ -54,14 +54,18 @@ from mesh.ports import (
     JobInfo,
     Known,
     Lease,
+    MasterCapabilities,
     MasterSettings,
     Outlived,
     Unblocked,
 )
 from mesh.settings import ClusterSettings
 from mesh.sql import (
+    A_FILE,
     FAULTS,
+    NO_NOTIFY,
     NOTIFY,
+    ONE_WRITER,
     BulkUpdate,
     BulkUpsert,
     Database,
@@ -175,6 +179,19 @@ class SqlMaster:
                 f"'{self.settings.cluster}': correct the cluster or the master's URL, or give "
                 "each cluster its own table_prefix"
             )
+
+    @property
+    def capabilities(self) -> MasterCapabilities:
+        return MasterCapabilities(
+            wakes=self.database.notifies,
+            parallel_writes=self.database.skips_locked,
+            several_machines=not self.database.is_local,
+            why_not={
+                "wakes": NO_NOTIFY,
+                "parallel_writes": ONE_WRITER,
+                "several_machines": A_FILE,
+            },
+        )
 
     @property
     def signals(self) -> Signals:

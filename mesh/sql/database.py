@@ -106,6 +106,12 @@ class DatabaseErrors:
     """The connection broke during a commit: written or not, nobody knows."""
 
 
+A_FILE = "the database is a file"
+NO_NOTIFY = "the database has no NOTIFY"
+ONE_WRITER = "the database has one writer at a time"
+"""Why some databases cannot what others can."""
+
+
 @dataclass(frozen=True, slots=True)
 class Notice:
     """What wakes the listeners of a channel, once for each payload."""

@@ -103,7 +103,14 @@ _stores: dict[str, _Store] = {}
 class MemoryAgent:
     """``mesh.ports.Agent`` in memory."""
 
-    capabilities = AgentCapabilities(durable=False)
+    capabilities = AgentCapabilities(
+        durable=False,
+        several_machines=False,
+        why_not={
+            "durable": "it is the memory of one process, for tests",
+            "several_machines": "it is the memory of one process, for tests",
+        },
+    )
 
     def __init__(self, name: str, url: str, settings: AgentSettings) -> None:
         self.name = name

@@ -36,7 +36,16 @@ MAX_UNSURE = 10_000
 class NatsAgent:
     """``mesh.ports.Agent`` over JetStream. Raises ``ConfigError`` for a wrong URL."""
 
-    capabilities = AgentCapabilities(exact_lost_count=False, reports_lost_leases=False)
+    capabilities = AgentCapabilities(
+        exact_lost_count=False,
+        reports_lost_leases=False,
+        why_not={
+            "exact_lost_count": "JetStream counts deliveries of a frame, not starts of its jobs: "
+            "the recorder is asked",
+            "reports_lost_leases": "JetStream does not say that a lease has ended: each process "
+            "keeps account of its own",
+        },
+    )
 
     def __init__(self, name: str, url: str, settings: AgentSettings) -> None:
         names = Names(check_name("cluster", settings.cluster), check_name("agent", name))

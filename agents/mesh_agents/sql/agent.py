@@ -15,7 +15,16 @@ from mesh.errors import (
 )
 from mesh.job import check_name
 from mesh.ports import AgentCapabilities, AgentSettings, Check, LaneDepth
-from mesh.sql import Database, DatabaseErrors, Notices, SqlBoard, make_signals, split_options
+from mesh.sql import (
+    A_FILE,
+    NO_NOTIFY,
+    Database,
+    DatabaseErrors,
+    Notices,
+    SqlBoard,
+    make_signals,
+    split_options,
+)
 from mesh.wire import Envelope, Record
 from mesh_agents.sql.consumer import SqlConsumer
 from mesh_agents.sql.ledger import SqlLedger
@@ -48,8 +57,6 @@ class SqlAgent:
     ``mesh_agent_``) and, where the database has such, ``schema``.
     """
 
-    capabilities = AgentCapabilities()
-
     def __init__(self, name: str, url: str, settings: AgentSettings) -> None:
         self.name = check_name("agent", name)
         what = f"agent {name}"
@@ -62,6 +69,11 @@ class SqlAgent:
             url, _ERRORS, what=what, clock=settings.clock, connect_timeout=settings.connect_timeout
         )
         self.url = self.database.url
+        self.capabilities = AgentCapabilities(
+            wakes=self.database.notifies,
+            several_machines=not self.database.is_local,
+            why_not={"wakes": NO_NOTIFY, "several_machines": A_FILE},
+        )
         prefix, schema = options.get("table_prefix", DEFAULT_PREFIX), options.get("schema")
         if schema is not None and not self.database.has_schemas:
             raise ConfigError(f"{what}: this database has no schemas; use table_prefix")

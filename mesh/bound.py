@@ -256,6 +256,7 @@ def make_envelope(name: str, lane: str, payload: bytes, options: Options, now: f
         result_ttl=options.result_ttl,
         given_id=options.id is not None,
         key=options.key,
+        agent=options.agent,
         expires_at=expires_at,
         deadline=deadline,
     )

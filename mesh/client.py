@@ -401,6 +401,8 @@ class Client:
     ) -> list[Stored | MeshError]:
         """Store jobs with conditions; what became of each, in order. In one transaction if they
         must be ``together``; in the caller's, if there is one."""
+        for pinned in {held.job.agent for held in jobs if held.job.agent is not None}:
+            self.config.agent(pinned)  # which raises, if there is none
         if session is not None and self.config.outbox is not None:
             return [*await self._put_out(jobs, session)]
         if session is not None:

@@ -241,8 +241,6 @@ def _check_together(given: Mapping[str, Any]) -> None:
                     f"options({option}=..., durability='agent'): {option} is the master's to see "
                     "to; leave durability out"
                 )
-    if "agent" in given and "session" in given:
-        raise ConfigError("options(agent=..., session=...): the dispatcher chooses the agent")
 
 
 def _check_key(value: Any) -> str:

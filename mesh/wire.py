@@ -115,6 +115,8 @@ class Envelope(Struct, frozen=True, array_like=True, gc=False):
     """What middleware has to say to middleware: not shown, not searched."""
     snoozes: int = 0
     """How many of the attempts so far were snoozed, and so do not count."""
+    agent: str | None = None
+    """The agent that the caller chose; ``None``: any that serves the lane."""
 
 
 class ErrorInfo(Struct, frozen=True, array_like=True, gc=False):

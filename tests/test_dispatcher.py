@@ -116,6 +116,17 @@ async def test_the_next_agent_takes_what_one_cannot(master: SqlMaster, clock: St
     assert sorted(up.got) == sorted(job.id for job in jobs)
 
 
+async def test_the_agent_that_was_chosen(master: SqlMaster, clock: SteppedClock) -> None:
+    one, two = WatchedAgent("one", clock), WatchedAgent("two", clock)
+    pinned = [make_job(agent="two", due_at=clock.time()) for _ in range(6)]
+    nowhere = make_job(agent="three", due_at=clock.time())
+    await master.hold([*pinned, nowhere])
+    async with make_dispatcher(master, clock, one, two):
+        await two.has(6)
+    assert (sorted(two.got), one.got) == (sorted(job.id for job in pinned), [])
+    assert (await master.get_jobs([nowhere.id]))[nowhere.id].state is State.SCHEDULED
+
+
 async def test_a_lane_without_an_agent_holds_up_no_other(
     master: SqlMaster, clock: SteppedClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -128,17 +128,17 @@ class Dispatcher(Service):
         """Dispatch what is due. Whether agents took all of it."""
         await self._unblock()
         refused: list[str] = []
-        lanes_down: set[str] = set()
+        lanes_down: set[_Way] = set()
         ends_at = self._clock.monotonic() + self._claim / 2
         try:
             while self._clock.monotonic() < ends_at and not self.stopping.is_set():
                 jobs, is_all = await self._claim_some()
-                for lane, of_lane in _by_lane(jobs).items():
-                    if lane not in lanes_down:
-                        of_lane = await self._push(lane, of_lane)
-                    if of_lane:
-                        lanes_down.add(lane)
-                        refused += [job.id for job in of_lane]
+                for way, these in _by_way(jobs).items():
+                    if way not in lanes_down:
+                        these = await self._push(way, these)
+                    if these:
+                        lanes_down.add(way)
+                        refused += [job.id for job in these]
                 if is_all:
                     break
         finally:
@@ -173,11 +173,15 @@ class Dispatcher(Service):
         is_all = max(len(jobs), len(gated.jobs)) < self._batch
         return [*jobs, *gated.jobs], is_all
 
-    async def _push(self, lane: str, jobs: list[Envelope]) -> list[Envelope]:
+    async def _push(self, way: _Way, jobs: list[Envelope]) -> list[Envelope]:
         """Those of the jobs that no agent took."""
-        agents = list(self._agents(lane))
+        lane, pinned = way
+        agents = [a for a in self._agents(lane) if pinned is None or a.name == pinned]
         if not agents:
-            self._say(lane, f"no agent serves the lane '{lane}', for which jobs are due")
+            which = f"agent '{pinned}'" if pinned else "agent"
+            self._say(
+                f"{lane} {pinned}", f"no {which} serves the lane '{lane}', for which jobs are due"
+            )
             return jobs
         first = next(self._turn) % len(agents)
         for agent in agents[first:] + agents[:first]:
@@ -210,8 +214,12 @@ async def _outcomes(agent: Agent, jobs: Sequence[Envelope]) -> Sequence[AgentErr
         return [error] * len(jobs)
 
 
-def _by_lane(jobs: Sequence[Envelope]) -> dict[str, list[Envelope]]:
-    lanes: dict[str, list[Envelope]] = {}
+_Way = tuple[str, str | None]
+"""A lane, and the agent that its jobs must go to, if they must."""
+
+
+def _by_way(jobs: Sequence[Envelope]) -> dict[_Way, list[Envelope]]:
+    ways: dict[_Way, list[Envelope]] = {}
     for job in jobs:
-        lanes.setdefault(job.lane, []).append(job)
-    return lanes
+        ways.setdefault((job.lane, job.agent), []).append(job)
+    return ways

@@ -152,6 +152,7 @@ async def test_raise_says_who_has_the_key(rig: Rig) -> None:
         ({"after": "not-a-job"}, "is not a UUID"),
         ({"on": "failure"}, "says nothing without after"),
         ({"session": object()}, "AsyncSession, Session"),
+        ({"durability": "master", "agent": "nowhere"}, "no agent is named 'nowhere'"),
     ],
 )
 async def test_what_makes_no_sense_is_refused(

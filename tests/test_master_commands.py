@@ -293,6 +293,34 @@ def test_a_job_is_enqueued(shell: Shell) -> None:
     assert len(shell.json("jobs", "ls")) == 1
 
 
+def test_a_job_is_told_from_the_shell_what_it_is_told_in_code(shell: Shell) -> None:
+    def enqueue(*options: str) -> Any:
+        return shell.json("jobs", "enqueue", "send", '{"user_id":3}', *options, master=False)
+
+    first = enqueue(
+        *("--at", "2035-01-31T09:00:00+01:00", "--priority", "high", "--meta", "tenant=42"),
+        *("--key", "k", "--key-scope", "forever", "--expires", "60", "--result-ttl", "90"),
+        *("--timeout", "5", "--attempts", "7", "--deadline", "99", "--durability", "master"),
+    )
+    assert enqueue("--key", "k") == {"id": first["id"], "existing": True}
+    assert shell.mesh("jobs", "enqueue", "send", '{"user_id":3}', "--key", "k", master=False) == (
+        f"{first['id']} (existing)\n"
+    )
+    child = enqueue("--after", first["id"], "--on", "finished")
+    info = {job["id"]: job for job in shell.json("jobs", "ls")}
+    assert info[child["id"]]["state"] == "waiting"
+    assert info[first["id"]]["meta"] == {"tenant": "42"}
+    assert info[first["id"]]["result_ttl"] == 90
+    for options, message in (
+        (["--at", "tomorrow"], "--at tomorrow: write a moment"),
+        (["--meta", "tenant"], "--meta 'tenant': write TAG=VALUE"),
+        (["--key", "x", "--key-scope", "ever"], "key_scope='ever'"),
+        (["--on", "failure"], "says nothing without after"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            enqueue(*options)
+
+
 def test_workers_are_listed(shell: Shell) -> None:
     beat = Heartbeat(
         "w-1", 1e9, "a-1", "host-7", 42, "1.0", 5.0, "stopped", [LaneLoad("mail", 10, 2, 0)]

@@ -12,18 +12,16 @@ import typer
 
 from mesh import history
 from mesh.app import Mesh
-from mesh.codec import encode_json, encode_payload
+from mesh.codec import encode_payload
 from mesh.console import (
     AppOption,
     JsonOption,
     MasterOption,
     ask,
     find_app,
-    load_app,
     moment,
     print_json,
     print_table,
-    run,
     table,
 )
 from mesh.errors import ConfigError, InvalidArguments, JobNotFound, MeshError
@@ -32,6 +30,7 @@ from mesh.history import cancellable, removable, retryable
 from mesh.job import TERMINAL, State, check_job_id
 from mesh.ports import AttemptInfo, EventInfo, JobInfo
 from mesh_master import tail
+from mesh_master.enqueue_command import enqueue_job
 from mesh_master.job_display import duration, print_news, show_story
 from mesh_master.job_options import Chosen, takes_where
 
@@ -164,59 +163,7 @@ async def _get(mesh: Mesh, job_id: str) -> JobInfo:
 
 # doing ---------------------------------------------------------------------------------------
 
-
-@jobs.command("enqueue")
-def enqueue_job(
-    name: Annotated[str, typer.Argument(help="The handler's name.")],
-    arguments: Annotated[
-        str, typer.Argument(help="Its arguments by name, as a JSON object.")
-    ] = "{}",
-    app: AppOption = None,
-    lane: Annotated[str | None, typer.Option(help="Another lane than the handler's.")] = None,
-    priority: Annotated[
-        str | None, typer.Option(help="lowest, low, normal, high, highest.")
-    ] = None,
-    delay: Annotated[float | None, typer.Option(help="Seconds until it may start.")] = None,
-    job_id: Annotated[
-        str | None, typer.Option("--id", help="A UUID of your choice: stored once at most.")
-    ] = None,
-    wait: Annotated[
-        float | None, typer.Option(help="Wait so many seconds for the result, and print it.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Enqueue a job; prints its id."""
-    if app is None:
-        raise ConfigError("say which app has the handler: --app module:attribute, or MESH_APP")
-    mesh = load_app(app)
-    handler = mesh.get_handler(name)
-    options: Any = {
-        key: value
-        for key, value in {
-            "lane": lane,
-            "priority": priority,
-            "delay": delay,
-            "id": job_id,
-        }.items()
-        if value is not None
-    }
-    try:
-        values = handler.decode(arguments.encode())
-    except msgspec.MsgspecError as error:
-        raise InvalidArguments(f"handler '{name}', arguments {arguments}: {error}") from None
-
-    async def enqueue() -> tuple[str, Any]:
-        async with mesh:
-            job = await handler.options(**options).enqueue(**values)
-            return job.id, None if wait is None else await job.result(timeout=wait)
-
-    enqueued, result = run(enqueue())
-    if as_json:
-        print_json({"id": enqueued} | ({} if wait is None else {"result": encode_json(result)}))
-    else:
-        typer.echo(enqueued)
-        if wait is not None:
-            typer.echo(encode_json(result).decode())
+jobs.command("enqueue")(enqueue_job)
 
 
 @jobs.command("retry")

@@ -15,7 +15,7 @@ from mesh.errors import ConfigError
 from mesh.filter import JobFilter
 from mesh.history import parse_where
 
-__all__ = ["Chosen", "takes_where"]
+__all__ = ["Chosen", "parse_tag", "takes_where"]
 
 
 def _options(
@@ -69,7 +69,7 @@ class Chosen:
         """Raises ``ConfigError``, naming the option."""
         given = dict(self._given)
         if "meta" in given:
-            given["meta"] = dict(_tag(text) for text in given["meta"])
+            given["meta"] = dict(parse_tag(text) for text in given["meta"])
         for key in ("since", "until"):
             if key in given:
                 given[key] = _moment(f"--{key}", given[key])
@@ -97,7 +97,7 @@ def takes_where(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-def _tag(text: str) -> tuple[str, str]:
+def parse_tag(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(f"--meta '{text}': write TAG=VALUE, such as tenant=42")

@@ -18,6 +18,7 @@ from mesh.cluster import Cluster
 from mesh.codec import ValueCodec, encode_payload
 from mesh.config import AgentConfig, Config
 from mesh.context import Context
+from mesh.definition import About, Kind
 from mesh.errors import (
     ConfigError,
     InvalidArguments,
@@ -32,11 +33,11 @@ from mesh.held import Held
 from mesh.history import Where, parse_where
 from mesh.job import PriorityName, State, check_job_id
 from mesh.limits import KeyFunction, LimitRules
-from mesh.options import JobOptions, Options
+from mesh.options import DEFINED, JobOptions, Options
 from mesh.outcome import Failure
 from mesh.plugins import connect_agent, connect_master
 from mesh.ports import Agent, JobInfo, Master
-from mesh.request import Job, request_codecs
+from mesh.request import DEFAULT_LANE, Job, request_codecs
 from mesh.retry import Retry
 from mesh.schedules import AppSchedules, Expression, ScheduleOptions
 from mesh.sync import Sync
@@ -48,18 +49,6 @@ __all__ = ["Mesh"]
 P = ParamSpec("P")
 R = TypeVar("R")
 H = TypeVar("H", bound=Handler[..., Any, Any])
-
-_HANDLER_OPTIONS = (
-    "name",
-    "process",
-    "lane",
-    "priority",
-    "retry",
-    "timeout",
-    "expires",
-    "deadline",
-    "result_ttl",
-)
 
 
 class Mesh(Submitter):
@@ -156,6 +145,10 @@ class Mesh(Submitter):
         deadline: float | None = None,
         process: bool = False,
         result_ttl: float | None = None,
+        title: str | None = None,
+        description: str | None = None,
+        icon: str | None = None,
+        kind: Kind | None = None,
     ) -> JobDecorator: ...
 
     def job(
@@ -170,6 +163,10 @@ class Mesh(Submitter):
         limit_key: KeyFunction | None = None,
         burst: float | None = None,
         process: bool = False,
+        title: str | None = None,
+        description: str | None = None,
+        icon: str | None = None,
+        kind: Kind | None = None,
         **options: Any,
     ) -> Any:
         """Register a function as a handler.
@@ -181,6 +178,9 @@ class Mesh(Submitter):
         the worker's event loop, ``def`` functions in threads; with ``process=True`` either runs
         in a process of the worker's pool, which is killed when its time is over. A parameter
         annotated ``Context`` is the worker's to give; put it first for type checkers to know.
+
+        ``title``, ``description`` (default: the first paragraph of the docstring), ``icon`` and
+        ``kind``, which is ``"user"`` or ``"system"``, are for people, in CLI, API and dashboard.
 
         Across the cluster, ``concurrency`` is how many of its jobs may be under way at once, of
         those for which ``concurrency_key``, called with the arguments by name, returns the same;
@@ -196,8 +196,10 @@ class Mesh(Submitter):
             "limit_key": limit_key,
             "burst": burst,
         }
-        parsed = Options.parse(options, _HANDLER_OPTIONS, "app.job()").for_many_jobs("app.job()")
-        decorate = JobDecorator(self, name, parsed, limits, process)
+        known = (*DEFINED, "process")
+        parsed = Options.parse(options, known, "app.job()").for_many_jobs("app.job()")
+        about = About.parse("app.job()", title, description, icon, kind)
+        decorate = JobDecorator(self, name, parsed, limits, process, about)
         return decorate if function is None else decorate(function)
 
     @overload
@@ -305,8 +307,9 @@ class Mesh(Submitter):
         kind: Any = type(request)
         arguments, result = request_codecs(kind)
         payload = arguments.encode((request,), {}, self.payload_limit)
-        parsed = Options.parse(options).for_one_job()
-        job = make_envelope(request.mesh_name, request.mesh_lane, payload, parsed, self.now())
+        given = Options.parse(options).for_one_job()
+        parsed = kind.mesh_options.that_travel().merge(given)
+        job = make_envelope(kind.mesh_name, DEFAULT_LANE, payload, parsed, self.now())
         rules = [r for r in (kind.mesh_limits, self.lane_limits(job.lane)) if r is not None]
         if parsed.conditional or rules:
             held = make_held(job, parsed, rules, vars(request))
@@ -526,12 +529,14 @@ class JobDecorator:
         options: Options,
         limits: Mapping[str, Any],
         process: bool,
+        about: About,
     ) -> None:
         self._app = app
         self._name = name
         self._options = options
         self._limits = limits
         self._process = process
+        self._about = about
 
     @overload
     def __call__(
@@ -558,5 +563,6 @@ class JobDecorator:
             options=self._options,
             limits=rules,
             process=self._process,
+            about=self._about,
         )
         return self._app._register(handler)

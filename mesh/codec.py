@@ -9,12 +9,14 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from math import isfinite
 from typing import Any
 
 import msgspec
 
 from mesh.errors import ConfigError, InvalidArguments, PayloadTooLarge, did_you_mean
+from mesh.schema import json_schema
 
 __all__ = ["ArgumentsCodec", "RequestCodec", "ValueCodec", "encode_json", "encode_payload"]
 
@@ -64,12 +66,17 @@ class ValueCodec:
             decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind, dec_hook=_decode_hook)
         except (TypeError, NameError) as error:
             raise ConfigError(f"{what}: {error}") from error
+        self._kind = kind
         self.decode: Callable[[bytes], Any] = decoder.decode
         """The value of its JSON. Raises ``msgspec.ValidationError``."""
 
     def encode(self, value: Any) -> bytes:
         """Raises ``TypeError`` or ``ValueError``."""
         return encode_json(value)
+
+    def schema(self) -> dict[str, Any] | None:
+        """The JSON schema of the values; ``None`` if nothing is known of them."""
+        return json_schema(self._kind) or None
 
 
 class ArgumentsCodec:
@@ -127,6 +134,16 @@ class ArgumentsCodec:
         return _parts(self._values.decode(payload))
 
     fields = decode
+
+    def schema(self) -> dict[str, Any] | None:
+        """The JSON schema of the payload, with the defaults; ``None`` if it cannot be derived."""
+        schema = self._values.schema()
+        for name, described in (schema or {}).get("properties", {}).items():
+            default = self._parameters[name].default
+            if default is not inspect.Parameter.empty:
+                with suppress(TypeError, ValueError):
+                    described["default"] = msgspec.json.decode(encode_json(default))
+        return schema
 
     def without(self, names: Collection[str]) -> ArgumentsCodec:
         """For calls that leave these to be filled in later. Raises ``InvalidArguments`` if the
@@ -210,6 +227,10 @@ class RequestCodec:
     def fields(self, payload: bytes) -> dict[str, Any]:
         """The request's fields. Raises ``msgspec.ValidationError``."""
         return _parts(self._values.decode(payload))
+
+    def schema(self) -> dict[str, Any] | None:
+        """The JSON schema of the payload; ``None`` if it cannot be derived."""
+        return self._values.schema()
 
     def without(self, names: Collection[str]) -> RequestCodec:
         """Raises ``InvalidArguments``: a request is given whole."""

@@ -6,11 +6,11 @@ annotations may name classes that the module defines further down.
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import operator
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property, reduce
 from types import UnionType
 from typing import (
@@ -25,11 +25,10 @@ from typing import (
     get_origin,
 )
 
-import msgspec
-
 from mesh.bound import Bound, Call, Submitter
 from mesh.codec import ArgumentsCodec, RequestCodec, ValueCodec
 from mesh.context import Context
+from mesh.definition import About, Definition
 from mesh.errors import ConfigError
 from mesh.limits import LimitRules
 from mesh.options import JobOptions, Options
@@ -58,6 +57,9 @@ class Shape:
     result: ValueCodec
 
 
+_NOTHING_SAID = About()
+
+
 class Handler(Generic[P, R, C]):
     """A registered function. ``P``: its arguments, without a ``Context`` in front; ``R``: what
     the job results in; ``C``: what calling the function returns."""
@@ -72,6 +74,7 @@ class Handler(Generic[P, R, C]):
         request: bool = False,
         limits: LimitRules | None = None,
         process: bool = False,
+        about: About = _NOTHING_SAID,
     ) -> None:
         """Raises ``ConfigError`` if it is no function, or its name cannot be a handler's."""
         own_name = getattr(function, "__name__", None)
@@ -93,20 +96,20 @@ class Handler(Generic[P, R, C]):
             )
         self.in_process = process
         """Each attempt runs in a process of its own, one of the worker's pool."""
-        self.defaults = options or Options()
-        self.limits = limits
-        self.retry_when: Callable[[BaseException], bool] | None = None
-        """Its policy's ``when``, which stays here while the policy travels."""
-        if (retry := self.defaults.retry) is not None and retry.when is not None:
-            self.retry_when = retry.when
-            kept = msgspec.structs.replace(retry, when=None)
-            self.defaults = dataclasses.replace(self.defaults, retry=kept)
         self._request: tuple[str, type[Job[Any]]] | None = None
         if request:
             self._request = self._find_request()
-            name = self._request[1].mesh_name
-            self.defaults = Options(lane=self._request[1].mesh_lane)
-            self.limits = self._request[1].mesh_limits
+            kind = self._request[1]
+            name, options = kind.mesh_name, kind.mesh_options
+            limits, about = kind.mesh_limits, kind.mesh_about
+        options = options or Options()
+        self.retry_when: Callable[[BaseException], bool] | None = None
+        """Its policy's ``when``, which stays here while the policy travels."""
+        if options.retry is not None:
+            self.retry_when = options.retry.when
+        self.defaults = options.that_travel()
+        self.limits = limits
+        self.about = about.described_by(function)
         self.name = check_handler_name(name or own_name)
         self.__wrapped__ = function
         self.__doc__ = function.__doc__
@@ -170,6 +173,31 @@ class Handler(Generic[P, R, C]):
         return arguments if name is None else arguments | {name: context}
 
     # types -----------------------------------------------------------------------------------
+
+    @property
+    def definition(self) -> Definition:
+        """What workers tell the cluster of it. Raises ``ConfigError`` as ``shape`` does."""
+        options, limits, about = self.defaults, self.limits, self.about
+        assert not isinstance(options.expires, datetime)
+        assert not isinstance(options.deadline, datetime)
+        return Definition(
+            lane=self.lane,
+            title=about.title,
+            description=about.description,
+            icon=about.icon,
+            kind=about.kind,
+            runs="process" if self.in_process else "async" if self.is_async else "thread",
+            priority=options.priority.word if options.priority else None,
+            retry=options.retry,
+            timeout=options.timeout,
+            expires=options.expires,
+            deadline=options.deadline,
+            result_ttl=options.result_ttl,
+            concurrency=limits.concurrency if limits else None,
+            rate=limits.rate if limits else None,
+            arguments=self.shape.arguments.schema(),
+            result=self.shape.result.schema(),
+        )
 
     @cached_property
     def shape(self) -> Shape:

@@ -10,6 +10,8 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
+import msgspec
+
 from mesh.clock import from_datetime
 from mesh.errors import ConfigError, did_you_mean
 from mesh.held import OnConflict, Outcome
@@ -19,7 +21,7 @@ from mesh.retry import Retry
 if TYPE_CHECKING:
     from mesh.client import JobHandle
 
-__all__ = ["JobOptions", "Options"]
+__all__ = ["DEFINED", "HandlerOptions", "JobOptions", "Options"]
 
 Durability = Literal["agent", "master"]
 
@@ -69,6 +71,26 @@ class JobOptions(TypedDict, total=False):
     """Run after these jobs, or their ids."""
     on: Outcome
     """How those must have ended: ``success`` (default), ``failure`` or ``finished``."""
+
+
+class HandlerOptions(TypedDict, total=False):
+    """Those of the same words that a handler, or a typed request, says for all its jobs."""
+
+    lane: str
+    priority: PriorityName
+    retry: Retry
+    timeout: float
+    expires: float
+    deadline: float
+    result_ttl: float
+
+
+DEFINED = (
+    *("name", "title", "description", "icon", "kind"),
+    *("concurrency", "concurrency_key", "limit", "limit_key", "burst"),
+    *HandlerOptions.__annotations__,
+)
+"""The words of a definition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +155,12 @@ class Options:
                 "name exceptions with on= and give_up_on="
             )
         return self
+
+    def that_travel(self) -> Options:
+        """These without what stays with the handler's code."""
+        if self.retry is None or self.retry.when is None:
+            return self
+        return dataclasses.replace(self, retry=msgspec.structs.replace(self.retry, when=None))
 
     def for_many_jobs(self, where: str) -> Options:
         """These, if jobs to come can be told them: a moment is for one job. Raises

@@ -5,12 +5,22 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, Generic, TypeVar, dataclass_transform, get_args, get_origin
+from typing import (
+    Any,
+    ClassVar,
+    Generic,
+    TypeVar,
+    Unpack,
+    dataclass_transform,
+    get_args,
+    get_origin,
+)
 
 from mesh.codec import RequestCodec, ValueCodec
+from mesh.definition import About, Kind
 from mesh.errors import ConfigError
-from mesh.job import check_name
 from mesh.limits import KeyFunction, LimitRules
+from mesh.options import DEFINED, HandlerOptions, Options
 from mesh.signature import type_hints
 
 __all__ = ["DEFAULT_LANE", "Job", "check_handler_name", "request_codecs", "result_type"]
@@ -31,33 +41,41 @@ class Job(Generic[R]):
         class ExportUsers(Job[ExportResult], name="exports.users.v1", lane="exports"):
             tenant_id: UUID
 
-    ``name`` is the handler's stable name (default: the class's own). A program that only
-    enqueues needs the class and not the handler.
+    ``name`` is the handler's stable name (default: the class's own). All that ``@app.job`` takes
+    is given here in the same words, but for ``process``, which is the handler's. A program that
+    only enqueues needs the class and not the handler.
     """
 
     mesh_name: ClassVar[str]
-    mesh_lane: ClassVar[str]
+    mesh_options: ClassVar[Options]
     mesh_limits: ClassVar[LimitRules | None]
+    mesh_about: ClassVar[About]
 
     def __init_subclass__(
         cls,
         *,
         name: str | None = None,
-        lane: str = DEFAULT_LANE,
+        title: str | None = None,
+        description: str | None = None,
+        icon: str | None = None,
+        kind: Kind | None = None,
         concurrency: int | None = None,
         concurrency_key: KeyFunction | None = None,
         limit: str | None = None,
         limit_key: KeyFunction | None = None,
         burst: float | None = None,
-        **kwargs: Any,
+        **options: Unpack[HandlerOptions],
     ) -> None:
-        super().__init_subclass__(**kwargs)
+        super().__init_subclass__()
+        where = f"class {cls.__name__}"
         cls.mesh_name = check_handler_name(name or cls.__name__)
-        cls.mesh_lane = check_name("lane", lane)
+        cls.mesh_options = Options.parse(options, DEFINED, where).for_many_jobs(where)
         cls.mesh_limits = LimitRules.parse(
-            *("job", cls.mesh_name, f"class {cls.__name__}"),
+            *("job", cls.mesh_name, where),
             *(concurrency, concurrency_key, limit, limit_key, burst),
         )
+        # Before it is a dataclass, which makes up a docstring where there is none.
+        cls.mesh_about = About.parse(where, title, description, icon, kind).described_by(cls)
         dataclass(frozen=True)(cls)
 
 

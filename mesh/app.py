@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
 from weakref import WeakKeyDictionary
@@ -15,8 +17,11 @@ from mesh.client import Client, JobHandle, agent_settings, master_settings
 from mesh.clock import Clock, SystemClock
 from mesh.cluster import Cluster
 from mesh.codec import ValueCodec, encode_payload
+from mesh.codecs import Codec
+from mesh.codecs.base import seal
 from mesh.config import AgentConfig, Config
 from mesh.context import Context
+from mesh.definition import About, Kind
 from mesh.errors import (
     ConfigError,
     InvalidArguments,
@@ -26,6 +31,9 @@ from mesh.errors import (
     raised,
 )
 from mesh.handler import (
+    DEFAULT_LANE,
+    DEFINED,
+    Bound,
     Handler,
     Job,
     JobOptions,
@@ -35,10 +43,11 @@ from mesh.handler import (
     make_held,
     request_codecs,
 )
-from mesh.held import Held
+from mesh.held import Held, Stored
 from mesh.history import Where, parse_where
 from mesh.job import PriorityName, State, check_job_id
 from mesh.limits import KeyFunction, LimitRules
+from mesh.middleware import Hooks, Middleware
 from mesh.outcome import Failure
 from mesh.plugins import connect_agent, connect_master
 from mesh.ports import Agent, JobInfo, Master
@@ -51,19 +60,8 @@ __all__ = ["Mesh"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 H = TypeVar("H", bound=Handler[..., Any, Any])
-
-_HANDLER_OPTIONS = (
-    "name",
-    "process",
-    "lane",
-    "priority",
-    "retry",
-    "timeout",
-    "expires",
-    "deadline",
-    "result_ttl",
-)
 
 
 class Mesh(Submitter):
@@ -89,9 +87,12 @@ class Mesh(Submitter):
         agents: Mapping[str, str | AgentConfig | Mapping[str, Any]] | None = None,
         config: Config | None = None,
         clock: Clock | None = None,
+        middleware: Iterable[Middleware] = (),
+        codec: Codec | None = None,
         **settings: Any,
     ) -> None:
-        """Raises ``ConfigError``, naming the setting."""
+        """``middleware`` is around every job, the first outermost; ``codec`` encrypts what jobs
+        carry. Raises ``ConfigError``, naming the setting."""
         values = {"url": url, "master": master, "agents": agents, **settings}
         if config is None:
             config = Config.build(**values)
@@ -102,6 +103,14 @@ class Mesh(Submitter):
         self.clock: Clock = clock or SystemClock()
         self.handlers: dict[str, Handler[..., Any, Any]] = {}
         """The registered handlers by name."""
+        self.hooks = Hooks(middleware)
+        if codec is not None and not isinstance(codec, Codec):
+            raise ConfigError(f"codec={codec!r}: must be a mesh.codecs.Codec, such as Fernet(key)")
+        self.codec = codec
+        self._dresses = bool(self.hooks.enqueue) or codec is not None
+        """Something is to be done to jobs before they are stored."""
+        self.dependency_overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
+        """For tests: what to use instead of a provider, ``{get_session: fake_session}``."""
         self.schedules = AppSchedules(self)
         """Create, change, list and run schedules."""
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Client] = WeakKeyDictionary()
@@ -117,12 +126,18 @@ class Mesh(Submitter):
         return self.cluster.config
 
     @classmethod
-    def from_env(cls, **settings: Any) -> Self:
+    def from_env(
+        cls,
+        *,
+        middleware: Iterable[Middleware] = (),
+        codec: Codec | None = None,
+        **settings: Any,
+    ) -> Self:
         """Configured by ``mesh.toml``, ``MESH_*`` variables and ``settings``; the later win.
 
         Raises ``ConfigError``.
         """
-        return cls(config=Config.from_env(**settings))
+        return cls(config=Config.from_env(**settings), middleware=middleware, codec=codec)
 
     # handlers --------------------------------------------------------------------------------
 
@@ -160,6 +175,10 @@ class Mesh(Submitter):
         deadline: float | None = None,
         process: bool = False,
         result_ttl: float | None = None,
+        title: str | None = None,
+        description: str | None = None,
+        icon: str | None = None,
+        kind: Kind | None = None,
     ) -> JobDecorator: ...
 
     def job(
@@ -174,6 +193,10 @@ class Mesh(Submitter):
         limit_key: KeyFunction | None = None,
         burst: float | None = None,
         process: bool = False,
+        title: str | None = None,
+        description: str | None = None,
+        icon: str | None = None,
+        kind: Kind | None = None,
         **options: Any,
     ) -> Any:
         """Register a function as a handler.
@@ -184,7 +207,11 @@ class Mesh(Submitter):
         are the defaults of its jobs. ``async def`` functions run on
         the worker's event loop, ``def`` functions in threads; with ``process=True`` either runs
         in a process of the worker's pool, which is killed when its time is over. A parameter
-        annotated ``Context`` is the worker's to give; put it first for type checkers to know.
+        annotated ``Context`` is the worker's to give; put it first for type checkers to know. So
+        is one that is a dependency, ``Annotated[..., Depends(...)]``.
+
+        ``title``, ``description`` (default: the first paragraph of the docstring), ``icon`` and
+        ``kind``, which is ``"user"`` or ``"system"``, are for people, in CLI, API and dashboard.
 
         Across the cluster, ``concurrency`` is how many of its jobs may be under way at once, of
         those for which ``concurrency_key``, called with the arguments by name, returns the same;
@@ -200,8 +227,10 @@ class Mesh(Submitter):
             "limit_key": limit_key,
             "burst": burst,
         }
-        parsed = Options.parse(options, _HANDLER_OPTIONS, "app.job()").for_many_jobs("app.job()")
-        decorate = JobDecorator(self, name, parsed, limits, process)
+        known = (*DEFINED, "process")
+        parsed = Options.parse(options, known, "app.job()").for_many_jobs("app.job()")
+        about = About.parse("app.job()", title, description, icon, kind)
+        decorate = JobDecorator(self, name, parsed, limits, process, about)
         return decorate if function is None else decorate(function)
 
     @overload
@@ -306,16 +335,33 @@ class Mesh(Submitter):
                 f"app.enqueue() takes a typed request, a subclass of mesh.Job, not {request!r}; "
                 "functions have an enqueue of their own"
             )
+        return await self._enqueue(request, Options.parse(options).for_one_job())
+
+    async def enqueue_child(
+        self, parent: str, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> JobHandle[Any]:
+        if isinstance(target, Handler | Bound):
+            handle: JobHandle[Any] = await target.under(parent).enqueue(*args, **kwargs)
+            return handle
+        if not isinstance(target, Job) or args:
+            raise InvalidArguments(
+                f"ctx.enqueue({target!r}): give a handler with its arguments, such as "
+                "ctx.enqueue(send_mail, 42), handler.options(...), or a typed request"
+            )
+        options = Options.parse(kwargs).for_one_job()
+        return await self._enqueue(target, replace(options, parent=parent))
+
+    async def _enqueue(self, request: Job[R], options: Options) -> JobHandle[R]:
         kind: Any = type(request)
         arguments, result = request_codecs(kind)
         payload = arguments.encode((request,), {}, self.payload_limit)
-        parsed = Options.parse(options).for_one_job()
-        job = make_envelope(request.mesh_name, request.mesh_lane, payload, parsed, self.now())
+        options = kind.mesh_options.that_travel().merge(options)
+        job = make_envelope(kind.mesh_name, DEFAULT_LANE, payload, options, self.now())
         rules = [r for r in (kind.mesh_limits, self.lane_limits(job.lane)) if r is not None]
-        if parsed.conditional or rules:
-            held = make_held(job, parsed, rules, vars(request))
-            return raised(*await self.submit_held([held], parsed.session, [result]))
-        return await self.submit(job, parsed.agent, result)
+        if options.conditional or rules:
+            held = make_held(job, options, rules, vars(request))
+            return raised(*await self.submit_held([held], options.session, [result]))
+        return await self.submit(job, options.agent, result)
 
     async def find(self, *, key: str) -> JobHandle[Any] | None:
         """The job for which an idempotency key stands now. Raises ``MasterError``."""
@@ -350,12 +396,13 @@ class Mesh(Submitter):
         data = None
         if payload is not None:
             data = encode_payload("retry", payload, self.payload_limit)
+        sealed = None if data is None else seal(self.codec, data)
 
         def check(name: str) -> None:
             if data is not None:
                 self.check_payload(name, data)
 
-        made = history.retry(await self.master(), wanted, data, check)
+        made = history.retry(await self.master(), wanted, sealed, check)
         return [
             self._handle(new_id, name, self._result_codec(name), State.SCHEDULED)
             async for _, new_id, name in made
@@ -406,7 +453,13 @@ class Mesh(Submitter):
         return self.config.payload_limit
 
     async def submit(self, job: Envelope, agent: str | None, result: ValueCodec) -> JobHandle[Any]:
-        outcome = await self._client().post(job, agent)
+        if self._dresses:
+            post = self._client().post
+            (outcome,) = await self._dressed(
+                [job], lambda jobs: asyncio.gather(*(post(job, agent) for job in jobs))
+            )
+        else:
+            outcome = await self._client().post(job, agent)
         if isinstance(outcome, MeshError):
             raise outcome
         return JobHandle(job.id, job.name, self._client, result, outcome)
@@ -414,7 +467,11 @@ class Mesh(Submitter):
     async def submit_many(
         self, jobs: Sequence[Envelope], agent: str | None, result: ValueCodec
     ) -> list[JobHandle[Any] | MeshError]:
-        outcomes = await self._client().submit_many(jobs, agent)
+        store = self._client().submit_many
+        if self._dresses:
+            outcomes = await self._dressed(jobs, lambda jobs: store(jobs, agent))
+        else:
+            outcomes = await store(jobs, agent)
         return [
             outcome
             if isinstance(outcome, MeshError)
@@ -430,7 +487,15 @@ class Mesh(Submitter):
         *,
         together: bool = False,
     ) -> list[JobHandle[Any] | MeshError]:
-        outcomes = await self._client().submit_held(jobs, session, together=together)
+        store = partial(self._client().submit_held, session=session, together=together)
+
+        def store_dressed(dressed: list[Envelope]) -> Awaitable[Sequence[Stored | MeshError]]:
+            return store([replace(held, job=job) for held, job in zip(jobs, dressed, strict=True)])
+
+        if self._dresses:
+            outcomes = await self._dressed([held.job for held in jobs], store_dressed)
+        else:
+            outcomes = await store(jobs)
         return [
             outcome
             if isinstance(outcome, MeshError)
@@ -439,6 +504,29 @@ class Mesh(Submitter):
             )
             for outcome, result in zip(outcomes, results, strict=False)
         ]
+
+    async def _dressed(
+        self,
+        jobs: Sequence[Envelope],
+        store: Callable[[list[Envelope]], Awaitable[Sequence[T | MeshError]]],
+    ) -> Sequence[T | MeshError]:
+        """Store jobs as middleware, and then the codec, make them; one outcome each, in order."""
+        outcomes: Sequence[T | MeshError] = ()
+        try:
+            async with self.hooks.storing(jobs) as dressed:
+                if self.codec is not None:
+                    dressed = [
+                        msgspec.structs.replace(job, payload=seal(self.codec, job.payload))
+                        for job in dressed
+                    ]
+                outcomes = await store(dressed)
+                for outcome in outcomes:
+                    if isinstance(outcome, MeshError):
+                        raise outcome  # for middleware to know
+        except MeshError as error:
+            if not any(error is outcome for outcome in outcomes):
+                raise
+        return outcomes
 
     def lane_limits(self, lane: str) -> LimitRules | None:
         return self.config.lanes.get(lane)
@@ -451,7 +539,7 @@ class Mesh(Submitter):
         if latest is not loop:
             client = self._clients.get(loop)
             if client is None:
-                client = Client(self.cluster, self.clock, self.check_payload)
+                client = Client(self.cluster, self.clock, self.check_payload, self.codec)
                 self._clients[loop] = client
             self._latest = loop, client
         assert client is not None
@@ -516,12 +604,14 @@ class JobDecorator:
         options: Options,
         limits: Mapping[str, Any],
         process: bool,
+        about: About,
     ) -> None:
         self._app = app
         self._name = name
         self._options = options
         self._limits = limits
         self._process = process
+        self._about = about
 
     @overload
     def __call__(
@@ -548,5 +638,6 @@ class JobDecorator:
             options=self._options,
             limits=rules,
             process=self._process,
+            about=self._about,
         )
         return self._app._register(handler)

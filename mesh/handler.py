@@ -19,6 +19,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, cached_property, partial, reduce
@@ -27,7 +28,6 @@ from math import inf
 from types import UnionType
 from typing import (
     TYPE_CHECKING,
-    Annotated,
     Any,
     ClassVar,
     Generic,
@@ -40,14 +40,15 @@ from typing import (
     dataclass_transform,
     get_args,
     get_origin,
-    get_type_hints,
 )
 
 import msgspec
 
 from mesh.clock import from_datetime
 from mesh.codec import ArgumentsCodec, RequestCodec, ValueCodec
-from mesh.context import Context
+from mesh.codecs.base import unseal_arguments
+from mesh.definition import About, Kind
+from mesh.depends import Depends, Injected, Plan, find_depends, make_plan
 from mesh.errors import (
     AgentUnavailable,
     ConfigError,
@@ -71,6 +72,7 @@ from mesh.job import (
 from mesh.limits import KeyFunction, LimitRules
 from mesh.outcome import Failure
 from mesh.retry import Retry
+from mesh.signature import is_context, type_hints
 from mesh.wire import Envelope, Limit
 from mesh.workflow import Draft
 
@@ -78,6 +80,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mesh.client import JobHandle
+    from mesh.codecs import Codec
+    from mesh.context import Context
+    from mesh.middleware import Hooks
+    from mesh.sync import Sync
 
 __all__ = ["Bound", "Call", "Handler", "Job", "JobOptions", "Options", "Submitter"]
 
@@ -142,6 +148,26 @@ class JobOptions(TypedDict, total=False):
     """How those must have ended: ``success`` (default), ``failure`` or ``finished``."""
 
 
+class HandlerOptions(TypedDict, total=False):
+    """Those of the same words that a handler, or a typed request, says for all its jobs."""
+
+    lane: str
+    priority: PriorityName
+    retry: Retry
+    timeout: float
+    expires: float
+    deadline: float
+    result_ttl: float
+
+
+DEFINED = (
+    *("name", "title", "description", "icon", "kind"),
+    *("concurrency", "concurrency_key", "limit", "limit_key", "burst"),
+    *HandlerOptions.__annotations__,
+)
+"""The words of a definition."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """Checked ``JobOptions``."""
@@ -167,6 +193,8 @@ class Options:
     max_wait: float | None = None
     after: tuple[str, ...] | None = None
     on: Outcome | None = None
+    parent: str | None = None
+    """Not to be given: ``Context.enqueue`` says it."""
 
     @classmethod
     def parse(
@@ -204,6 +232,12 @@ class Options:
                 "name exceptions with on= and give_up_on="
             )
         return self
+
+    def that_travel(self) -> Options:
+        """These without what stays with the handler's code."""
+        if self.retry is None or self.retry.when is None:
+            return self
+        return dataclasses.replace(self, retry=msgspec.structs.replace(self.retry, when=None))
 
     def for_many_jobs(self, where: str) -> Options:
         """These, if jobs to come can be told them: a moment is for one job. Raises
@@ -393,33 +427,43 @@ class Job(Generic[R]):
         class ExportUsers(Job[ExportResult], name="exports.users.v1", lane="exports"):
             tenant_id: UUID
 
-    ``name`` is the handler's stable name (default: the class's own). A program that only
-    enqueues needs the class and not the handler.
+    ``name`` is the handler's stable name (default: the class's own). All that ``@app.job`` takes
+    is given here in the same words, but for ``process``, which is the handler's. A program that
+    only enqueues needs the class and not the handler.
     """
 
     mesh_name: ClassVar[str]
-    mesh_lane: ClassVar[str]
+    mesh_options: ClassVar[Options]
     mesh_limits: ClassVar[LimitRules | None]
+    mesh_about: ClassVar[About]
 
     def __init_subclass__(
         cls,
         *,
         name: str | None = None,
-        lane: str = DEFAULT_LANE,
+        title: str | None = None,
+        description: str | None = None,
+        icon: str | None = None,
+        kind: Kind | None = None,
         concurrency: int | None = None,
         concurrency_key: KeyFunction | None = None,
         limit: str | None = None,
         limit_key: KeyFunction | None = None,
         burst: float | None = None,
-        **kwargs: Any,
+        **options: Unpack[HandlerOptions],
     ) -> None:
-        super().__init_subclass__(**kwargs)
+        super().__init_subclass__()
+        where = f"class {cls.__name__}"
         cls.mesh_name = check_handler_name(name or cls.__name__)
-        cls.mesh_lane = check_name("lane", lane)
+        parsed = Options.parse(options, DEFINED, where)
+        cls.mesh_options = parsed.for_many_jobs(where)
         cls.mesh_limits = LimitRules.parse(
-            *("job", cls.mesh_name, f"class {cls.__name__}"),
+            *("job", cls.mesh_name, where),
             *(concurrency, concurrency_key, limit, limit_key, burst),
         )
+        documented = None if cls.__doc__ is Job.__doc__ else cls
+        about = About.parse(where, title, description, icon, kind)
+        cls.mesh_about = about.described_by(documented)
         dataclass(frozen=True)(cls)
 
 
@@ -438,6 +482,8 @@ class Shape:
     arguments: ArgumentsCodec | RequestCodec
     context: str | None
     """The name of the parameter that takes it."""
+    depends: Mapping[str, Depends]
+    """By parameter."""
     result: ValueCodec
 
 
@@ -472,6 +518,23 @@ class Submitter:
     def lane_limits(self, lane: str) -> LimitRules | None:
         raise NotImplementedError
 
+    async def enqueue_child(
+        self, parent: str, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> JobHandle[Any]:
+        """What ``Context.enqueue`` does; ``parent`` is its job's id."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        raise NotImplementedError
+
+    sync: Sync
+    hooks: Hooks
+    codec: Codec | None
+    dependency_overrides: dict[Callable[..., Any], Callable[..., Any]]
+
+
+_NOTHING_SAID = About()
+
 
 class Handler(Generic[P, R, C]):
     """A registered function. ``P``: its arguments, without a ``Context`` in front; ``R``: what
@@ -487,6 +550,7 @@ class Handler(Generic[P, R, C]):
         request: bool = False,
         limits: LimitRules | None = None,
         process: bool = False,
+        about: About = _NOTHING_SAID,
     ) -> None:
         """Raises ``ConfigError`` if it is no function, or its name cannot be a handler's."""
         own_name = getattr(function, "__name__", None)
@@ -508,23 +572,29 @@ class Handler(Generic[P, R, C]):
             )
         self.in_process = process
         """Each attempt runs in a process of its own, one of the worker's pool."""
-        self.defaults = options or Options()
-        self.limits = limits
-        self.retry_when: Callable[[BaseException], bool] | None = None
-        """Its policy's ``when``, which stays here while the policy travels."""
-        if (retry := self.defaults.retry) is not None and retry.when is not None:
-            self.retry_when = retry.when
-            kept = msgspec.structs.replace(retry, when=None)
-            self.defaults = dataclasses.replace(self.defaults, retry=kept)
         self._request: tuple[str, type[Job[Any]]] | None = None
+        request_class: type[Job[Any]] | None = None
         if request:
             self._request = self._find_request()
-            name = self._request[1].mesh_name
-            self.defaults = Options(lane=self._request[1].mesh_lane)
-            self.limits = self._request[1].mesh_limits
+            request_class = self._request[1]
+            name, options = request_class.mesh_name, request_class.mesh_options
+            limits, about = request_class.mesh_limits, request_class.mesh_about
+        self.defaults = options or Options()
+        self.limits = limits
+        self.about = about.described_by(function)
+        """What people are told of it."""
+        self.retry_when: Callable[[BaseException], bool] | None = None
+        """Its policy's ``when``, which stays here while the policy travels."""
+        if (retry := self.defaults.retry) is not None:
+            self.retry_when = retry.when
+            self.defaults = self.defaults.that_travel()
         self.name = check_handler_name(name or own_name)
         self.__wrapped__ = function
         self.__doc__ = function.__doc__
+
+    @property
+    def app(self) -> Submitter:
+        return self._app
 
     @property
     def lane(self) -> str:
@@ -564,6 +634,10 @@ class Handler(Generic[P, R, C]):
         """A call for a workflow: see ``mesh.workflow``."""
         return self._bound.draft(*args, **kwargs)
 
+    def under(self, parent: str) -> Bound[P, R]:
+        """The handler for jobs that the handler of job ``parent`` enqueues."""
+        return self._bound.under(parent)
+
     @cached_property
     def _bound(self) -> Bound[P, R]:
         return Bound(self._app, self, Options())
@@ -572,12 +646,41 @@ class Handler(Generic[P, R, C]):
 
     def decode(self, payload: bytes) -> dict[str, Any]:
         """The function's arguments by name, without a context. Raises
-        ``msgspec.ValidationError``."""
-        return self.shape.arguments.decode(payload)
+        ``msgspec.ValidationError``, or ``CannotDecrypt``."""
+        return self.shape.arguments.decode(unseal_arguments(self._app.codec, payload))
+
+    def encode_result(self, value: Any) -> bytes:
+        """What the job results in, as JSON, not encrypted. Raises ``TypeError`` or
+        ``ValueError``."""
+        return self.shape.result.encode(value)
+
+    @cached_property
+    def is_surrounded(self) -> bool:
+        """Something is to be done around its attempts: there are dependencies or middleware."""
+        return bool(self.shape.depends) or self._app.hooks.at_attempts
+
+    @cached_property
+    def needs_context(self) -> bool:
+        """For its function, or what surrounds it."""
+        return self.shape.context is not None or self.is_surrounded
 
     @property
-    def wants_context(self) -> bool:
-        return self.shape.context is not None
+    def plan(self) -> Plan | None:
+        """What is to be made for an attempt, if the function has dependencies. Raises
+        ``ConfigError``."""
+        if not self.shape.depends:
+            return None
+        if overrides := self._app.dependency_overrides:
+            return make_plan(self._what, self.shape.depends, overrides)
+        return self._plan
+
+    @cached_property
+    def _plan(self) -> Plan:
+        return make_plan(self._what, self.shape.depends, {})
+
+    @property
+    def _what(self) -> str:
+        return f"handler '{self.function.__qualname__}'"
 
     def bind(self, arguments: dict[str, Any], context: Context[Any] | None) -> dict[str, Any]:
         """The arguments with the context, if the function wants it."""
@@ -589,7 +692,7 @@ class Handler(Generic[P, R, C]):
     @cached_property
     def shape(self) -> Shape:
         """Raises ``ConfigError`` if the signature cannot be used."""
-        parameters, context, hints = self._signature()
+        parameters, context, depends, hints = self._signature()
         arguments: ArgumentsCodec | RequestCodec
         if self._request is not None:
             name, request = self._request
@@ -597,23 +700,36 @@ class Handler(Generic[P, R, C]):
         else:
             arguments = ArgumentsCodec(self.name, parameters, hints)
             result = _without_failure(hints.get("return", Any))
-        return Shape(arguments, context, ValueCodec(result, f"result of '{self.name}'"))
+        result_codec = ValueCodec(result, f"result of '{self.name}'")
+        return Shape(arguments, context, depends, result_codec)
 
-    def _signature(self) -> tuple[dict[str, inspect.Parameter], str | None, dict[str, Any]]:
-        """The parameters without the context's, the name of that one, and all types."""
-        what = f"handler '{self.function.__qualname__}'"
-        hints = _hints(self.function, what)
+    def _signature(
+        self,
+    ) -> tuple[dict[str, inspect.Parameter], str | None, dict[str, Depends], dict[str, Any]]:
+        """The parameters that are the job's arguments, the name of the context's, those that are
+        dependencies, and all types."""
+        what = self._what
+        hints = type_hints(self.function, what)
         parameters = dict(inspect.signature(self.function).parameters)
-        contexts = [name for name in parameters if _is_context(hints.get(name))]
+        contexts = [name for name in parameters if is_context(hints.get(name))]
         if len(contexts) > 1:
             raise ConfigError(f"{what} has two Context parameters: {', '.join(contexts)}")
         for name in contexts:
             if parameters.pop(name).kind is inspect.Parameter.POSITIONAL_ONLY:
                 raise ConfigError(f"{what}: arguments are given by name, so remove the '/'")
-        return parameters, contexts[0] if contexts else None, hints
+        found = {name: find_depends(what, p, hints.get(name)) for name, p in parameters.items()}
+        depends = {name: one for name, one in found.items() if one is not None}
+        parameters = {name: p for name, p in parameters.items() if name not in depends}
+        for name, parameter in parameters.items():
+            if parameter.default is Injected:
+                raise ConfigError(
+                    f"{what}: parameter '{name}' is no dependency, so nobody injects it: annotate "
+                    "it with Annotated[..., Depends(...)], or give it another default"
+                )
+        return parameters, contexts[0] if contexts else None, depends, hints
 
     def _find_request(self) -> tuple[str, type[Job[Any]]]:
-        parameters, _, hints = self._signature()
+        parameters, _, _, hints = self._signature()
         if len(parameters) == 1:
             (name,) = parameters
             kind = hints.get(name)
@@ -621,14 +737,8 @@ class Handler(Generic[P, R, C]):
                 return name, kind
         raise ConfigError(
             f"handler '{self.function.__qualname__}' must take exactly one request, "
-            "a subclass of mesh.Job, and may take a Context"
+            "a subclass of mesh.Job, and may take a Context and dependencies"
         )
-
-
-def _is_context(hint: Any) -> bool:
-    if get_origin(hint) in (Union, UnionType, Annotated):
-        return any(_is_context(part) for part in get_args(hint))
-    return hint is Context or get_origin(hint) is Context
 
 
 def _without_failure(hint: Any) -> Any:
@@ -646,19 +756,8 @@ def result_type(request: type[Job[Any]]) -> Any:
             if get_origin(base) is Job:
                 # It may be the name of a class that the module defines further down.
                 found = {"__annotations__": {"R": get_args(base)[0]}, "__module__": kind.__module__}
-                return _hints(type("found", (), found), f"request '{request.mesh_name}'")["R"]
+                return type_hints(type("found", (), found), f"request '{request.mesh_name}'")["R"]
     return Any
-
-
-def _hints(annotated: Any, what: str) -> dict[str, Any]:
-    """The types of its annotations. Raises ``ConfigError``, which begins with ``what``."""
-    try:
-        return get_type_hints(annotated, include_extras=True)
-    except Exception as error:  # whatever evaluating an annotation raises
-        raise ConfigError(
-            f"{what}: an annotation cannot be resolved: {error}; "
-            "its types must be importable from the module"
-        ) from error
 
 
 @cache
@@ -682,6 +781,12 @@ class Bound(Generic[P, R]):
         ]
         self._is_held = self._options.conditional or bool(self._rules)
         """The master stores its jobs first."""
+
+    def under(self, parent: str) -> Bound[P, R]:
+        """The same for jobs that the handler of job ``parent`` enqueues."""
+        child = copy(self)
+        child._options = dataclasses.replace(self._options, parent=parent)
+        return child
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Store a job durably and return its handle.
@@ -850,6 +955,7 @@ def make_envelope(name: str, lane: str, payload: bytes, options: Options, now: f
         key=options.key,
         expires_at=expires_at,
         deadline=deadline,
+        parent=options.parent,
     )
 
 

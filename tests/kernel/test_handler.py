@@ -413,8 +413,8 @@ def test_requests_are_frozen_dataclasses() -> None:
     assert Export(tenant) == Export(tenant=tenant, columns=("id",))
     with pytest.raises(AttributeError):
         Export(tenant).tenant = uuid4()  # type: ignore[misc]
-    assert (Export.mesh_name, Export.mesh_lane) == ("exports.users.v1", "exports")
-    assert (Bare.mesh_name, Bare.mesh_lane) == ("Bare", "default")
+    assert (Export.mesh_name, Export.mesh_options.lane) == ("exports.users.v1", "exports")
+    assert (Bare.mesh_name, Bare.mesh_options.lane) == ("Bare", None)
 
 
 async def test_a_producer_needs_no_handler(app: MemoryMesh) -> None:

@@ -16,7 +16,7 @@ import signal
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
@@ -27,7 +27,8 @@ from mesh.context import Context
 from mesh.handler import Handler
 from mesh.retry import Retry
 from mesh.wire import Envelope, ErrorInfo
-from mesh_workers.execute import conclude, prepare, run_async, run_sync
+from mesh_workers.around import surround
+from mesh_workers.execute import Returned, conclude, prepare, run_async, run_sync
 from mesh_workers.outcome import Failed, Outcome, describe
 
 __all__ = ["LENGTH", "Begun", "Call", "Ended", "Logged", "Message", "Said", "main"]
@@ -157,22 +158,50 @@ def _run(call: Call, pipe: _Pipe) -> Outcome:
     if handler.retry_when is not None:
         policy = msgspec.structs.replace(policy, when=handler.retry_when)
     context: Context[Any] | None = None
-    if handler.wants_context:
-        context = Context(call.job, call.attempt, call.max_attempts, _emitter(pipe))
+    if handler.needs_context:
+        emit = _emitter(pipe)
+        context = Context(call.job, call.attempt, call.max_attempts, emit, handler.app)
     pipe.send(Begun())
-    arguments = prepare(handler, call.job.payload, context)
+    around = surround(handler, context)
+    arguments = prepare(handler, call.job.payload, context, around)
     if isinstance(arguments, Failed):
         return arguments
     if handler.is_async:
-        running = run_async(handler.function, arguments, None, policy)
-        outcome = run_sync(partial(asyncio.run, running), policy)
-        if isinstance(outcome, tuple):
-            (outcome,) = outcome
+        function = handler.function if around is None else around.run
+        outcome = _run_on_loop(handler, function, arguments, policy, 1 if around is None else 2)
+    elif around is not None and around.needs_loop:
+        function = partial(around.run_elsewhere, _call)
+        outcome = _run_on_loop(handler, function, arguments, policy, 4)
+    elif around is not None:
+        outcome = run_sync(partial(around.run_here, {}, **arguments), policy, 2)
     else:
         outcome = run_sync(partial(handler.function, **arguments), policy)
     if isinstance(outcome, tuple):
         return conclude(handler, outcome[0], call.result_limit)
     return outcome
+
+
+def _run_on_loop(
+    handler: Handler[..., Any, Any],
+    function: Callable[..., Coroutine[Any, Any, Any]],
+    arguments: dict[str, Any],
+    policy: Retry,
+    skip: int,
+) -> Returned | Outcome:
+    async def run() -> Returned | Outcome:
+        try:
+            return await run_async(function, arguments, None, policy, skip)
+        finally:
+            # What it has enqueued on this loop, which ends with it, was enqueued through this.
+            await handler.app.close()
+
+    outcome = run_sync(partial(asyncio.run, run()), policy)
+    return outcome[0] if isinstance(outcome, tuple) else outcome
+
+
+async def _call(function: Callable[[], Any]) -> Any:
+    # The loop has nothing else to do meanwhile.
+    return function()
 
 
 def _find(call: Call) -> Handler[..., Any, Any]:

@@ -150,7 +150,7 @@ def _run(call: Call, pipe: _Pipe) -> Outcome:
     try:
         handler = _find(call)
     except BaseException as error:  # a module may do anything when it is imported
-        cause = describe(error, skip=1)
+        cause = describe(error)
         where = f"{call.module}.{call.handler}"
         message = f"{where} cannot be imported in a process of its own: {cause.message}"
         return Failed(ErrorInfo(cause.type, message, cause.traceback))
@@ -168,12 +168,12 @@ def _run(call: Call, pipe: _Pipe) -> Outcome:
         return arguments
     if handler.is_async:
         function = handler.function if around is None else around.run
-        outcome = _run_on_loop(handler, function, arguments, policy, 1 if around is None else 2)
+        outcome = _run_on_loop(handler, function, arguments, policy)
     elif around is not None and around.needs_loop:
         function = partial(around.run_elsewhere, _call)
-        outcome = _run_on_loop(handler, function, arguments, policy, 4)
+        outcome = _run_on_loop(handler, function, arguments, policy)
     elif around is not None:
-        outcome = run_sync(partial(around.run_here, {}, **arguments), policy, 2)
+        outcome = run_sync(partial(around.run_here, {}, **arguments), policy)
     else:
         outcome = run_sync(partial(handler.function, **arguments), policy)
     if isinstance(outcome, tuple):
@@ -186,11 +186,10 @@ def _run_on_loop(
     function: Callable[..., Coroutine[Any, Any, Any]],
     arguments: dict[str, Any],
     policy: Retry,
-    skip: int,
 ) -> Returned | Outcome:
     async def run() -> Returned | Outcome:
         try:
-            return await run_async(function, arguments, None, policy, skip)
+            return await run_async(function, arguments, None, policy)
         finally:
             # What it has enqueued on this loop, which ends with it, was enqueued through this.
             await handler.app.close()

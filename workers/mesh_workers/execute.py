@@ -59,13 +59,13 @@ async def execute(
         if around is None:
             outcome = await run_async(handler.function, arguments, limit, policy)
         else:
-            outcome = await run_async(around.run, arguments, limit, policy, skip=2)
+            outcome = await run_async(around.run, arguments, limit, policy)
     elif around is None:
         call = partial(handler.function, **arguments)
         outcome, straggler = await _run_thread(call, limit, policy, threads)
     elif not around.needs_loop:
         call = partial(around.run_here, {}, **arguments)
-        outcome, straggler = await _run_thread(call, limit, policy, threads, skip=2)
+        outcome, straggler = await _run_thread(call, limit, policy, threads)
     else:
         outcome, straggler = await _run_both(around, arguments, limit, policy, threads)
     if isinstance(outcome, tuple):
@@ -103,9 +103,7 @@ async def run_async(
     arguments: dict[str, Any],
     limit: TimeLimit | None,
     policy: Retry,
-    skip: int = 1,
 ) -> Returned | Outcome:
-    """``skip`` as for ``describe``."""
     timeout: asyncio.Timeout | None = None
     try:
         if limit is None:
@@ -119,12 +117,12 @@ async def run_async(
         if task.cancelling():
             raise
         # The handler raised it, or something it awaited was cancelled.
-        return judge(error, policy, skip=skip)
+        return judge(error, policy)
     except BaseException as error:
         if isinstance(error, TimeoutError) and timeout is not None and timeout.expired():
             assert limit is not None
             return timed_out(limit, policy)
-        return judge(error, policy, skip=skip)
+        return judge(error, policy)
 
 
 async def _run_thread(
@@ -132,10 +130,9 @@ async def _run_thread(
     limit: TimeLimit | None,
     policy: Retry,
     threads: Threads[Any],
-    skip: int = 1,
 ) -> tuple[Returned | Outcome, Straggler]:
     context = contextvars.copy_context()
-    future = threads.call(partial(run_sync, partial(context.run, call), policy, skip))
+    future = threads.call(partial(run_sync, partial(context.run, call), policy))
     if limit is None:
         return await future, None
     await asyncio.wait([future], timeout=limit.seconds)
@@ -165,7 +162,7 @@ async def _run_both(
         raise raised
 
     running = partial(around.run_elsewhere, call)
-    task = asyncio.ensure_future(run_async(running, arguments, None, policy, skip=5))
+    task = asyncio.ensure_future(run_async(running, arguments, None, policy))
     try:
         await asyncio.wait([task], timeout=None if limit is None else limit.seconds)
     except asyncio.CancelledError:
@@ -189,13 +186,12 @@ def _catch(call: Callable[[], Any]) -> Returned | BaseException:
         return error
 
 
-def run_sync(call: Callable[[], Any], policy: Retry, skip: int = 1) -> Returned | Outcome:
-    """``skip`` as for ``describe``."""
+def run_sync(call: Callable[[], Any], policy: Retry) -> Returned | Outcome:
     # SystemExit and the like must not travel through the future into the event loop.
     try:
         return (call(),)
     except BaseException as error:
-        return judge(error, policy, skip=skip)
+        return judge(error, policy)
 
 
 def timed_out(limit: TimeLimit, policy: Retry) -> Outcome:

@@ -8,8 +8,12 @@ from mesh.client import JobHandle as JobHandle
 from mesh.config import AgentConfig as AgentConfig
 from mesh.config import Config as Config
 from mesh.context import Context as Context
+from mesh.context import ParentJob as ParentJob
+from mesh.depends import Depends as Depends
+from mesh.depends import Injected as Injected
 from mesh.errors import AgentError as AgentError
 from mesh.errors import AgentUnavailable as AgentUnavailable
+from mesh.errors import CannotDecrypt as CannotDecrypt
 from mesh.errors import ClusterArchived as ClusterArchived
 from mesh.errors import ConfigError as ConfigError
 from mesh.errors import InvalidArguments as InvalidArguments
@@ -37,6 +41,9 @@ from mesh.errors import UnknownHandler as UnknownHandler
 from mesh.handler import Handler as Handler
 from mesh.job import Priority as Priority
 from mesh.job import State as State
+from mesh.middleware import AttemptEnded as AttemptEnded
+from mesh.middleware import Middleware as Middleware
+from mesh.middleware import NewJob as NewJob
 from mesh.outcome import Cancel as Cancel
 from mesh.outcome import Fail as Fail
 from mesh.outcome import Failure as Failure
@@ -54,15 +61,19 @@ __all__ = [
     "AgentConfig",
     "AgentError",
     "AgentUnavailable",
+    "AttemptEnded",
     "Cancel",
+    "CannotDecrypt",
     "ClusterArchived",
     "Config",
     "ConfigError",
     "Context",
+    "Depends",
     "EventInfo",
     "Fail",
     "Failure",
     "Handler",
+    "Injected",
     "InvalidArguments",
     "InvalidJob",
     "InvalidResult",
@@ -81,6 +92,9 @@ __all__ = [
     "MasterUnavailable",
     "Mesh",
     "MeshError",
+    "Middleware",
+    "NewJob",
+    "ParentJob",
     "PartlyStored",
     "PayloadTooLarge",
     "Priority",

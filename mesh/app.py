@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
 from weakref import WeakKeyDictionary
@@ -11,11 +13,13 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from mesh import history
-from mesh.bound import Submitter, make_envelope, make_held
+from mesh.bound import Bound, Submitter, make_envelope, make_held
 from mesh.client import NO_REASON, Client, JobHandle, agent_settings, master_settings
 from mesh.clock import Clock, SystemClock
 from mesh.cluster import Cluster
 from mesh.codec import ValueCodec, encode_payload
+from mesh.codecs import Codec
+from mesh.codecs.base import seal
 from mesh.config import AgentConfig, Config
 from mesh.context import Context
 from mesh.definition import About, Kind
@@ -29,10 +33,11 @@ from mesh.errors import (
     raised,
 )
 from mesh.handler import Handler
-from mesh.held import Held
+from mesh.held import Held, Stored
 from mesh.history import Where, parse_where
 from mesh.job import PriorityName, State, check_job_id
 from mesh.limits import KeyFunction, LimitRules
+from mesh.middleware import Hooks, Middleware
 from mesh.options import DEFINED, JobOptions, Options
 from mesh.outcome import Failure
 from mesh.plugins import connect_agent, connect_master
@@ -48,6 +53,7 @@ __all__ = ["Mesh"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 H = TypeVar("H", bound=Handler[..., Any, Any])
 
 
@@ -74,9 +80,12 @@ class Mesh(Submitter):
         agents: Mapping[str, str | AgentConfig | Mapping[str, Any]] | None = None,
         config: Config | None = None,
         clock: Clock | None = None,
+        middleware: Iterable[Middleware] = (),
+        codec: Codec | None = None,
         **settings: Any,
     ) -> None:
-        """Raises ``ConfigError``, naming the setting."""
+        """``middleware`` is around every job, the first outermost; ``codec`` encrypts what jobs
+        carry. Raises ``ConfigError``, naming the setting."""
         values = {"url": url, "master": master, "agents": agents, **settings}
         if config is None:
             config = Config.build(**values)
@@ -87,6 +96,14 @@ class Mesh(Submitter):
         self.clock: Clock = clock or SystemClock()
         self.handlers: dict[str, Handler[..., Any, Any]] = {}
         """The registered handlers by name."""
+        self.hooks = Hooks(middleware)
+        if codec is not None and not isinstance(codec, Codec):
+            raise ConfigError(f"codec={codec!r}: must be a mesh.codecs.Codec, such as Fernet(key)")
+        self.codec = codec
+        self._dresses = bool(self.hooks.enqueue) or codec is not None
+        """Something is to be done to jobs before they are stored."""
+        self.dependency_overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
+        """For tests: what to use instead of a provider, ``{get_session: fake_session}``."""
         self.schedules = AppSchedules(self)
         """Create, change, list and run schedules."""
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Client] = WeakKeyDictionary()
@@ -102,12 +119,18 @@ class Mesh(Submitter):
         return self.cluster.config
 
     @classmethod
-    def from_env(cls, **settings: Any) -> Self:
+    def from_env(
+        cls,
+        *,
+        middleware: Iterable[Middleware] = (),
+        codec: Codec | None = None,
+        **settings: Any,
+    ) -> Self:
         """Configured by ``mesh.toml``, ``MESH_*`` variables and ``settings``; the later win.
 
         Raises ``ConfigError``.
         """
-        return cls(config=Config.from_env(**settings))
+        return cls(config=Config.from_env(**settings), middleware=middleware, codec=codec)
 
     # handlers --------------------------------------------------------------------------------
 
@@ -177,7 +200,8 @@ class Mesh(Submitter):
         are the defaults of its jobs. ``async def`` functions run on
         the worker's event loop, ``def`` functions in threads; with ``process=True`` either runs
         in a process of the worker's pool, which is killed when its time is over. A parameter
-        annotated ``Context`` is the worker's to give; put it first for type checkers to know.
+        annotated ``Context`` is the worker's to give; put it first for type checkers to know. So
+        is one that is a dependency, ``Annotated[..., Depends(...)]``.
 
         ``title``, ``description`` (default: the first paragraph of the docstring), ``icon`` and
         ``kind``, which is ``"user"`` or ``"system"``, are for people, in CLI, API and dashboard.
@@ -304,17 +328,33 @@ class Mesh(Submitter):
                 f"app.enqueue() takes a typed request, a subclass of mesh.Job, not {request!r}; "
                 "functions have an enqueue of their own"
             )
+        return await self._enqueue(request, Options.parse(options).for_one_job())
+
+    async def enqueue_child(
+        self, parent: str, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> JobHandle[Any]:
+        if isinstance(target, Handler | Bound):
+            handle: JobHandle[Any] = await target.under(parent).enqueue(*args, **kwargs)
+            return handle
+        if not isinstance(target, Job) or args:
+            raise InvalidArguments(
+                f"ctx.enqueue({target!r}): give a handler with its arguments, such as "
+                "ctx.enqueue(send_mail, 42), handler.options(...), or a typed request"
+            )
+        options = Options.parse(kwargs).for_one_job()
+        return await self._enqueue(target, replace(options, parent=parent))
+
+    async def _enqueue(self, request: Job[R], options: Options) -> JobHandle[R]:
         kind: Any = type(request)
         arguments, result = request_codecs(kind)
         payload = arguments.encode((request,), {}, self.payload_limit)
-        given = Options.parse(options).for_one_job()
-        parsed = kind.mesh_options.that_travel().merge(given)
-        job = make_envelope(kind.mesh_name, DEFAULT_LANE, payload, parsed, self.now())
+        options = kind.mesh_options.that_travel().merge(options)
+        job = make_envelope(kind.mesh_name, DEFAULT_LANE, payload, options, self.now())
         rules = [r for r in (kind.mesh_limits, self.lane_limits(job.lane)) if r is not None]
-        if parsed.conditional or rules:
-            held = make_held(job, parsed, rules, vars(request))
-            return raised(*await self.submit_held([held], parsed.session, [result]))
-        return await self.submit(job, parsed.agent, result)
+        if options.conditional or rules:
+            held = make_held(job, options, rules, vars(request))
+            return raised(*await self.submit_held([held], options.session, [result]))
+        return await self.submit(job, options.agent, result)
 
     async def find(self, *, key: str) -> JobHandle[Any] | None:
         """The job for which an idempotency key stands now. Raises ``MasterError``."""
@@ -349,12 +389,13 @@ class Mesh(Submitter):
         data = None
         if payload is not None:
             data = encode_payload("retry", payload, self.payload_limit)
+        sealed = None if data is None else seal(self.codec, data)
 
         def check(name: str) -> None:
             if data is not None:
                 self.check_payload(name, data)
 
-        made = history.retry(await self.master(), wanted, data, check)
+        made = history.retry(await self.master(), wanted, sealed, check)
         return [
             self._handle(new_id, name, self._result_codec(name), State.SCHEDULED)
             async for _, new_id, name in made
@@ -419,7 +460,13 @@ class Mesh(Submitter):
         return self.config.payload_limit
 
     async def submit(self, job: Envelope, agent: str | None, result: ValueCodec) -> JobHandle[Any]:
-        outcome = await self._client().post(job, agent)
+        if self._dresses:
+            post = self._client().post
+            (outcome,) = await self._dressed(
+                [job], lambda jobs: asyncio.gather(*(post(job, agent) for job in jobs))
+            )
+        else:
+            outcome = await self._client().post(job, agent)
         if isinstance(outcome, MeshError):
             raise outcome
         return JobHandle(job.id, job.name, self._client, result, outcome)
@@ -427,7 +474,11 @@ class Mesh(Submitter):
     async def submit_many(
         self, jobs: Sequence[Envelope], agent: str | None, result: ValueCodec
     ) -> list[JobHandle[Any] | MeshError]:
-        outcomes = await self._client().submit_many(jobs, agent)
+        store = self._client().submit_many
+        if self._dresses:
+            outcomes = await self._dressed(jobs, lambda jobs: store(jobs, agent))
+        else:
+            outcomes = await store(jobs, agent)
         return [
             outcome
             if isinstance(outcome, MeshError)
@@ -443,7 +494,15 @@ class Mesh(Submitter):
         *,
         together: bool = False,
     ) -> list[JobHandle[Any] | MeshError]:
-        outcomes = await self._client().submit_held(jobs, session, together=together)
+        store = partial(self._client().submit_held, session=session, together=together)
+
+        def store_dressed(dressed: list[Envelope]) -> Awaitable[Sequence[Stored | MeshError]]:
+            return store([replace(held, job=job) for held, job in zip(jobs, dressed, strict=True)])
+
+        if self._dresses:
+            outcomes = await self._dressed([held.job for held in jobs], store_dressed)
+        else:
+            outcomes = await store(jobs)
         return [
             outcome
             if isinstance(outcome, MeshError)
@@ -452,6 +511,29 @@ class Mesh(Submitter):
             )
             for outcome, result in zip(outcomes, results, strict=False)
         ]
+
+    async def _dressed(
+        self,
+        jobs: Sequence[Envelope],
+        store: Callable[[list[Envelope]], Awaitable[Sequence[T | MeshError]]],
+    ) -> Sequence[T | MeshError]:
+        """Store jobs as middleware, and then the codec, make them; one outcome each, in order."""
+        outcomes: Sequence[T | MeshError] = ()
+        try:
+            async with self.hooks.storing(jobs) as dressed:
+                if self.codec is not None:
+                    dressed = [
+                        msgspec.structs.replace(job, payload=seal(self.codec, job.payload))
+                        for job in dressed
+                    ]
+                outcomes = await store(dressed)
+                for outcome in outcomes:
+                    if isinstance(outcome, MeshError):
+                        raise outcome  # for middleware to know
+        except MeshError as error:
+            if not any(error is outcome for outcome in outcomes):
+                raise
+        return outcomes
 
     def lane_limits(self, lane: str) -> LimitRules | None:
         return self.config.lanes.get(lane)
@@ -464,7 +546,7 @@ class Mesh(Submitter):
         if latest is not loop:
             client = self._clients.get(loop)
             if client is None:
-                client = Client(self.cluster, self.clock, self.check_payload)
+                client = Client(self.cluster, self.clock, self.check_payload, self.codec)
                 self._clients[loop] = client
             self._latest = loop, client
         assert client is not None

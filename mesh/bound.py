@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Mapping, Sequence
+from copy import copy
 from datetime import datetime
 from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
@@ -29,8 +31,13 @@ from mesh.wire import Envelope, Limit
 from mesh.workflow import Draft
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mesh.client import JobHandle
+    from mesh.codecs import Codec
     from mesh.handler import Handler
+    from mesh.middleware import Hooks
+    from mesh.sync import Sync
 
 __all__ = ["Bound", "Call", "Submitter", "make_envelope", "make_held"]
 
@@ -75,6 +82,20 @@ class Submitter:
     def lane_limits(self, lane: str) -> LimitRules | None:
         raise NotImplementedError
 
+    async def enqueue_child(
+        self, parent: str, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> JobHandle[Any]:
+        """What ``Context.enqueue`` does; ``parent`` is its job's id."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        raise NotImplementedError
+
+    sync: Sync
+    hooks: Hooks
+    codec: Codec | None
+    dependency_overrides: dict[Callable[..., Any], Callable[..., Any]]
+
 
 class Bound(Generic[P, R]):
     """A handler with options: what ``handler.options(...)`` returns."""
@@ -90,6 +111,12 @@ class Bound(Generic[P, R]):
         ]
         self._is_held = self._options.conditional or bool(self._rules)
         """The master stores its jobs first."""
+
+    def under(self, parent: str) -> Bound[P, R]:
+        """The same for jobs that the handler of job ``parent`` enqueues."""
+        child = copy(self)
+        child._options = dataclasses.replace(self._options, parent=parent)
+        return child
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Store a job durably and return its handle.
@@ -259,6 +286,7 @@ def make_envelope(name: str, lane: str, payload: bytes, options: Options, now: f
         agent=options.agent,
         expires_at=expires_at,
         deadline=deadline,
+        parent=options.parent,
     )
 
 

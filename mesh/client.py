@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from math import inf
@@ -25,6 +26,7 @@ from mesh.batcher import Batcher
 from mesh.clock import Clock
 from mesh.cluster import Cluster
 from mesh.codec import ValueCodec, encode_payload
+from mesh.codecs.base import Codec, is_sealed, seal, unseal
 from mesh.config import AgentConfig, Config
 from mesh.errors import (
     AgentError,
@@ -162,7 +164,8 @@ class JobHandle(Generic[R]):
         """Wait for the job to end and return what its handler returned.
 
         Raises ``JobFailed`` or ``JobCancelled`` if it did not succeed, ``InvalidResult`` if it
-        returned something that is not of the handler's result type, ``ResultTimeout`` after
+        returned something that is not of the handler's result type, ``CannotDecrypt`` if it is
+        encrypted with a key that this app does not have, ``ResultTimeout`` after
         ``timeout`` seconds (the job goes on), ``ConfigError`` if this process has no master,
         ``MasterError`` if that cannot be opened.
         """
@@ -171,7 +174,7 @@ class JobHandle(Generic[R]):
         if job.state is State.SUCCEEDED:
             data = job.result or b"null"
             try:
-                value: R = self._result.decode(data)
+                value: R = self._result.decode(unseal(self._client().codec, data))
             except msgspec.ValidationError as error:
                 raise InvalidResult(
                     f"{what} with {data[:200].decode(errors='replace')}, which is not what the "
@@ -221,6 +224,7 @@ class JobHandle(Generic[R]):
         if payload is not None:
             data = encode_payload(self.name, payload, client.config.payload_limit)
             client.check_payload(self.name, data)
+            data = seal(client.codec, data)
         new_id = await history.retry_one(await client.master(), self.id, data)
         return JobHandle(new_id, self.name, self._client, self._result, State.SCHEDULED)
 
@@ -231,7 +235,10 @@ class JobHandle(Generic[R]):
     async def events(self, after: int = -1) -> AsyncIterator[EventInfo]:
         """What the handler says, as the master hears it, until the job ends. Pass the last
         ``seq`` you saw to go on from there."""
-        async for event in self._client().events(self.id, after):
+        client = self._client()
+        async for event in client.events(self.id, after):
+            if is_sealed(event.data):
+                event = replace(event, data=unseal(client.codec, event.data))
             yield event
 
 
@@ -243,12 +250,14 @@ class Client:
         cluster: Cluster,
         clock: Clock,
         check_payload: Callable[[str, bytes], None] = lambda name, payload: None,
+        codec: Codec | None = None,
     ) -> None:
         """``check_payload`` raises ``InvalidArguments`` if the handler of that name is known and
-        cannot take the payload."""
+        cannot take the payload; ``codec`` is the app's."""
         self._cluster = cluster
         self._clock = clock
         self.check_payload = check_payload
+        self.codec = codec
         self._lock = asyncio.Lock()
         self._agents: dict[str, Agent] = {}
         self._batchers: dict[tuple[str, str | None], Batcher[Envelope, Outcome]] = {}

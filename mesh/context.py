@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Unpack, overload
 
+import msgspec
 from typing_extensions import TypeVar
 
 from mesh.clock import to_datetime
-from mesh.codec import encode_json
-from mesh.wire import Envelope
+from mesh.codec import ValueCodec, encode_json
+from mesh.codecs.base import Codec, unseal
+from mesh.errors import InvalidResult
+from mesh.job import State
+from mesh.wire import Envelope, Parent
 
-__all__ = ["Context", "Emit", "call_off"]
+if TYPE_CHECKING:
+    from mesh.bound import Bound, Submitter
+    from mesh.client import JobHandle
+    from mesh.handler import Handler
+    from mesh.options import JobOptions
+    from mesh.request import Job
+    from mesh.sync import Sync
+
+__all__ = ["Context", "Emit", "ParentJob", "call_off", "job_fields"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
 
 # With a default, a plain ``Context`` holds no Any, over which mypy could not tell overloads apart.
 ProgressT = TypeVar("ProgressT", default=object)
@@ -41,9 +57,18 @@ class Context(Generic[ProgressT]):
     in the former they may be awaited. Events reach the master with the worker's next write.
     """
 
-    def __init__(self, job: Envelope, attempt: int, max_attempts: int, emit: Emit) -> None:
+    def __init__(
+        self,
+        job: Envelope,
+        attempt: int,
+        max_attempts: int,
+        emit: Emit,
+        app: Submitter | None = None,
+    ) -> None:
+        """``app`` is needed for what is enqueued, and for what is encrypted."""
         self._job = job
         self._emit = emit
+        self._app = app
         self.attempt = attempt
         """The number of this execution, from 1."""
         self.max_attempts = max_attempts
@@ -88,6 +113,94 @@ class Context(Generic[ProgressT]):
     def meta(self) -> Mapping[str, str]:
         return self._job.meta or {}
 
+    @property
+    def key(self) -> str | None:
+        """The job's idempotency key."""
+        return self._job.key
+
+    @property
+    def parent(self) -> str | None:
+        """The id of the job whose handler enqueued this one."""
+        return self._job.parent
+
+    @property
+    def workflow(self) -> str | None:
+        """The id of the workflow that the job is part of."""
+        return self._job.workflow
+
+    @property
+    def deadline(self) -> datetime | None:
+        """The moment, in UTC, beyond which no attempt runs."""
+        return to_datetime(self._job.deadline) if self._job.deadline else None
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What middleware said when the job was enqueued."""
+        return self._job.headers or {}
+
+    @cached_property
+    def logger(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger of the standard library, ``mesh.job.<name>``, whose records have the
+        attributes ``job_id``, ``job_name``, ``attempt`` and ``lane``. Unlike those of ``log``
+        its lines are not kept with the job."""
+        fields = job_fields(self)
+        return logging.LoggerAdapter(logging.getLogger(f"mesh.job.{self.name}"), fields)
+
+    # parents and children --------------------------------------------------------------------
+
+    @cached_property
+    def parents(self) -> list[ParentJob]:
+        """The jobs that this one ran after, in the order in which they were given."""
+        codec = None if self._app is None else self._app.codec
+        return [ParentJob(parent, codec) for parent in self._job.parents or ()]
+
+    def parent_result(self, kind: type[T], name: str | None = None) -> T:
+        """The result, of type ``kind``, of the job that this one ran after; of several, of the
+        one that has this ``name`` in the workflow.
+
+        Raises ``LookupError`` if there is no such, or not only one, ``InvalidResult`` if it has
+        none of that type, ``CannotDecrypt``.
+        """
+        found = [parent for parent in self.parents if name in (None, parent.name)]
+        if len(found) != 1:
+            names = ", ".join(parent.name for parent in self.parents) or "none"
+            which = "of that name" if name is not None else "but not one"
+            raise LookupError(
+                f"job {self.job_id} ({self.name}): parent_result(name={name!r}): it ran after "
+                f"{len(found)} jobs {which}; it has: {names}"
+            )
+        return found[0].result_as(kind)
+
+    @overload
+    def enqueue(
+        self, target: Handler[P, R, Any] | Bound[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, JobHandle[R]]: ...
+    @overload
+    def enqueue(
+        self, target: Job[R], /, **options: Unpack[JobOptions]
+    ) -> Coroutine[Any, Any, JobHandle[R]]: ...
+
+    def enqueue(
+        self, target: Any, /, *args: Any, **kwargs: Any
+    ) -> Coroutine[Any, Any, JobHandle[Any]]:
+        """Store a job that is this one's child: ``ctx.enqueue(send_mail, 42)``, or of
+        ``send_mail.options(...)``, or ``ctx.enqueue(request, delay=60)``. It is a job like any
+        other, but remembers its ``parent``. In a ``def`` handler:
+        ``ctx.sync(ctx.enqueue(send_mail, 42))``. Raises as ``Bound.enqueue`` does."""
+        return self._submitter.enqueue_child(self.job_id, target, args, kwargs)
+
+    @property
+    def sync(self) -> Sync:
+        """The app's ``sync``: waits for an awaitable in a ``def`` handler."""
+        return self._submitter.sync
+
+    @property
+    def _submitter(self) -> Submitter:
+        assert self._app is not None, "workers give it"
+        return self._app
+
+    # what it says ----------------------------------------------------------------------------
+
     def progress(
         self, value: ProgressT | float, total: float | None = None, label: str = ""
     ) -> Awaitable[None]:
@@ -105,6 +218,61 @@ class Context(Generic[ProgressT]):
         """A piece of output: text, or anything that can be encoded."""
         self._emit("chunk", encode_json(value))
         return _SAID
+
+
+class ParentJob:
+    """A job that another ran after."""
+
+    def __init__(self, parent: Parent, codec: Codec | None) -> None:
+        self._parent = parent
+        self._codec = codec
+
+    def __repr__(self) -> str:
+        return f"<ParentJob {self.name} {self.id} {self.state}>"
+
+    @property
+    def id(self) -> str:
+        return self._parent.id
+
+    @property
+    def name(self) -> str:
+        """Its name in the workflow, else its handler's."""
+        return self._parent.name
+
+    @property
+    def state(self) -> State:
+        """How it ended."""
+        return self._parent.state
+
+    @cached_property
+    def result(self) -> Any:
+        """What its handler returned, as JSON has it; ``None`` if it did not succeed. Raises
+        ``CannotDecrypt``."""
+        anything: Any = Any
+        return None if self._parent.result is None else self.result_as(anything)
+
+    def result_as(self, kind: type[T]) -> T:
+        """The same as a value of type ``kind``. Raises ``InvalidResult`` if it is none, or if the
+        job did not succeed, ``CannotDecrypt``."""
+        what = f"job {self.id} ({self.name}), which ended {self.state},"
+        if self._parent.result is None:
+            raise InvalidResult(f"{what} has no result")
+        decode = ValueCodec(kind, f"{what} has a result").decode
+        try:
+            value: T = decode(unseal(self._codec, self._parent.result))
+        except msgspec.ValidationError as error:
+            raise InvalidResult(f"{what} has another result than that: {error}") from error
+        return value
+
+
+def job_fields(context: Context[Any]) -> dict[str, Any]:
+    """What log records say of the job."""
+    return {
+        "job_id": context.job_id,
+        "job_name": context.name,
+        "attempt": context.attempt,
+        "lane": context.lane,
+    }
 
 
 def call_off(context: Context[Any] | None) -> None:

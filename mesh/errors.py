@@ -8,6 +8,7 @@
     ├── InvalidJob                  refused in the caller; nothing was stored
     │   ├── InvalidArguments        an argument is missing, of a wrong type, or cannot be encoded
     │   └── PayloadTooLarge         the encoded arguments exceed the cluster's limit
+    ├── CannotDecrypt               arguments or a result, encrypted with a key that is not here
     ├── ClusterArchived             the cluster's mode is ``archive``: nothing was stored
     ├── UnknownHandler              no handler of that name is registered in this app
     ├── WireError                   bytes that this version cannot read
@@ -46,6 +47,7 @@ T = TypeVar("T")
 __all__ = [
     "AgentError",
     "AgentUnavailable",
+    "CannotDecrypt",
     "ClusterArchived",
     "ConfigError",
     "CorruptMessage",
@@ -130,6 +132,10 @@ class ClusterArchived(MeshError):
             or "not stored: the cluster's mode is 'archive', in which jobs are refused and history "
             "can be read; to accept jobs again: mesh cluster mode active"
         )
+
+
+class CannotDecrypt(MeshError):
+    """What a job carries is encrypted, and this app has no codec, or not the key."""
 
 
 class UnknownHandler(MeshError, LookupError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, reduce
@@ -21,15 +21,18 @@ from typing import (
     TypeVar,
     Union,
     Unpack,
+    cast,
     get_args,
     get_origin,
 )
 
 from mesh.bound import Bound, Call, Submitter
 from mesh.codec import ArgumentsCodec, RequestCodec, ValueCodec
-from mesh.context import Context
+from mesh.codecs.base import unseal_arguments
 from mesh.definition import About, Definition
+from mesh.depends import Depends, Injected, Plan, find_depends, make_plan
 from mesh.errors import ConfigError
+from mesh.job import PriorityName
 from mesh.limits import LimitRules
 from mesh.options import JobOptions, Options
 from mesh.outcome import Failure
@@ -39,6 +42,7 @@ from mesh.workflow import Draft
 
 if TYPE_CHECKING:
     from mesh.client import JobHandle
+    from mesh.context import Context
 
 __all__ = ["Handler"]
 
@@ -54,6 +58,8 @@ class Shape:
     arguments: ArgumentsCodec | RequestCodec
     context: str | None
     """The name of the parameter that takes it."""
+    depends: Mapping[str, Depends]
+    """By parameter."""
     result: ValueCodec
 
 
@@ -115,6 +121,10 @@ class Handler(Generic[P, R, C]):
         self.__doc__ = function.__doc__
 
     @property
+    def app(self) -> Submitter:
+        return self._app
+
+    @property
     def lane(self) -> str:
         """Where its jobs go unless an option says otherwise."""
         return self.defaults.lane or DEFAULT_LANE
@@ -152,6 +162,10 @@ class Handler(Generic[P, R, C]):
         """A call for a workflow: see ``mesh.workflow``."""
         return self._bound.draft(*args, **kwargs)
 
+    def under(self, parent: str) -> Bound[P, R]:
+        """The handler for jobs that the handler of job ``parent`` enqueues."""
+        return self._bound.under(parent)
+
     @cached_property
     def _bound(self) -> Bound[P, R]:
         return Bound(self._app, self, Options())
@@ -160,12 +174,41 @@ class Handler(Generic[P, R, C]):
 
     def decode(self, payload: bytes) -> dict[str, Any]:
         """The function's arguments by name, without a context. Raises
-        ``msgspec.ValidationError``."""
-        return self.shape.arguments.decode(payload)
+        ``msgspec.ValidationError``, or ``CannotDecrypt``."""
+        return self.shape.arguments.decode(unseal_arguments(self._app.codec, payload))
+
+    def encode_result(self, value: Any) -> bytes:
+        """What the job results in, as JSON, not encrypted. Raises ``TypeError`` or
+        ``ValueError``."""
+        return self.shape.result.encode(value)
+
+    @cached_property
+    def is_surrounded(self) -> bool:
+        """Something is to be done around its attempts: there are dependencies or middleware."""
+        return bool(self.shape.depends) or self._app.hooks.at_attempts
+
+    @cached_property
+    def needs_context(self) -> bool:
+        """For its function, or what surrounds it."""
+        return self.shape.context is not None or self.is_surrounded
 
     @property
-    def wants_context(self) -> bool:
-        return self.shape.context is not None
+    def plan(self) -> Plan | None:
+        """What is to be made for an attempt, if the function has dependencies. Raises
+        ``ConfigError``."""
+        if not self.shape.depends:
+            return None
+        if overrides := self._app.dependency_overrides:
+            return make_plan(self._what, self.shape.depends, overrides)
+        return self._plan
+
+    @cached_property
+    def _plan(self) -> Plan:
+        return make_plan(self._what, self.shape.depends, {})
+
+    @property
+    def _what(self) -> str:
+        return f"handler '{self.function.__qualname__}'"
 
     def bind(self, arguments: dict[str, Any], context: Context[Any] | None) -> dict[str, Any]:
         """The arguments with the context, if the function wants it."""
@@ -187,7 +230,7 @@ class Handler(Generic[P, R, C]):
             icon=about.icon,
             kind=about.kind,
             runs="process" if self.in_process else "async" if self.is_async else "thread",
-            priority=options.priority.word if options.priority else None,
+            priority=cast(PriorityName, options.priority.word) if options.priority else None,
             retry=options.retry,
             timeout=options.timeout,
             expires=options.expires,
@@ -202,7 +245,7 @@ class Handler(Generic[P, R, C]):
     @cached_property
     def shape(self) -> Shape:
         """Raises ``ConfigError`` if the signature cannot be used."""
-        parameters, context, hints = self._signature()
+        parameters, context, depends, hints = self._signature()
         arguments: ArgumentsCodec | RequestCodec
         if self._request is not None:
             name, request = self._request
@@ -210,11 +253,15 @@ class Handler(Generic[P, R, C]):
         else:
             arguments = ArgumentsCodec(self.name, parameters, hints)
             result = _without_failure(hints.get("return", Any))
-        return Shape(arguments, context, ValueCodec(result, f"result of '{self.name}'"))
+        result_codec = ValueCodec(result, f"result of '{self.name}'")
+        return Shape(arguments, context, depends, result_codec)
 
-    def _signature(self) -> tuple[dict[str, inspect.Parameter], str | None, dict[str, Any]]:
-        """The parameters without the context's, the name of that one, and all types."""
-        what = f"handler '{self.function.__qualname__}'"
+    def _signature(
+        self,
+    ) -> tuple[dict[str, inspect.Parameter], str | None, dict[str, Depends], dict[str, Any]]:
+        """The parameters that are the job's arguments, the name of the context's, those that are
+        dependencies, and all types."""
+        what = self._what
         hints = type_hints(self.function, what)
         parameters = dict(inspect.signature(self.function).parameters)
         contexts = [name for name in parameters if is_context(hints.get(name))]
@@ -223,10 +270,19 @@ class Handler(Generic[P, R, C]):
         for name in contexts:
             if parameters.pop(name).kind is inspect.Parameter.POSITIONAL_ONLY:
                 raise ConfigError(f"{what}: arguments are given by name, so remove the '/'")
-        return parameters, contexts[0] if contexts else None, hints
+        found = {name: find_depends(what, p, hints.get(name)) for name, p in parameters.items()}
+        depends = {name: one for name, one in found.items() if one is not None}
+        parameters = {name: p for name, p in parameters.items() if name not in depends}
+        for name, parameter in parameters.items():
+            if parameter.default is Injected:
+                raise ConfigError(
+                    f"{what}: parameter '{name}' is no dependency, so nobody injects it: annotate "
+                    "it with Annotated[..., Depends(...)], or give it another default"
+                )
+        return parameters, contexts[0] if contexts else None, depends, hints
 
     def _find_request(self) -> tuple[str, type[Job[Any]]]:
-        parameters, _, hints = self._signature()
+        parameters, _, _, hints = self._signature()
         if len(parameters) == 1:
             (name,) = parameters
             kind = hints.get(name)
@@ -234,7 +290,7 @@ class Handler(Generic[P, R, C]):
                 return name, kind
         raise ConfigError(
             f"handler '{self.function.__qualname__}' must take exactly one request, "
-            "a subclass of mesh.Job, and may take a Context"
+            "a subclass of mesh.Job, and may take a Context and dependencies"
         )
 
 

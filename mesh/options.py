@@ -118,6 +118,8 @@ class Options:
     max_wait: float | None = None
     after: tuple[str, ...] | None = None
     on: Outcome | None = None
+    parent: str | None = None
+    """Not to be given: ``Context.enqueue`` says it."""
 
     @classmethod
     def parse(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -9,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh import Cancel, Fail, Snooze
+from mesh import Cancel, Context, Fail, Mesh, Snooze
 from mesh.job import State
 from mesh.retry import Retry
 from mesh.testing.conformance.agent import make_job
 from mesh.wire import ErrorInfo, Finished, Retrying, decode_records, encode_records
+from mesh_workers.around import Around
+from mesh_workers.execute import run_sync
 from mesh_workers.outcome import (
     MAX_MESSAGE,
     MAX_TRACEBACK,
@@ -280,6 +284,10 @@ class BadStr(Exception):
         raise self.error
 
 
+def raise_it(error: Any) -> None:
+    raise error
+
+
 class TestDescribe:
     def test_tells_type_message_and_place(self) -> None:
         info = describe(raised(ValueError("too few")))
@@ -287,9 +295,17 @@ class TestDescribe:
         assert "in raised" in info.traceback
         assert info.traceback.endswith("ValueError: too few\n")
 
-    def test_leaves_out_the_callers_own_frames(self) -> None:
-        assert "in raised" not in describe(raised(ValueError()), skip=1).traceback
-        assert describe(ValueError("never raised"), skip=3).message == "never raised"
+    def test_leaves_out_the_workers_own_frames(self) -> None:
+        def told(function: Callable[..., Any], **arguments: Any) -> str:
+            handler: Any = Mesh(agents={"m": "memory://unused"}).job(function)
+            around = Around(handler, Context(make_job(), 1, 5, lambda kind, data: None))
+            outcome = run_sync(partial(around.run_here, {}, **arguments), Retry())
+            assert isinstance(outcome, Failed)
+            return outcome.error.traceback.splitlines()[1]
+
+        assert "in raise_it" in told(raise_it, error=ValueError())
+        # Unless there are no others.
+        assert "mesh_workers" in told(raise_it, unknown=1)
 
     def test_caps_keep_both_ends(self) -> None:
         info = describe(raised(ValueError("start" + "x" * 10**6 + "end")))

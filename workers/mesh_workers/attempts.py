@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from mesh.codecs.base import seal
 from mesh.context import Context, Emit, call_off
 from mesh.errors import AgentError
 from mesh.job import State
@@ -24,6 +25,7 @@ from mesh.ports import Delivery, Settlement
 from mesh.retry import Retry
 from mesh.service import Backoff
 from mesh.wire import Envelope, ErrorInfo, Event, Finished, Retrying
+from mesh_workers.around import Around, surround, tell
 from mesh_workers.execute import execute
 from mesh_workers.outcome import Cancelled, Failed, Outcome, Run, Succeeded, decide, time_limit
 from mesh_workers.processes import Processes
@@ -108,11 +110,13 @@ class Attempts:
         reporter, job = self._tools.reporter, delivery.job
         handler, policy = self._app.handlers[job.name], self.policy(job)
         context: Context[Any] | None = None
-        if handler.wants_context and not handler.in_process:
+        around: Around | None = None
+        if handler.needs_context and not handler.in_process:
             # What was snoozed does not count: the last attempt is ``max_attempts`` all the same.
             most = policy.max_attempts + job.snoozes
-            context = Context(job, run.attempt, most, self._emitter(run))
+            context = Context(job, run.attempt, most, self._emitter(run), self._app)
             self._contexts[job.id] = context
+            around = surround(handler, context)
         timeout = job.timeout or handler.defaults.timeout or self._app.config.timeout
         limit = straggler = None
         if timeout is not None or job.deadline:
@@ -132,7 +136,7 @@ class Attempts:
                 outcome = await self._processes.run(handler, run, emit, limit, policy, size)
             else:
                 outcome, straggler = await execute(
-                    handler, job.payload, context, limit, policy, size, self._threads
+                    handler, job.payload, context, limit, policy, size, self._threads, around
                 )
         except asyncio.CancelledError:
             outcome = self._cancelled()
@@ -140,13 +144,18 @@ class Attempts:
             self._contexts.pop(job.id, None)
         if self._called_off:
             outcome = self._as_called_off(job.id, outcome)
-        self._measure(self._clock.monotonic() - begun)
+        seconds = self._clock.monotonic() - begun
+        self._measure(seconds)
         self.finished += 1
         record, again = decide(run, outcome, policy, self._clock.time(), self._random)
         if not isinstance(outcome, Succeeded):
             log_end(record, outcome.error)
         reporter.ended(job.id, run.attempt)
         self._settler.post(Settlement(delivery, record, again))
+        if self._app.hooks.ended:
+            raised = None if around is None else around.error
+            most = policy.max_attempts + job.snoozes
+            await self._app.hooks.tell(tell(run, record, most, seconds, outcome, raised))
         if straggler is not None:
             call_off(context)
             await self._outlast(straggler, job)
@@ -195,13 +204,14 @@ class Attempts:
 
     def _emitter(self, run: Run) -> Emit:
         loop, loop_thread = asyncio.get_running_loop(), threading.get_ident()
-        reporter, clock = self._tools.reporter, self._clock
+        reporter, clock, codec = self._tools.reporter, self._clock, self._app.codec
         seqs = count(run.attempt * _SEQ_PER_ATTEMPT)
 
         def take(kind: str, data: bytes, at: float) -> None:
             reporter.event(Event(run.job.id, next(seqs), at, kind, data))
 
         def emit(kind: str, data: bytes) -> None:
+            data = seal(codec, data)
             # Numbered in the loop's thread always; and there at once, so that it comes before
             # the attempt's end.
             if threading.get_ident() == loop_thread:

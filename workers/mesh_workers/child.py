@@ -16,7 +16,7 @@ import signal
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
@@ -27,7 +27,8 @@ from mesh.context import Context
 from mesh.handler import Handler
 from mesh.retry import Retry
 from mesh.wire import Envelope, ErrorInfo
-from mesh_workers.execute import conclude, prepare, run_async, run_sync
+from mesh_workers.around import surround
+from mesh_workers.execute import Returned, conclude, prepare, run_async, run_sync
 from mesh_workers.outcome import Failed, Outcome, describe
 
 __all__ = ["LENGTH", "Begun", "Call", "Ended", "Logged", "Message", "Said", "main"]
@@ -149,7 +150,7 @@ def _run(call: Call, pipe: _Pipe) -> Outcome:
     try:
         handler = _find(call)
     except BaseException as error:  # a module may do anything when it is imported
-        cause = describe(error, skip=1)
+        cause = describe(error)
         where = f"{call.module}.{call.handler}"
         message = f"{where} cannot be imported in a process of its own: {cause.message}"
         return Failed(ErrorInfo(cause.type, message, cause.traceback))
@@ -157,22 +158,49 @@ def _run(call: Call, pipe: _Pipe) -> Outcome:
     if handler.retry_when is not None:
         policy = msgspec.structs.replace(policy, when=handler.retry_when)
     context: Context[Any] | None = None
-    if handler.wants_context:
-        context = Context(call.job, call.attempt, call.max_attempts, _emitter(pipe))
+    if handler.needs_context:
+        emit = _emitter(pipe)
+        context = Context(call.job, call.attempt, call.max_attempts, emit, handler.app)
     pipe.send(Begun())
-    arguments = prepare(handler, call.job.payload, context)
+    around = surround(handler, context)
+    arguments = prepare(handler, call.job.payload, context, around)
     if isinstance(arguments, Failed):
         return arguments
     if handler.is_async:
-        running = run_async(handler.function, arguments, None, policy)
-        outcome = run_sync(partial(asyncio.run, running), policy)
-        if isinstance(outcome, tuple):
-            (outcome,) = outcome
+        function = handler.function if around is None else around.run
+        outcome = _run_on_loop(handler, function, arguments, policy)
+    elif around is not None and around.needs_loop:
+        function = partial(around.run_elsewhere, _call)
+        outcome = _run_on_loop(handler, function, arguments, policy)
+    elif around is not None:
+        outcome = run_sync(partial(around.run_here, {}, **arguments), policy)
     else:
         outcome = run_sync(partial(handler.function, **arguments), policy)
     if isinstance(outcome, tuple):
         return conclude(handler, outcome[0], call.result_limit)
     return outcome
+
+
+def _run_on_loop(
+    handler: Handler[..., Any, Any],
+    function: Callable[..., Coroutine[Any, Any, Any]],
+    arguments: dict[str, Any],
+    policy: Retry,
+) -> Returned | Outcome:
+    async def run() -> Returned | Outcome:
+        try:
+            return await run_async(function, arguments, None, policy)
+        finally:
+            # What it has enqueued on this loop, which ends with it, was enqueued through this.
+            await handler.app.close()
+
+    outcome = run_sync(partial(asyncio.run, run()), policy)
+    return outcome[0] if isinstance(outcome, tuple) else outcome
+
+
+async def _call(function: Callable[[], Any]) -> Any:
+    # The loop has nothing else to do meanwhile.
+    return function()
 
 
 def _find(call: Call) -> Handler[..., Any, Any]:

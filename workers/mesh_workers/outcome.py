@@ -6,13 +6,16 @@ record and the next attempt of an outcome.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import traceback
 from random import Random
 from types import TracebackType
 
 import msgspec
 
+from mesh import depends, scoped
 from mesh.clock import to_datetime
 from mesh.job import State
 from mesh.outcome import Cancel, Fail, Failure, RetryAfter, Snooze
@@ -97,10 +100,10 @@ def start(run: Run) -> Started:
     return Started(*_fields(run, run.started_at))
 
 
-def judge(error: BaseException, policy: Retry, *, skip: int = 0) -> Failed | Cancelled | Snoozed:
+def judge(error: BaseException, policy: Retry) -> Failed | Cancelled | Snoozed:
     """The outcome of an attempt whose handler raised ``error``; ``policy`` says whether that is
-    worth another. ``skip`` as for ``describe``. Raises nothing."""
-    told = describe(error, skip=skip)
+    worth another. Raises nothing."""
+    told = describe(error)
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         # What one task of a TaskGroup raised.
         error = error.exceptions[0]
@@ -243,14 +246,22 @@ def _finished(
     return Finished(*_fields(run, now), state=state, result=result, error=error)
 
 
-def describe(error: BaseException, *, skip: int = 0) -> ErrorInfo:
+_OUR_CODE = (
+    os.path.dirname(__file__) + os.sep,
+    *(str(module.__file__) for module in (depends, scoped, contextlib)),
+)
+"""Where the frames are that stand between the worker and a handler."""
+
+
+def describe(error: BaseException) -> ErrorInfo:
     """An exception for people: its type, message and traceback, each of bounded size.
 
-    ``skip`` leaves out that many frames at the top, which are the worker's own.
+    The frames at the top that are the worker's own are left out, unless there are no others.
     """
     trace: TracebackType | None = error.__traceback__
-    for _ in range(skip):
-        trace = trace.tb_next if trace is not None else None
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OUR_CODE):
+        trace = trace.tb_next
+    trace = trace or error.__traceback__
     try:
         message = str(error)
     except BaseException as broken:  # a handler's exception may do anything

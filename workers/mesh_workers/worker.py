@@ -65,7 +65,7 @@ class Worker(Service):
     async def run(self, ready: Callable[[], None]) -> None:
         for handler in self._app.handlers.values():
             # A signature that cannot be used is said now, not when its first job comes.
-            _ = handler.shape
+            _ = handler.shape, handler.plan
             if handler.in_process:
                 locate(handler)
         agent = self._app.connect_agent(self._agent_name)

@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from mesh.errors import ConfigError, did_you_mean
-from mesh.job import PriorityName
 from mesh.retry import Retry
 
 __all__ = ["About", "Definition", "Kind", "Runs"]
@@ -80,7 +79,7 @@ class Definition(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     kind: Kind = "user"
     runs: Runs = "async"
     """On the worker's event loop, in a thread, or in a process of its own."""
-    priority: PriorityName | None = None
+    priority: str | None = None
     retry: Retry | None = None
     timeout: float | None = None
     expires: float | None = None

@@ -105,6 +105,5 @@ class Definition(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         return _decode(data)
 
 
-# Sorted: of two processes with the same code both say the same.
-_encode = msgspec.json.Encoder(order="sorted").encode
+_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Definition).decode

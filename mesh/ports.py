@@ -476,7 +476,7 @@ class HandlerInfo:
     changed_at: float
     """When a worker first said it as it is now."""
     seen_at: float
-    """When a worker that has it last started; exact to a minute."""
+    """When a worker that has it last started."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,9 +101,6 @@ _STATES = {state.value: state for state in State}
 _SKEW_LIMIT = 1.0
 """Seconds between two machines' clocks from which ``check`` speaks of it."""
 
-_SAME = 60.0
-"""Seconds after which a handler that is said to be as it was counts as seen anew."""
-
 _PATIENCE = 30.0
 """Seconds for a transaction. An answer that takes longer is not coming: the network is gone."""
 
@@ -618,14 +615,6 @@ class _Writes:
         )
         handlers = tables.handlers.c
 
-        def is_news(new: Excluded) -> ColumnElement[bool]:
-            # Many workers start at once, and say the same.
-            differs = new["definition"] != handlers.definition
-            return and_(
-                new["seen_at"] > handlers.seen_at,
-                or_(differs, new["seen_at"] >= handlers.seen_at + _SAME),
-            )
-
         self.handlers = BulkUpsert(
             database,
             tables.handlers,
@@ -638,7 +627,7 @@ class _Writes:
                     else_=handlers.changed_at,
                 ),
             },
-            is_news,
+            lambda new: new["seen_at"] > handlers.seen_at,
         )
         registry = ["name", "url", "seen_at"]
         self.agents = BulkUpsert(

@@ -44,6 +44,10 @@ class Odd:
     pass
 
 
+class Resize(Job[None], lane="images", priority="high", timeout=7, retry=Retry(3), deadline=50):
+    path: str
+
+
 class Export(
     Job[Receipt],
     name="exports.v1",
@@ -126,9 +130,6 @@ def test_a_request_class_says_all_that_a_function_can() -> None:
 async def test_a_producer_with_the_class_alone_enqueues_as_the_class_says(
     app: MemoryMesh,
 ) -> None:
-    class Resize(Job[None], lane="images", priority="high", timeout=7, retry=Retry(3), deadline=50):
-        path: str
-
     await app.enqueue(Resize("a"))
     await app.enqueue(Resize("b"), priority="low", timeout=1)
 

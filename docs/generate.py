@@ -63,6 +63,7 @@ def wire_tables() -> str:
         mesh.wire.Finished,
         mesh.wire.Event,
         mesh.wire.Heartbeat,
+        mesh.wire.Defined,
         mesh.wire.LaneLoad,
         mesh.wire.ErrorInfo,
         mesh.wire.Retry,

@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from mesh.errors import ConfigError, did_you_mean
-from mesh.job import PriorityName
 from mesh.retry import Retry
 
 __all__ = ["About", "Definition", "Kind", "Runs"]
@@ -80,7 +79,7 @@ class Definition(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     kind: Kind = "user"
     runs: Runs = "async"
     """On the worker's event loop, in a thread, or in a process of its own."""
-    priority: PriorityName | None = None
+    priority: str | None = None
     retry: Retry | None = None
     timeout: float | None = None
     expires: float | None = None
@@ -106,6 +105,5 @@ class Definition(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         return _decode(data)
 
 
-# Sorted: of two processes with the same code both say the same.
-_encode = msgspec.json.Encoder(order="sorted").encode
+_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Definition).decode

@@ -26,6 +26,7 @@ import msgspec
 
 from mesh.clock import Clock, SystemClock
 from mesh.config import AgentConfig
+from mesh.definition import Definition
 from mesh.errors import AgentError
 from mesh.filter import JobFilter as JobFilter
 from mesh.held import Held, Stored
@@ -49,6 +50,7 @@ __all__ = [
     "Consumer",
     "Delivery",
     "EventInfo",
+    "HandlerInfo",
     "JobFilter",
     "JobInfo",
     "Known",
@@ -470,6 +472,21 @@ class AgentInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class HandlerInfo:
+    """A handler as workers told of it. Moments by the workers' clocks."""
+
+    name: str
+    app: str
+    """The ``prefix`` of the app that has it."""
+    definition: Definition
+    first_seen: float
+    changed_at: float
+    """When a worker first said it as it is now."""
+    seen_at: float
+    """When a worker that has it last started."""
+
+
+@dataclass(frozen=True, slots=True)
 class Outlived:
     """Jobs that the history need not keep."""
 
@@ -773,6 +790,15 @@ class Master(Protocol):
 
     async def workers(self, seen_after: float = 0.0) -> list[Heartbeat]:
         """The last heartbeat of each worker since that moment, the newest first."""
+        ...
+
+    async def handlers(self) -> list[HandlerInfo]:
+        """All handlers that a worker ever told of, by name, as the worker said that started
+        last. One that no code has any more stays until it is removed."""
+        ...
+
+    async def remove_handler(self, name: str) -> bool:
+        """Forget a handler; a worker that starts with it brings it back. Whether it was known."""
         ...
 
     async def register_agents(self, agents: Mapping[str, str]) -> None:

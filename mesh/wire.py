@@ -3,9 +3,11 @@
 A **frame** is msgpack ``[version, [envelope, ...]]``, a ledger entry is msgpack
 ``[version, [record, ...]]``. Envelopes and records are arrays whose fields stand in the order
 given here; a later version may append fields, which older readers skip. Records begin with
-their kind. Payloads, results and event data are JSON inside, so that history is readable and
-another language could join. A reader refuses a version above its own with
-``UnsupportedVersion`` and anything that is no message at all with ``CorruptMessage``.
+their kind; one of a kind that came later (``Defined``) stands in an entry of its own, so that a
+reader that does not know it sets aside that and nothing else. Payloads, results and event data
+are JSON inside, so that history is readable and another language could join. A reader refuses a
+version above its own with ``UnsupportedVersion`` and anything that is no message at all with
+``CorruptMessage``.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from mesh.retry import Retry
 __all__ = [
     "VERSION",
     "Accepted",
+    "Aside",
+    "Defined",
     "Envelope",
     "ErrorInfo",
     "Event",
@@ -212,7 +216,22 @@ class Heartbeat(Struct, frozen=True, array_like=True, tag="heartbeat", gc=False)
     """Threads of handlers that go on although their attempts are over."""
 
 
-Record = Accepted | Started | Retrying | Finished | Event | Heartbeat
+class Defined(Struct, frozen=True, array_like=True, tag="defined", gc=False):
+    """What a handler is, said by a worker that has its code, when it starts."""
+
+    name: str
+    lane: str
+    at: float
+    app: str
+    """The app's ``prefix``."""
+    definition: bytes
+    """JSON of ``mesh.definition.Definition``."""
+
+
+Record = Accepted | Started | Retrying | Finished | Event | Heartbeat | Defined
+
+Aside = Event | Heartbeat | Defined
+"""Records that tell nothing of a job's state."""
 
 
 T = TypeVar("T")

@@ -20,11 +20,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from mesh.definition import Definition
 from mesh.errors import ConfigError, InvalidArguments, JobNotFound, SchemaMismatch, UnknownHandler
 from mesh.job import State, new_job_id
 from mesh.ports import MasterSettings
 from mesh.testing.conformance.master import Story
-from mesh.wire import Heartbeat, LaneLoad, Record
+from mesh.wire import Defined, Heartbeat, LaneLoad, Record
 from mesh_master.commands import register
 from mesh_master.store import SqlMaster
 
@@ -350,3 +351,28 @@ def test_the_schema_is_looked_after(shell: Shell, tmp_path: Path) -> None:
     with pytest.raises(SchemaMismatch, match="newer"):
         shell.mesh("jobs", "ls")
     assert "9999, newer" in shell.mesh("db", "upgrade")
+
+
+def test_handlers_are_listed_shown_and_forgotten(shell: Shell) -> None:
+    assert shell.json("handlers", "ls") == []
+    schema = {"type": "object", "properties": {"user_id": {"type": "integer"}}}
+    mail = Definition(lane="mail", title="Send mail", icon="M", timeout=5.0, arguments=schema)
+    shell.record(
+        Defined("send", "mail", 1e9, "shop-", mail.encode()),
+        Defined("tidy", "default", 1e9, "", Definition(lane="default", kind="system").encode()),
+    )
+    text = shell.mesh("handlers", "ls")
+    assert "M Send mail" in text
+    assert "system" in text
+    assert [handler["name"] for handler in shell.json("handlers", "ls")] == ["send", "tidy"]
+    shown = shell.json("handlers", "show", "send")
+    assert (shown["app"], shown["timeout"], shown["arguments"]) == ("shop-", 5.0, schema)
+    text = shell.mesh("handlers", "show", "send")
+    assert "Send mail" in text
+    assert '{"type":"object"' in text
+    assert "2001-09-09 01:46:40Z" in text
+    for command in ("show", "rm"):
+        with pytest.raises(UnknownHandler, match=r"handler 'sent'; did you mean 'send'\?; mesh"):
+            shell.mesh("handlers", command, "sent")
+    assert "forgotten" in shell.mesh("handlers", "rm", "send")
+    assert [handler["name"] for handler in shell.json("handlers", "ls")] == ["tidy"]

@@ -28,6 +28,7 @@ from mesh.roles import RoleOptions, make_role
 from mesh.wire import Heartbeat
 from mesh_master.agent_commands import agents
 from mesh_master.cluster_commands import cluster, lanes, settings
+from mesh_master.handler_commands import handlers
 from mesh_master.job_commands import jobs
 from mesh_master.schedule_commands import schedules
 
@@ -46,6 +47,7 @@ def register(cli: typer.Typer) -> None:
     cli.command()(master)
     cli.command()(workers)
     cli.add_typer(jobs, name="jobs")
+    cli.add_typer(handlers, name="handlers")
     cli.add_typer(schedules, name="schedules")
     cli.add_typer(lanes, name="lanes")
     cli.add_typer(agents, name="agents")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from mesh.ports import LedgerBatch
-from mesh.wire import Accepted, Event, Heartbeat, Record
+from mesh.wire import Accepted, Aside, Record
 
 __all__ = ["PATIENCE", "Gathering"]
 
@@ -73,7 +73,7 @@ class Gathering:
                 self._waiting[job.id] = self._count, record
                 self._bytes += len(job.payload)
             return
-        if not isinstance(record, Event | Heartbeat) and record.id in self._waiting:
+        if not isinstance(record, Aside) and record.id in self._waiting:
             records.append(self._take(record.id))
         records.append(record)
 

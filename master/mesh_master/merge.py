@@ -27,6 +27,8 @@ import msgspec
 from mesh.job import State, is_job_id, state_version
 from mesh.wire import (
     Accepted,
+    Aside,
+    Defined,
     Envelope,
     ErrorInfo,
     Event,
@@ -107,28 +109,28 @@ class Plan:
     attempts: list[Row] = field(default_factory=list)
     events: list[Row] = field(default_factory=list)
     workers: list[Row] = field(default_factory=list)
+    handlers: list[Row] = field(default_factory=list)
 
 
 def ids(records: Iterable[Record]) -> list[str]:
     """The jobs whose heads ``plan`` needs, each once."""
-    found = {_job_id(r): None for r in records if not isinstance(r, Event | Heartbeat)}
+    found = {_job_id(r): None for r in records if not isinstance(r, Aside)}
     return [job_id for job_id in found if is_job_id(job_id)]
 
 
 def of_jobs(records: Iterable[Record], job_ids: Set[str]) -> list[Record]:
     """The records that are of these jobs' states, and those that are of no job's."""
-    return [r for r in records if isinstance(r, Event | Heartbeat) or _job_id(r) in job_ids]
+    return [r for r in records if isinstance(r, Aside) or _job_id(r) in job_ids]
 
 
 def parts(records: Sequence[Record], count: int) -> list[Sequence[Record]]:
-    """The records in up to 16 parts, such that all records of a job, or worker, are in one, in
-    order."""
+    """The records in up to 16 parts, such that all records of a job, a worker or a handler are in
+    one, in order."""
     found: list[list[Record]] = [[] for _ in range(count)]
     # The last digits of an id are random.
     place = {digit: found[index % count] for index, digit in enumerate("0123456789abcdef")}
     for record in records:
-        key = record.worker if isinstance(record, Heartbeat) else _job_id(record)
-        place.get(key[-1:], found[0]).append(record)
+        place.get(_key(record)[-1:], found[0]).append(record)
     return [part for part in found if part]
 
 
@@ -166,12 +168,18 @@ class _Merger:
         self._attempts: dict[tuple[str, int], Row] = {}
         self._events: dict[tuple[str, int], Row] = {}
         self._workers: dict[str, Heartbeat] = {}
+        self._handlers: dict[str, Defined] = {}
 
     def apply(self, record: Record) -> None:
         if isinstance(record, Heartbeat):
             known = self._workers.get(record.worker)
             if known is None or known.at < record.at:
                 self._workers[record.worker] = record
+            return
+        if isinstance(record, Defined):
+            said = self._handlers.get(record.name)
+            if said is None or said.at < record.at:
+                self._handlers[record.name] = record
             return
         if not self._knows(_job_id(record)):
             log.error(
@@ -295,7 +303,15 @@ class _Merger:
             attempts=[self._attempts[key] for key in sorted(self._attempts)],
             events=[self._events[key] for key in sorted(self._events)],
             workers=[_worker_row(self._workers[key]) for key in sorted(self._workers)],
+            handlers=[_handler_row(self._handlers[key]) for key in sorted(self._handlers)],
         )
+
+
+def _key(record: Record) -> str:
+    """What tells whose record it is from those of others."""
+    if isinstance(record, Heartbeat):
+        return record.worker
+    return record.name if isinstance(record, Defined) else _job_id(record)
 
 
 def _job_id(record: Accepted | Run | Event) -> str:
@@ -380,6 +396,18 @@ def _event_row(event: Event) -> Row:
 def _worker_row(beat: Heartbeat) -> Row:
     row = {name: getattr(beat, name) for name in Heartbeat.__struct_fields__}
     return row | {"lanes": msgspec.json.encode(beat.lanes).decode()}
+
+
+def _handler_row(record: Defined) -> Row:
+    return {
+        "name": as_text(record.name),
+        "lane": as_text(record.lane),
+        "app": as_text(record.app),
+        "definition": as_json(record.definition),
+        "first_seen": record.at,
+        "changed_at": record.at,
+        "seen_at": record.at,
+    }
 
 
 def as_text(value: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -9,15 +10,37 @@ import msgspec
 from sqlalchemy import Row, Select, case, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.definition import Definition
+from mesh.errors import ConfigError
 from mesh.job import State
-from mesh.ports import AgentInfo, AttemptInfo, Backlog, EventInfo, JobFilter, JobInfo
+from mesh.ports import (
+    AgentInfo,
+    AttemptInfo,
+    Backlog,
+    EventInfo,
+    HandlerInfo,
+    JobFilter,
+    JobInfo,
+)
 from mesh.sql import Database, Moment, one_of
 from mesh.wire import Heartbeat, LaneLoad
 from mesh_master import listing
 from mesh_master.merge import LOST
 from mesh_master.tables import Tables
 
-__all__ = ["agents", "attempts", "backlog", "due", "events", "get_jobs", "list_jobs", "workers"]
+__all__ = [
+    "agents",
+    "attempts",
+    "backlog",
+    "due",
+    "events",
+    "get_jobs",
+    "handlers",
+    "list_jobs",
+    "workers",
+]
+
+log = logging.getLogger("mesh")
 
 _lanes = msgspec.json.Decoder(list[LaneLoad])
 _meta = msgspec.json.Decoder(dict[str, str])
@@ -113,6 +136,21 @@ async def workers(
         Heartbeat(**{**row._mapping, "lanes": _lanes.decode(row.lanes)})
         for row in await connection.execute(query)
     ]
+
+
+async def handlers(tables: Tables, connection: AsyncConnection) -> list[HandlerInfo]:
+    found = []
+    for row in await connection.execute(select(tables.handlers).order_by(tables.handlers.c.name)):
+        try:
+            definition = Definition.decode(row.definition)
+        except (msgspec.MsgspecError, ConfigError) as error:
+            # Of a later version, perhaps: that it is there is worth knowing.
+            log.warning("the definition of handler %s cannot be read: %s", row.name, error)
+            definition = Definition(lane=row.lane)
+        found.append(
+            HandlerInfo(row.name, row.app, definition, row.first_seen, row.changed_at, row.seen_at)
+        )
+    return found
 
 
 async def agents(tables: Tables, connection: AsyncConnection) -> list[AgentInfo]:

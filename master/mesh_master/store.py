@@ -23,6 +23,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    delete,
     func,
     literal,
     null,
@@ -50,6 +51,7 @@ from mesh.ports import (
     Check,
     Claimed,
     EventInfo,
+    HandlerInfo,
     JobFilter,
     JobInfo,
     Known,
@@ -428,6 +430,7 @@ class SqlMaster:
         await writes.attempts.run(connection, plan.attempts)
         await writes.events.run(connection, plan.events)
         await writes.workers.run(connection, plan.workers)
+        await writes.handlers.run(connection, plan.handlers)
 
     async def _check_lease(self, connection: AsyncConnection, lease: Lease) -> None:
         held = select(self.tables.leases.c.token).where(self._is_held(lease))
@@ -483,6 +486,16 @@ class SqlMaster:
     async def workers(self, seen_after: float = 0.0) -> list[Heartbeat]:
         async with self.database.read(timeout=_PATIENCE) as connection:
             return await queries.workers(self.tables, connection, seen_after)
+
+    async def handlers(self) -> list[HandlerInfo]:
+        async with self.database.read(timeout=_PATIENCE) as connection:
+            return await queries.handlers(self.tables, connection)
+
+    async def remove_handler(self, name: str) -> bool:
+        handlers = self.tables.handlers
+        async with self.database.write(timeout=_PATIENCE) as connection:
+            gone = await connection.execute(delete(handlers).where(handlers.c.name == name))
+        return gone.rowcount == 1
 
     async def register_agents(self, agents: Mapping[str, str]) -> None:
         rows = [{"name": name, "url": url, "seen_at": None} for name, url in agents.items()]
@@ -618,6 +631,22 @@ class _Writes:
             ["worker"],
             lambda new: {name: new[name] for name in beat},
             lambda new: new["at"] > tables.workers.c["at"],
+        )
+        handlers = tables.handlers.c
+
+        self.handlers = BulkUpsert(
+            database,
+            tables.handlers,
+            [column.name for column in handlers],
+            ["name"],
+            lambda new: {
+                **{name: new[name] for name in ("lane", "app", "definition", "seen_at")},
+                "changed_at": case(
+                    (new["definition"] != handlers.definition, new["changed_at"]),
+                    else_=handlers.changed_at,
+                ),
+            },
+            lambda new: new["seen_at"] > handlers.seen_at,
         )
         registry = ["name", "url", "seen_at"]
         self.agents = BulkUpsert(

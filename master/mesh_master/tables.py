@@ -54,6 +54,8 @@ class Tables:
     """The meta of jobs that have some, to find them by: in the order of the jobs' ids within a
     tag, so that the newest need no sorting."""
     workers: Table
+    handlers: Table
+    """What the code of the apps has, as far as a worker ever said."""
     agents: Table
     leases: Table
     schedules: Table
@@ -81,6 +83,7 @@ class Tables:
             events=_events(metadata, prefix),
             tags=_tags(metadata, prefix),
             workers=_workers(metadata, prefix),
+            handlers=_handlers(metadata, prefix),
             agents=_agents(metadata, prefix),
             leases=_leases(metadata, prefix),
             schedules=_schedules(metadata, prefix),
@@ -256,6 +259,21 @@ def _workers(metadata: MetaData, prefix: str) -> Table:
         Column("state", String, nullable=False),
         Column("lanes", Text, nullable=False),
         Column("finished", Integer, nullable=False),
+    )
+
+
+def _handlers(metadata: MetaData, prefix: str) -> Table:
+    return Table(
+        f"{prefix}handlers",
+        metadata,
+        Column("name", String, primary_key=True),
+        Column("lane", String, nullable=False),
+        Column("app", String, nullable=False),
+        # JSON of mesh.definition.Definition.
+        Column("definition", Text, nullable=False),
+        Column("first_seen", Moment, nullable=False),
+        Column("changed_at", Moment, nullable=False),
+        Column("seen_at", Moment, nullable=False),
     )
 
 

@@ -81,6 +81,7 @@ records: st.SearchStrategy[wire.Record] = st.one_of(
         lanes=st.lists(st.builds(wire.LaneLoad, texts, numbers, numbers, numbers), max_size=3),
         finished=numbers,
     ),
+    st.builds(wire.Defined, texts, texts, times, texts, st.binary(max_size=30)),
 )
 
 JOB = wire.Envelope(new_job_id(), "f", b"{}", "default", 3, 1.0)
@@ -95,6 +96,7 @@ def test_every_kind_of_record_is_tried() -> None:
         "finished",
         "event",
         "heartbeat",
+        "defined",
     }
 
 

@@ -1,4 +1,5 @@
-"""What a worker tells the master between settlements: starts, events, heartbeats.
+"""What a worker tells the master between settlements: starts, events, heartbeats, and at first
+what handlers it has.
 
 Records gather for ``_GATHER`` seconds and leave in one ledger write. A start whose job ends
 before that write is left out: its outcome says all that it would. While the agent is away
@@ -10,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from mesh.errors import AgentError
 from mesh.ports import Agent
 from mesh.service import Backoff
-from mesh.wire import Event, Heartbeat, Record
+from mesh.wire import Defined, Event, Heartbeat, Record
 from mesh_workers.outcome import Run, start
 
 __all__ = ["Reporter"]
@@ -33,6 +35,7 @@ class Reporter:
         self._starts: dict[tuple[str, int], Run] = {}
         self._events: list[Event] = []
         self._heartbeat: Heartbeat | None = None
+        self._defined: Sequence[Defined] = ()
         self._some = asyncio.Event()
         self._writing = asyncio.Lock()
         self.dropped = 0
@@ -60,6 +63,11 @@ class Reporter:
         self._heartbeat = record
         self._some.set()
 
+    def defined(self, records: Sequence[Defined]) -> None:
+        """Say once what handlers there are."""
+        self._defined = records
+        self._some.set()
+
     @property
     def has_events(self) -> bool:
         """Whether some wait, or are on their way: then ``flush`` returns after they are written."""
@@ -68,6 +76,10 @@ class Reporter:
     async def flush(self) -> None:
         """Write all that is here now. Raises ``AgentError``; then it is here still."""
         async with self._writing:
+            if self._defined:
+                # An entry of their own: see mesh.wire.
+                await self._agent.append(self._defined)
+                self._defined = ()
             starts, self._starts = self._starts, {}
             events, self._events = self._events, []
             heartbeat, self._heartbeat = self._heartbeat, None

@@ -21,7 +21,7 @@ from mesh.errors import AgentError, ConfigError
 from mesh.job import check_name
 from mesh.ports import Agent
 from mesh.service import Backoff, Service, unique_name
-from mesh.wire import Envelope, Heartbeat
+from mesh.wire import Defined, Envelope, Heartbeat
 from mesh_workers.follow import Following
 from mesh_workers.keeper import LeaseKeeper
 from mesh_workers.lane import Lane
@@ -127,6 +127,7 @@ class Worker(Service):
                 ", ".join(f"{lane.name} x{lane.concurrency}" for lane in self.lanes),
                 self._agent_name,
             )
+            reporter.defined(self._defined())
             ready()
             await self.stopping.wait()
             reporter.heartbeat(self._heartbeat("draining"))
@@ -160,6 +161,13 @@ class Worker(Service):
         while True:
             reporter.heartbeat(self._heartbeat("draining" if self.stopping.is_set() else "running"))
             await self._app.clock.sleep(self._app.config.heartbeat)
+
+    def _defined(self) -> list[Defined]:
+        now = self._app.now()
+        return [
+            Defined(name, handler.lane, now, "", handler.definition.encode())
+            for name, handler in self._app.handlers.items()
+        ]
 
     def _heartbeat(self, state: str) -> Heartbeat:
         return Heartbeat(

@@ -349,7 +349,9 @@ class Mesh(Submitter):
         arguments, result = request_codecs(kind)
         payload = arguments.encode((request,), {}, self.payload_limit)
         options = kind.mesh_options.that_travel().merge(options)
-        job = make_envelope(kind.mesh_name, DEFAULT_LANE, payload, options, self.now())
+        job = make_envelope(
+            *(kind.mesh_name, DEFAULT_LANE, payload, options, self.now()), rare=options.has_rare
+        )
         rules = [r for r in (kind.mesh_limits, self.lane_limits(job.lane)) if r is not None]
         if options.conditional or rules:
             held = make_held(job, options, rules, vars(request))

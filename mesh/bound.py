@@ -47,6 +47,8 @@ R = TypeVar("R")
 Call = tuple[Any, ...] | Mapping[str, Any]
 """One call's arguments: a tuple of positional ones, or a mapping by name."""
 
+_NORMAL = Priority.NORMAL
+
 _TOGETHER = 4096
 """Calls that are stored together by ``enqueue_each``."""
 
@@ -109,6 +111,8 @@ class Bound(Generic[P, R]):
             for rules in (handler.limits, app.lane_limits(self._options.lane or handler.lane))
             if rules is not None
         ]
+        self._lane = handler.lane
+        self._has_rare = self._options.has_rare
         self._is_held = self._options.conditional or bool(self._rules)
         """The master stores its jobs first."""
 
@@ -116,6 +120,7 @@ class Bound(Generic[P, R]):
         """The same for jobs that the handler of job ``parent`` enqueues."""
         child = copy(self)
         child._options = dataclasses.replace(self._options, parent=parent)
+        child._has_rare = True
         return child
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
@@ -250,7 +255,8 @@ class Bound(Generic[P, R]):
         )
 
     def _envelope(self, payload: bytes, now: float) -> Envelope:
-        return make_envelope(self._handler.name, self._handler.lane, payload, self._options, now)
+        name, lane = self._handler.name, self._lane
+        return make_envelope(name, lane, payload, self._options, now, rare=self._has_rare)
 
     def _held(self, job: Envelope) -> Held:
         arguments: dict[str, Any] = {}
@@ -259,35 +265,43 @@ class Bound(Generic[P, R]):
         return make_held(job, self._options, self._rules, arguments)
 
 
-def make_envelope(name: str, lane: str, payload: bytes, options: Options, now: float) -> Envelope:
-    """A job for ``payload``, as the options say."""
+def make_envelope(
+    name: str, lane: str, payload: bytes, options: Options, now: float, *, rare: bool
+) -> Envelope:
+    """A job for ``payload``, as the options say; ``rare`` is their ``has_rare``."""
     due_at = options.at or 0.0
     if options.delay:
         due_at = now + options.delay
-    expires_at = deadline = 0.0
-    if options.expires is not None:
-        expires_at = _until("expires", options.expires, now, due_at)
-    if options.deadline is not None:
-        deadline = _until("deadline", options.deadline, now, due_at)
-    return Envelope(
-        id=options.id or new_job_id(),
-        name=name,
-        payload=payload,
-        lane=options.lane or lane,
-        priority=options.priority or Priority.NORMAL,
-        enqueued_at=now,
-        due_at=due_at if due_at > now else 0.0,
-        timeout=options.timeout,
-        retry=options.retry,
-        meta=options.meta,
-        result_ttl=options.result_ttl,
-        given_id=options.id is not None,
-        key=options.key,
-        agent=options.agent,
-        expires_at=expires_at,
-        deadline=deadline,
-        parent=options.parent,
+    # By position, and the rare ones apart: this is done for each job.
+    job = Envelope(
+        options.id or new_job_id(),
+        name,
+        payload,
+        options.lane or lane,
+        options.priority or _NORMAL,
+        now,
+        1,
+        due_at if due_at > now else 0.0,
+        options.timeout,
+        options.retry,
+        options.meta,
+        options.id is not None,
     )
+    return _with_rare(job, options, due_at) if rare else job
+
+
+def _with_rare(job: Envelope, options: Options, due_at: float) -> Envelope:
+    now = job.enqueued_at
+    given = {
+        "result_ttl": options.result_ttl,
+        "key": options.key,
+        "agent": options.agent,
+        "parent": options.parent,
+    }
+    for field, value in (("expires_at", options.expires), ("deadline", options.deadline)):
+        if value is not None:
+            given[field] = _until(field.removesuffix("_at"), value, now, due_at)
+    return msgspec.structs.replace(job, **{f: v for f, v in given.items() if v is not None})
 
 
 def _partly(

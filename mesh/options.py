@@ -139,6 +139,12 @@ class Options:
         return cls(**{key: _CHECKS[key](value) for key, value in given.items()})
 
     @property
+    def has_rare(self) -> bool:
+        """Something is given that few jobs are told."""
+        rare = (self.result_ttl, self.key, self.agent, self.parent, self.expires, self.deadline)
+        return any(value is not None for value in rare)
+
+    @property
     def conditional(self) -> bool:
         """They are the master's to see to."""
         return (

@@ -31,7 +31,7 @@ from mesh.job import State
 from mesh.ports import Agent, Master
 from mesh.recurring import ScheduleInfo, SlotOutcome, slot_job_id
 from mesh.schedule import Schedule
-from mesh.service import Service
+from mesh.service import Backoff, Problems, Service
 from mesh_master.leader import Term, lead
 from mesh_master.reconcile import reconcile
 
@@ -140,7 +140,7 @@ class Scheduler(Service):
         self._reconciled_at = float("-inf")
         self._watched: list[ScheduleInfo] = []
         """Active schedules whose jobs' ends matter."""
-        self._said: dict[str, str] = {}
+        self._problems = Problems(self.name)
 
     async def run(self, ready: Callable[[], None]) -> None:
         ready()
@@ -156,14 +156,8 @@ class Scheduler(Service):
 
     async def _duty(self, term: Term) -> None:
         self._reconciled_at = float("-inf")
-        while not term.over.is_set():
-            pause = self._interval
-            try:
-                pause = await self.round()
-            except MasterError as error:
-                self._say("", str(error))
-            else:
-                self._say("", "")
+        backoff = Backoff(term.over, self._interval, self._interval, self._clock)
+        while (pause := await backoff.retry(self.name, self.round, MasterError)) is not None:
             await self._clock.wait(term.over, pause)
 
     async def round(self) -> float:
@@ -197,7 +191,7 @@ class Scheduler(Service):
         try:
             await what(schedule)
         except InvalidSchedule as error:
-            self._say(schedule.name, str(error))
+            self._problems.say(error, schedule.name)
 
     # making ----------------------------------------------------------------------------------
 
@@ -310,11 +304,5 @@ class Scheduler(Service):
             try:
                 gone += await agent.withdraw(lane, priority, job_ids)
             except AgentError as error:
-                self._say(name, str(error))
+                self._problems.say(error, name)
         return gone
-
-    def _say(self, about: str, problem: str) -> None:
-        """Log a problem once, until it changes or is over."""
-        if problem and self._said.get(about) != problem:
-            log.warning("%s: %s; trying again", self.name, problem)
-        self._said[about] = problem

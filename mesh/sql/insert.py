@@ -157,4 +157,6 @@ class InsertAll:
                 each = [dict(zip(columns, row, strict=True)) for row in part]
                 await connection.execute(table.insert(), each)
         except exc.IntegrityError as error:
-            raise Conflict if is_conflict(error) else error from error
+            if not is_conflict(error):
+                raise
+            raise Conflict from error

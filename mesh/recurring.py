@@ -17,13 +17,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 from msgspec import Struct
 
+from mesh.clock import to_datetime
 from mesh.job import Priority, State
 from mesh.retry import Retry
 from mesh.wire import Envelope
@@ -99,7 +100,7 @@ class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def next_slot(self, after: float) -> float | None:
         """The first slot after that moment, both in seconds since the epoch."""
-        slot = self.schedule.next_after(datetime.fromtimestamp(after, UTC))
+        slot = self.schedule.next_after(to_datetime(after))
         return None if slot is None else slot.timestamp()
 
     def job(
@@ -113,7 +114,7 @@ class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
         """A job of the schedule ``name``; for a slot, due then, give or take the jitter."""
         delay = timedelta()
         if slot is not None:
-            delay = self.schedule.delay(datetime.fromtimestamp(slot, UTC), name)
+            delay = self.schedule.delay(to_datetime(slot), name)
         due_at = 0.0 if slot is None else slot + delay.total_seconds()
         # A slot that was missed and is caught up with has as much time as any other.
         start = max(due_at, now)

@@ -23,9 +23,8 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime
 
-from mesh.clock import Clock, SystemClock
+from mesh.clock import Clock, SystemClock, to_datetime
 from mesh.errors import AgentError, InvalidSchedule, MasterError
 from mesh.job import State
 from mesh.ports import Agent, Master
@@ -88,7 +87,7 @@ def _latest(rule: Schedule, since: float, until: float, count: int) -> list[floa
     window = 60.0
     while count:
         begin = max(since, until - window)
-        slots = [slot.timestamp() for slot in rule.between(_moment(begin), _moment(until))]
+        slots = [slot.timestamp() for slot in rule.between(to_datetime(begin), to_datetime(until))]
         if len(slots) >= count or begin <= since:
             return slots[-count:]
         window *= 8
@@ -96,16 +95,12 @@ def _latest(rule: Schedule, since: float, until: float, count: int) -> list[floa
 
 
 def _next(rule: Schedule, after: float) -> float | None:
-    slot = rule.next_after(_moment(after))
+    slot = rule.next_after(to_datetime(after))
     return None if slot is None else slot.timestamp()
 
 
-def _moment(moment: float) -> datetime:
-    return datetime.fromtimestamp(moment, UTC)
-
-
 def _shown(moment: float) -> str:
-    return _moment(moment).isoformat(timespec="seconds")
+    return to_datetime(moment).isoformat(timespec="seconds")
 
 
 class Scheduler(Service):

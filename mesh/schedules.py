@@ -14,6 +14,8 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 
+import msgspec
+
 from mesh.errors import ConfigError, MasterError, ScheduleExists, ScheduleNotFound, did_you_mean
 from mesh.handler import Handler
 from mesh.job import Priority, PriorityName, new_job_id
@@ -231,7 +233,7 @@ class AppSchedules:
         changes |= {k: v for k in _OF_JOBS if (v := getattr(jobs, k)) is not None}
         if "priority" in changes:
             changes["priority"] = int(changes["priority"])
-        return _replaced(definition, {**changes, **values})
+        return msgspec.structs.replace(definition, **(changes | values))
 
     async def pause(self, name: str) -> ScheduleInfo:
         """No more jobs; what was made ahead and has not started is withdrawn, within about a
@@ -308,11 +310,6 @@ def _job_options(values: dict[str, Any]) -> Options:
     """What a schedule says of its jobs, taken out of ``values``."""
     given = {key: values.pop(key) for key in _OF_JOBS if key in values}
     return Options.parse(given, _OF_JOBS).for_one_job().for_many_jobs("schedule")
-
-
-def _replaced(definition: Definition, changes: Mapping[str, Any]) -> Definition:
-    values = {field: getattr(definition, field) for field in definition.__struct_fields__}
-    return Definition(**{**values, **changes})
 
 
 def _checked(given: Mapping[str, Any]) -> dict[str, Any]:

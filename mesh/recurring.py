@@ -25,7 +25,7 @@ import msgspec
 from msgspec import Struct
 
 from mesh.clock import to_datetime
-from mesh.job import Priority, State
+from mesh.job import Priority, State, made_job_id
 from mesh.retry import Retry
 from mesh.wire import Envelope
 
@@ -150,10 +150,8 @@ def _parse(expression: str) -> Schedule:
 
 def slot_job_id(name: str, slot: float, revision: int) -> str:
     """The id of a slot's job: a UUIDv7 of the slot's moment, the same whoever makes it."""
-    moment = f"{int(slot * 1000):012x}"
     digest = hashlib.sha256(f"{name}\0{slot!r}\0{revision}".encode()).hexdigest()
-    variant = "89ab"[int(digest[3], 16) & 3]
-    return f"{moment[:8]}-{moment[8:]}-7{digest[:3]}-{variant}{digest[4:7]}-{digest[7:19]}"
+    return made_job_id(slot, digest)
 
 
 @dataclass(frozen=True, slots=True)

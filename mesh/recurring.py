@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Declaration",
     "Definition",
+    "NAME_CHARACTER",
     "Existing",
     "Missed",
     "Orphaned",
@@ -46,6 +47,8 @@ __all__ = [
     "slot_job_id",
 ]
 
+NAME_CHARACTER = r"[A-Za-z0-9_.:/-]"
+"""A pattern: what the names of schedules, and an app's prefix of them, are made of."""
 Missed = Literal["skip", "catch_up", "ignore"]
 """What becomes of slots that passed while nobody made jobs: the latest runs once; each runs, in
 order, the latest ``catch_up_limit`` of them; none runs."""

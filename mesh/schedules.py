@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, get_args
 
 import msgspec
 
@@ -21,7 +21,15 @@ from mesh.handler import Handler
 from mesh.job import Priority, PriorityName, new_job_id
 from mesh.options import Options
 from mesh.ports import Master
-from mesh.recurring import Declaration, Definition, Missed, Overlap, ScheduleInfo, SlotOutcome
+from mesh.recurring import (
+    NAME_CHARACTER,
+    Declaration,
+    Definition,
+    Missed,
+    Overlap,
+    ScheduleInfo,
+    SlotOutcome,
+)
 from mesh.retry import Retry
 from mesh.service import Backoff, Service
 
@@ -38,7 +46,7 @@ Expression: TypeAlias = "str | timedelta | Schedule"
 DECLARE_EVERY = 15.0
 """Seconds between two declarations of a process."""
 
-_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,200}\Z")
+_NAME = re.compile(rf"{NAME_CHARACTER}{{1,200}}\Z")
 
 
 class ScheduleOptions(TypedDict, total=False):
@@ -72,8 +80,8 @@ class ScheduleOptions(TypedDict, total=False):
 _OF_JOBS = ("lane", "priority", "timeout", "expires", "deadline", "retry", "meta", "result_ttl")
 _OF_TIME = ("timezone", "start", "end", "jitter", "day_or")
 _CHOICES: Mapping[str, tuple[str, ...]] = {
-    "missed": ("skip", "catch_up", "ignore"),
-    "overlap": ("allow", "skip", "queue"),
+    "missed": get_args(Missed),
+    "overlap": get_args(Overlap),
 }
 _COUNTS = {"catch_up_limit": 10_000, "disable_after_failures": 1_000}
 

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, get_type_hints
 
 import msgspec
 
@@ -22,6 +22,7 @@ from mesh.clock import parse_duration
 from mesh.errors import ConfigError, did_you_mean
 from mesh.job import TERMINAL, State, check_name
 from mesh.limits import LimitRules
+from mesh.recurring import NAME_CHARACTER, Existing, Orphaned
 from mesh.retry import DEFAULT_RETRY, Retry
 
 __all__ = ["RETENTION", "AgentConfig", "Config", "convert"]
@@ -86,9 +87,9 @@ class Config:
     named is kept for ever, `{}` or `off` keeps all. Default: `succeeded` 7 days, others 30."""
     schedule_prefix: str = ""
     """In front of the names of the app's schedules: for apps that share a cluster."""
-    schedules_existing: Literal["update_from_code", "keep_database"] = "update_from_code"
+    schedules_existing: Existing = "update_from_code"
     """When a process starts whose code has a schedule that the master has otherwise."""
-    schedules_orphaned: Literal["disable", "ignore", "delete"] = "disable"
+    schedules_orphaned: Orphaned = "disable"
     """What becomes of a schedule that no living process of the app has in its code any more."""
 
     given: frozenset[str] = frozenset()
@@ -213,7 +214,7 @@ def _check_url(place: str, key: str, value: Any) -> str:
     return value
 
 
-_PREFIX = re.compile(r"[A-Za-z0-9_.:/-]{0,64}\Z")
+_PREFIX = re.compile(rf"{NAME_CHARACTER}{{0,64}}\Z")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 

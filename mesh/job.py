@@ -28,6 +28,7 @@ __all__ = [
     "check_job_id",
     "check_name",
     "is_job_id",
+    "made_job_id",
     "new_job_id",
     "state_version",
 ]
@@ -171,10 +172,22 @@ def new_job_id() -> str:
     return f"{moment[:8]}-{moment[8:]}{tail}"
 
 
+def made_job_id(moment: float, digits: str) -> str:
+    """The UUIDv7 of that moment whose other bits are the first 20 hexadecimal digits given: the
+    same whoever makes it."""
+    head = f"{int(moment * 1000):012x}"
+    (tail,) = _tails(digits[:20])
+    return f"{head[:8]}-{head[8:]}{tail}"
+
+
 def _new_tails(count: int) -> list[str]:
     """What follows the moment in an id: version, variant, and 74 bits from the system's source
     of randomness."""
-    digits = os.urandom(10 * count).hex()
+    return _tails(os.urandom(10 * count).hex())
+
+
+def _tails(digits: str) -> list[str]:
+    """One for each 20 of the hexadecimal digits."""
     parts = [digits[at : at + 20] for at in range(0, len(digits), 20)]
     return [
         f"-7{part[:3]}-{'89ab'[int(part[3], 16) & 3]}{part[4:7]}-{part[7:19]}" for part in parts

@@ -17,14 +17,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 from msgspec import Struct
 
-from mesh.job import Priority, State
+from mesh.clock import to_datetime
+from mesh.job import Priority, State, made_job_id
 from mesh.retry import Retry
 from mesh.wire import Envelope
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Declaration",
     "Definition",
+    "NAME_CHARACTER",
     "Existing",
     "Missed",
     "Orphaned",
@@ -45,6 +47,8 @@ __all__ = [
     "slot_job_id",
 ]
 
+NAME_CHARACTER = r"[A-Za-z0-9_.:/-]"
+"""A pattern: what the names of schedules, and an app's prefix of them, are made of."""
 Missed = Literal["skip", "catch_up", "ignore"]
 """What becomes of slots that passed while nobody made jobs: the latest runs once; each runs, in
 order, the latest ``catch_up_limit`` of them; none runs."""
@@ -99,7 +103,7 @@ class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def next_slot(self, after: float) -> float | None:
         """The first slot after that moment, both in seconds since the epoch."""
-        slot = self.schedule.next_after(datetime.fromtimestamp(after, UTC))
+        slot = self.schedule.next_after(to_datetime(after))
         return None if slot is None else slot.timestamp()
 
     def job(
@@ -113,7 +117,7 @@ class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
         """A job of the schedule ``name``; for a slot, due then, give or take the jitter."""
         delay = timedelta()
         if slot is not None:
-            delay = self.schedule.delay(datetime.fromtimestamp(slot, UTC), name)
+            delay = self.schedule.delay(to_datetime(slot), name)
         due_at = 0.0 if slot is None else slot + delay.total_seconds()
         # A slot that was missed and is caught up with has as much time as any other.
         start = max(due_at, now)
@@ -149,10 +153,8 @@ def _parse(expression: str) -> Schedule:
 
 def slot_job_id(name: str, slot: float, revision: int) -> str:
     """The id of a slot's job: a UUIDv7 of the slot's moment, the same whoever makes it."""
-    moment = f"{int(slot * 1000):012x}"
     digest = hashlib.sha256(f"{name}\0{slot!r}\0{revision}".encode()).hexdigest()
-    variant = "89ab"[int(digest[3], 16) & 3]
-    return f"{moment[:8]}-{moment[8:]}-7{digest[:3]}-{variant}{digest[4:7]}-{digest[7:19]}"
+    return made_job_id(slot, digest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, get_args
+
+import msgspec
 
 from mesh.errors import ConfigError, MasterError, ScheduleExists, ScheduleNotFound, did_you_mean
 from mesh.handler import Handler
 from mesh.job import Priority, PriorityName, new_job_id
 from mesh.options import Options
 from mesh.ports import Master
-from mesh.recurring import Declaration, Definition, Missed, Overlap, ScheduleInfo, SlotOutcome
+from mesh.recurring import (
+    NAME_CHARACTER,
+    Declaration,
+    Definition,
+    Missed,
+    Overlap,
+    ScheduleInfo,
+    SlotOutcome,
+)
 from mesh.retry import Retry
 from mesh.service import Backoff, Service
 
@@ -36,7 +46,7 @@ Expression: TypeAlias = "str | timedelta | Schedule"
 DECLARE_EVERY = 15.0
 """Seconds between two declarations of a process."""
 
-_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,200}\Z")
+_NAME = re.compile(rf"{NAME_CHARACTER}{{1,200}}\Z")
 
 
 class ScheduleOptions(TypedDict, total=False):
@@ -70,8 +80,8 @@ class ScheduleOptions(TypedDict, total=False):
 _OF_JOBS = ("lane", "priority", "timeout", "expires", "deadline", "retry", "meta", "result_ttl")
 _OF_TIME = ("timezone", "start", "end", "jitter", "day_or")
 _CHOICES: Mapping[str, tuple[str, ...]] = {
-    "missed": ("skip", "catch_up", "ignore"),
-    "overlap": ("allow", "skip", "queue"),
+    "missed": get_args(Missed),
+    "overlap": get_args(Overlap),
 }
 _COUNTS = {"catch_up_limit": 10_000, "disable_after_failures": 1_000}
 
@@ -231,7 +241,7 @@ class AppSchedules:
         changes |= {k: v for k in _OF_JOBS if (v := getattr(jobs, k)) is not None}
         if "priority" in changes:
             changes["priority"] = int(changes["priority"])
-        return _replaced(definition, {**changes, **values})
+        return msgspec.structs.replace(definition, **(changes | values))
 
     async def pause(self, name: str) -> ScheduleInfo:
         """No more jobs; what was made ahead and has not started is withdrawn, within about a
@@ -308,11 +318,6 @@ def _job_options(values: dict[str, Any]) -> Options:
     """What a schedule says of its jobs, taken out of ``values``."""
     given = {key: values.pop(key) for key in _OF_JOBS if key in values}
     return Options.parse(given, _OF_JOBS).for_one_job().for_many_jobs("schedule")
-
-
-def _replaced(definition: Definition, changes: Mapping[str, Any]) -> Definition:
-    values = {field: getattr(definition, field) for field in definition.__struct_fields__}
-    return Definition(**{**values, **changes})
 
 
 def _checked(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from typing import Any, Self, TypeVar
 from mesh.clock import Clock, SystemClock
 from mesh.errors import MeshError
 
-__all__ = ["Backoff", "Group", "Service", "unique_name"]
+__all__ = ["Backoff", "Group", "Problems", "Service", "pass_on", "unique_name"]
 
 log = logging.getLogger("mesh")
 T = TypeVar("T")
@@ -31,6 +31,12 @@ T = TypeVar("T")
 def unique_name() -> str:
     """A name for a worker or coordinator of this process, by which people can find it."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+async def pass_on(event: asyncio.Event, to: asyncio.Event) -> None:
+    """Set ``to`` once ``event`` is set: for what waits for one of several reasons."""
+    await event.wait()
+    to.set()
 
 
 class Service:
@@ -168,6 +174,26 @@ class Group(Service):
                 raise end
 
 
+class Problems:
+    """What is amiss: logged once for each subject, until it changes or is over."""
+
+    def __init__(self, name: str) -> None:
+        """``name`` says whose problems these are."""
+        self._name = name
+        self._said: dict[str, str] = {}
+
+    def say(self, problem: object, about: str = "") -> None:
+        """Log it, unless it is what was said about this subject last."""
+        text = str(problem)
+        if self._said.get(about, "") != text:
+            self._said[about] = text
+            log.warning("%s: %s; trying again", self._name, text)
+
+    def over(self, about: str = "") -> bool:
+        """Nothing is amiss with this subject any more. Whether something was."""
+        return self._said.pop(about, None) is not None
+
+
 class Backoff:
     """Pauses between tries that double from ``first`` to ``longest`` seconds.
 
@@ -203,17 +229,15 @@ class Backoff:
     ) -> T | None:
         """The result of ``attempt``, tried until it raises none of ``errors``; ``None`` if
         ``stopping`` was set before. Each failure is logged once until its text changes."""
-        said = ""
+        problems = Problems(what)
         while not self._stopping.is_set():
             try:
                 result = await attempt()
             except errors as error:
-                if str(error) != said:
-                    said = str(error)
-                    log.warning("%s: %s; trying again", what, error)
+                problems.say(error)
                 await self.wait()
             else:
-                if said:
+                if problems.over():
                     log.warning("%s: back", what)
                 self.reset()
                 return result

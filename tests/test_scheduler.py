@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -200,17 +201,12 @@ class TestMaking:
         self, rig: Rig, caplog: pytest.LogCaptureFixture
     ) -> None:
         broken = await rig.app.schedules.create("work", "every second", name="broken")
-        definition = msgspec_replace(broken.definition, expression="every blue moon")
+        definition = msgspec.structs.replace(broken.definition, expression="every blue moon")
         await rig.master.schedules.update("broken", 1, quietly=True, definition=definition)
         await rig.app.schedules.create("work", "every second", name="whole")
         await rig.scheduler.round()
         assert len(await rig.slots("whole")) == 60
         assert "blue" in caplog.text
-
-
-def msgspec_replace(definition: Definition, **changes: Any) -> Definition:
-    values = {field: getattr(definition, field) for field in definition.__struct_fields__}
-    return Definition(**{**values, **changes})
 
 
 class TestMissedSlots:

@@ -29,7 +29,6 @@ master's signal that jobs were stored, a recorder, the moment when a rate lets t
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from math import inf
@@ -37,12 +36,10 @@ from math import inf
 from mesh.clock import Clock, SystemClock
 from mesh.errors import AgentError, MasterError, PublishOutcomeUnknown
 from mesh.ports import HELD, Agent, Claimed, Master
-from mesh.service import Backoff, Service
+from mesh.service import Backoff, Problems, Service, pass_on
 from mesh.wire import Envelope, Finished, Record, Started
 
 __all__ = ["Dispatcher"]
-
-log = logging.getLogger("mesh")
 
 _SWEEP = 2.0
 """Seconds between two looks for ends that nobody said."""
@@ -79,7 +76,7 @@ class Dispatcher(Service):
         self._batch = batch
         self._claim = claim
         self._turn = count()
-        self._said: dict[str, str] = {}
+        self._problems = Problems(self.name)
         self._wake = asyncio.Event()
         self._untold: set[str] = set()
         self._waits = self._gated = True
@@ -99,7 +96,7 @@ class Dispatcher(Service):
         ready()
         backoff = Backoff(self.stopping, first=self._interval, clock=self._clock)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._wake_to_stop())
+            tasks.create_task(pass_on(self.stopping, self._wake))
             with self._master.signals.waiting(HELD, self._wake):
                 looks = 0
                 while not self.stopping.is_set():
@@ -115,10 +112,6 @@ class Dispatcher(Service):
                         # An agent that is down is not asked more often, whatever comes.
                         await self._clock.wait(self.stopping, self._interval)
                         await self._clock.wait(self._wake, 3 * self._interval)
-
-    async def _wake_to_stop(self) -> None:
-        await self.stopping.wait()
-        self._wake.set()
 
     def _pause(self, looks: int) -> float:
         pause = min(self._interval, self._master.signals.pause(looks))
@@ -179,8 +172,8 @@ class Dispatcher(Service):
         agents = [a for a in self._agents(lane) if pinned is None or a.name == pinned]
         if not agents:
             which = f"agent '{pinned}'" if pinned else "agent"
-            self._say(
-                f"{lane} {pinned}", f"no {which} serves the lane '{lane}', for which jobs are due"
+            self._problems.say(
+                f"no {which} serves the lane '{lane}', for which jobs are due", f"{lane} {pinned}"
             )
             return jobs
         first = next(self._turn) % len(agents)
@@ -194,17 +187,14 @@ class Dispatcher(Service):
                 problem = outcome
                 if not isinstance(outcome, PublishOutcomeUnknown):
                     refused.append(job)
-            self._say(agent.name, str(problem) if problem else "")
+            if problem is None:
+                self._problems.over(agent.name)
+            else:
+                self._problems.say(problem, agent.name)
             jobs = refused
             if not jobs:
                 break
         return jobs
-
-    def _say(self, about: str, problem: str) -> None:
-        """Log a problem once, until it changes or is over."""
-        if problem and self._said.get(about) != problem:
-            log.warning("%s: %s; trying again", self.name, problem)
-        self._said[about] = problem
 
 
 async def _outcomes(agent: Agent, jobs: Sequence[Envelope]) -> Sequence[AgentError | None]:

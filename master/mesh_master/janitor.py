@@ -25,7 +25,7 @@ from mesh.clock import Clock, SystemClock
 from mesh.errors import MasterError
 from mesh.job import State
 from mesh.ports import Master
-from mesh.service import Service
+from mesh.service import Problems, Service
 from mesh.settings import ClusterSettings, Mode
 from mesh_master.leader import Term, lead
 
@@ -81,16 +81,14 @@ class Janitor(Service):
         )
 
     async def _duty(self, term: Term) -> None:
-        said = ""
+        problems = Problems(self.name)
         while not term.over.is_set():
             try:
                 await self._sweep(term.over)
             except MasterError as error:
-                if str(error) != said:
-                    said = str(error)
-                    log.warning("%s: %s; trying again", self.name, error)
+                problems.say(error)
             else:
-                said = ""
+                problems.over()
             await self._clock.wait(term.over, self._interval)
 
     async def _sweep(self, over: asyncio.Event) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from mesh.clock import Clock
 from mesh.errors import MasterError
 from mesh.ports import Lease, Master
-from mesh.service import Backoff
+from mesh.service import Backoff, pass_on
 
 __all__ = ["Term", "lead"]
 
@@ -86,7 +86,7 @@ async def _serve(
     async with asyncio.TaskGroup() as tasks:
         keepers = [
             tasks.create_task(_keep(master, term, asked, clock)),
-            tasks.create_task(_end_with(stopping, term)),
+            tasks.create_task(pass_on(stopping, term.over)),
         ]
         try:
             await duty(term)
@@ -97,11 +97,6 @@ async def _serve(
         await master.release(term.lease)
     except MasterError as error:
         log.info("lease '%s' was not released, it will expire: %s", term.lease.name, error)
-
-
-async def _end_with(stopping: asyncio.Event, term: Term) -> None:
-    await stopping.wait()
-    term.over.set()
 
 
 async def _keep(master: Master, term: Term, asked: float, clock: Clock) -> None:

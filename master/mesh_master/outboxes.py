@@ -14,7 +14,7 @@ from collections.abc import Callable
 from mesh.clock import Clock, SystemClock
 from mesh.errors import MasterError, WireError
 from mesh.ports import Master
-from mesh.service import Backoff, Service
+from mesh.service import Backoff, Service, pass_on
 from mesh.sql.outbox import Outbox
 
 __all__ = ["OutboxDuty"]
@@ -41,16 +41,12 @@ class OutboxDuty(Service):
             if await backoff.retry(self.name, self._open, MasterError) is None:
                 return
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._wake_to_stop())
+                tasks.create_task(pass_on(self.stopping, self._wake))
                 with self._outbox.waiting(self._wake):
                     await self._empty_again_and_again(backoff)
         finally:
             await self._outbox.close()
             await self._master.close()
-
-    async def _wake_to_stop(self) -> None:
-        await self.stopping.wait()
-        self._wake.set()
 
     async def _empty_again_and_again(self, backoff: Backoff) -> None:
         looks = 0

@@ -25,7 +25,7 @@ from typing import Any
 from mesh.clock import Clock, SystemClock
 from mesh.errors import AgentError, LeaseLost, MasterError, WireError
 from mesh.ports import Agent, Ledger, LedgerBatch, Master
-from mesh.service import Backoff, Service
+from mesh.service import Backoff, Problems, Service
 from mesh.wire import Record
 from mesh_master.gather import Gathering
 from mesh_master.leader import Term, lead
@@ -95,15 +95,13 @@ class Recorder(Service):
 
     async def _lead(self, term: Term) -> None:
         backoff = Backoff(term.over, clock=self._clock)
-        said = ""
+        problems = Problems(self.name)
         try:
             while not term.over.is_set():
                 try:
                     await self._read_on(term, backoff)
                 except (AgentError, WireError) as error:
-                    if str(error) != said:
-                        said = str(error)
-                        log.warning("%s: %s; trying again", self.name, error)
+                    problems.say(error)
                     await backoff.wait()
         finally:
             self.leading.clear()

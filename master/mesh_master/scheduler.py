@@ -23,15 +23,14 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime
 
-from mesh.clock import Clock, SystemClock
+from mesh.clock import Clock, SystemClock, to_datetime
 from mesh.errors import AgentError, InvalidSchedule, MasterError
 from mesh.job import State
 from mesh.ports import Agent, Master
 from mesh.recurring import ScheduleInfo, SlotOutcome, slot_job_id
 from mesh.schedule import Schedule
-from mesh.service import Service
+from mesh.service import Backoff, Problems, Service
 from mesh_master.leader import Term, lead
 from mesh_master.reconcile import reconcile
 
@@ -88,7 +87,7 @@ def _latest(rule: Schedule, since: float, until: float, count: int) -> list[floa
     window = 60.0
     while count:
         begin = max(since, until - window)
-        slots = [slot.timestamp() for slot in rule.between(_moment(begin), _moment(until))]
+        slots = [slot.timestamp() for slot in rule.between(to_datetime(begin), to_datetime(until))]
         if len(slots) >= count or begin <= since:
             return slots[-count:]
         window *= 8
@@ -96,16 +95,12 @@ def _latest(rule: Schedule, since: float, until: float, count: int) -> list[floa
 
 
 def _next(rule: Schedule, after: float) -> float | None:
-    slot = rule.next_after(_moment(after))
+    slot = rule.next_after(to_datetime(after))
     return None if slot is None else slot.timestamp()
 
 
-def _moment(moment: float) -> datetime:
-    return datetime.fromtimestamp(moment, UTC)
-
-
 def _shown(moment: float) -> str:
-    return _moment(moment).isoformat(timespec="seconds")
+    return to_datetime(moment).isoformat(timespec="seconds")
 
 
 class Scheduler(Service):
@@ -140,7 +135,7 @@ class Scheduler(Service):
         self._reconciled_at = float("-inf")
         self._watched: list[ScheduleInfo] = []
         """Active schedules whose jobs' ends matter."""
-        self._said: dict[str, str] = {}
+        self._problems = Problems(self.name)
 
     async def run(self, ready: Callable[[], None]) -> None:
         ready()
@@ -156,14 +151,8 @@ class Scheduler(Service):
 
     async def _duty(self, term: Term) -> None:
         self._reconciled_at = float("-inf")
-        while not term.over.is_set():
-            pause = self._interval
-            try:
-                pause = await self.round()
-            except MasterError as error:
-                self._say("", str(error))
-            else:
-                self._say("", "")
+        backoff = Backoff(term.over, self._interval, self._interval, self._clock)
+        while (pause := await backoff.retry(self.name, self.round, MasterError)) is not None:
             await self._clock.wait(term.over, pause)
 
     async def round(self) -> float:
@@ -197,7 +186,7 @@ class Scheduler(Service):
         try:
             await what(schedule)
         except InvalidSchedule as error:
-            self._say(schedule.name, str(error))
+            self._problems.say(error, schedule.name)
 
     # making ----------------------------------------------------------------------------------
 
@@ -310,11 +299,5 @@ class Scheduler(Service):
             try:
                 gone += await agent.withdraw(lane, priority, job_ids)
             except AgentError as error:
-                self._say(name, str(error))
+                self._problems.say(error, name)
         return gone
-
-    def _say(self, about: str, problem: str) -> None:
-        """Log a problem once, until it changes or is over."""
-        if problem and self._said.get(about) != problem:
-            log.warning("%s: %s; trying again", self.name, problem)
-        self._said[about] = problem

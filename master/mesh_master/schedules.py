@@ -20,6 +20,8 @@ __all__ = ["SqlSchedules"]
 
 _PATIENCE = 30.0
 _JOB_COLUMNS = (*merge.JOB_COLUMNS, "schedule", "slot", "schedule_revision")
+_REPEATED = ("app", "existing", "orphaned", "seen_at")
+"""Columns of a declaration that each repetition sets."""
 _KEPT = 24 * 3600.0
 """Seconds for which a declaration is remembered."""
 
@@ -32,23 +34,17 @@ class SqlSchedules:
         self._tables = tables
         self._tags = Tags(database, tables)
         self._new_jobs = InsertNew(database, tables.jobs, _JOB_COLUMNS, "id")
-        declared = [column.name for column in tables.declarations.c]
-        self._declare = BulkUpsert(
-            database,
-            tables.declarations,
-            declared,
+        self._declare = self._declaring(*_REPEATED)
+        self._declare_anew = self._declaring(*_REPEATED, "declared_at")
+
+    def _declaring(self, *changing: str) -> BulkUpsert:
+        """The statement that notes declarations; of those known, the columns that change."""
+        return BulkUpsert(
+            self._database,
+            self._tables.declarations,
+            [column.name for column in self._tables.declarations.c],
             ["name", "hash"],
-            lambda new: {name: new[name] for name in ("app", "existing", "orphaned", "seen_at")},
-        )
-        self._declare_anew = BulkUpsert(
-            database,
-            tables.declarations,
-            declared,
-            ["name", "hash"],
-            lambda new: {
-                name: new[name]
-                for name in ("app", "existing", "orphaned", "declared_at", "seen_at")
-            },
+            lambda new: {name: new[name] for name in changing},
         )
 
     def now(self) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import (
     Column,
     ColumnElement,
+    FromClause,
     Table,
     and_,
     bindparam,
@@ -26,7 +27,15 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from mesh.sql.database import Database, Executor
 
-__all__ = ["BulkUpdate", "BulkUpsert", "Excluded", "as_arrays", "begins_with", "one_of"]
+__all__ = [
+    "BulkUpdate",
+    "BulkUpsert",
+    "Excluded",
+    "as_arrays",
+    "begins_with",
+    "one_of",
+    "unnested",
+]
 
 # What the row would have been, by column name: ``excluded`` in ON CONFLICT DO UPDATE.
 Excluded = Mapping[str, ColumnElement[Any]]
@@ -52,17 +61,9 @@ class BulkUpsert:
         self._columns = tuple(columns)
         self._as_arrays = not database.is_local
         insert = database.insert(table)
-        targets = [table.c[name] for name in self._columns]
         if self._as_arrays:
-            arrays = [bindparam(c.name, type_=ARRAY(c.type, dimensions=1)) for c in targets]
-            rows = (
-                func.unnest(*arrays)
-                .table_valued(*[column(c.name, c.type) for c in targets])
-                .render_derived()
-            )
-            insert = insert.from_select(
-                list(self._columns), select(*[rows.c[name] for name in self._columns])
-            )
+            rows = unnested(table, self._columns)
+            insert = insert.from_select(self._columns, select(*rows.c))
         else:
             insert = insert.values({name: bindparam(name) for name in self._columns})
         if update is None:
@@ -109,18 +110,14 @@ class BulkUpdate:
         column and returns the condition under which a row is changed. ``also`` is set as well,
         to the same in all rows; a ``bindparam`` there is for ``run`` to fill."""
         # Not the columns' own names: those are reserved for the values to set.
-        self._names = [f"new_{name}" for name in columns]
+        prefix = "new_"
+        self._names = [f"{prefix}{name}" for name in columns]
         self._as_arrays = not database.is_local
-        targets = [table.c[name] for name in columns]
         new: dict[str, ColumnElement[Any]]
         if self._as_arrays:
-            kinds = [ARRAY(c.type, dimensions=1) for c in targets]
-            arrays = [bindparam(n, type_=k) for n, k in zip(self._names, kinds, strict=True)]
-            rows = func.unnest(*arrays).table_valued(*[column(c.name, c.type) for c in targets])
-            derived = rows.render_derived("new")
-            new = {name: derived.c[name] for name in columns}
+            new = dict(unnested(table, columns, prefix).c)
         else:
-            new = {c.name: bindparam(f"new_{c.name}", type_=c.type) for c in targets}
+            new = {n: bindparam(f"{prefix}{n}", type_=table.c[n].type) for n in columns}
         values = {table.c[name]: value for name, value in new.items() if name != key}
         values |= {table.c[name]: value for name, value in (also or {}).items()}
         self._statement = table.update().where(table.c[key] == new[key], where(new)).values(values)
@@ -135,6 +132,15 @@ class BulkUpdate:
             return int((await connection.execute(self._statement, arrays | more)).rowcount)
         each = [dict(zip(self._names, row, strict=True)) | more for row in rows]
         return int((await connection.execute(self._statement, each)).rowcount)
+
+
+def unnested(table: Table, columns: Sequence[str], prefix: str = "") -> FromClause:
+    """Rows from arrays, one for each of the table's columns, bound to its name behind the prefix:
+    a statement as short for any number of rows."""
+    targets = [table.c[name] for name in columns]
+    arrays = [bindparam(f"{prefix}{c.name}", type_=ARRAY(c.type, dimensions=1)) for c in targets]
+    rows = func.unnest(*arrays).table_valued(*[column(c.name, c.type) for c in targets])
+    return rows.render_derived("new")
 
 
 def as_arrays(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> dict[str, Sequence[Any]]:

@@ -434,7 +434,7 @@ class Database:
         ``errors.in_doubt`` if the commit had begun.
         """
         committing = committed = False
-        engine = self.engine if durable or self._hasty is None else self._hasty
+        engine = self._engine_for(durable)
         try:
             async with (
                 asyncio.timeout(timeout),
@@ -444,8 +444,7 @@ class Database:
                 if self.is_local:
                     sync = "FULL" if durable else "NORMAL"
                     await connection.execution_options(mesh_begin="IMMEDIATE", mesh_sync=sync)
-                if self._clock.monotonic() - self._measured_at > _RESYNC:
-                    await self._measure(connection)
+                await self._measure_now_and_then(connection)
                 yield connection
                 committing = True
                 await connection.commit()
@@ -471,8 +470,7 @@ class Database:
                     await connection.close()
                     connection, raw = await self._connect(durable)
                 try:
-                    if self._clock.monotonic() - self._measured_at > _RESYNC:
-                        await self._measure(connection)
+                    await self._measure_now_and_then(connection)
                     is_sent = True
                     yield raw
                 except BaseException as error:
@@ -490,11 +488,13 @@ class Database:
             raise self._translate(error, is_sent and not was_refused(error)) from error
 
     async def _connect(self, durable: bool) -> tuple[AsyncConnection, Any]:
-        engine = self.engine if durable or self._hasty is None else self._hasty
-        connection = await engine.connect()
+        connection = await self._engine_for(durable).connect()
         await connection.execution_options(isolation_level="AUTOCOMMIT")
         raw = (await connection.get_raw_connection()).driver_connection
         return connection, raw
+
+    def _engine_for(self, durable: bool) -> AsyncEngine:
+        return self.engine if durable or self._hasty is None else self._hasty
 
     def _turn(self) -> AbstractAsyncContextManager[object]:
         """What a writer of this process must hold to write."""
@@ -525,6 +525,10 @@ class Database:
         if not self._has_own_time:
             return self._clock.time()
         return self._server_time + (self._clock.monotonic() - self._measured_at)
+
+    async def _measure_now_and_then(self, connection: AsyncConnection) -> None:
+        if self._clock.monotonic() - self._measured_at > _RESYNC:
+            await self._measure(connection)
 
     async def _measure(self, connection: AsyncConnection) -> None:
         if self.is_local:

@@ -6,12 +6,11 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import asyncpg
-from sqlalchemy import FromClause, Table, bindparam, column, exc, func, select
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import Table, exc, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.sql.alone import Alone
-from mesh.sql.bulk import as_arrays, one_of
+from mesh.sql.bulk import as_arrays, one_of, unnested
 from mesh.sql.database import NO_NOTICE, NOTIFY, Database, Notice
 from mesh.sql.faults import Conflict, is_conflict
 
@@ -43,7 +42,7 @@ class InsertNew:
         self._as_arrays = not database.is_local
         insert = database.insert(table)
         if self._as_arrays:
-            insert = insert.from_select(self._columns, select(*_rows(table, self._columns).c))
+            insert = insert.from_select(self._columns, select(*unnested(table, self._columns).c))
         self._statement = insert.on_conflict_do_nothing().returning(table.c[key])
 
     async def run(self, connection: AsyncConnection, rows: Rows) -> set[Any]:
@@ -123,7 +122,7 @@ class InsertAll:
             return
         inserts = [
             table.insert()
-            .from_select(columns, select(*_rows(table, columns, f"{table.name}_").c))
+            .from_select(columns, select(*unnested(table, columns, f"{table.name}_").c))
             .cte(f"new_{table.name}")
             for table, columns in parts
         ]
@@ -158,12 +157,6 @@ class InsertAll:
                 each = [dict(zip(columns, row, strict=True)) for row in part]
                 await connection.execute(table.insert(), each)
         except exc.IntegrityError as error:
-            raise Conflict if is_conflict(error) else error from error
-
-
-def _rows(table: Table, columns: Sequence[str], prefix: str = "") -> FromClause:
-    """Rows from arrays, one for each column, bound to its name behind the prefix: a statement
-    as short for any number of rows."""
-    arrays = [bindparam(f"{prefix}{n}", type_=ARRAY(table.c[n].type)) for n in columns]
-    rows = func.unnest(*arrays).table_valued(*[column(n) for n in columns])
-    return rows.render_derived("new")
+            if not is_conflict(error):
+                raise
+            raise Conflict from error

@@ -12,9 +12,9 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import NamedTuple
 
+from mesh.clock import to_datetime
 from mesh.job import Priority, check_name
 from mesh.wire import Envelope, Record, encode_frame, encode_records
 
@@ -151,7 +151,7 @@ class Origin(NamedTuple):
 def schedule_header(due_at: float) -> str:
     """The moment for ``Nats-Schedule``, rounded up to a millisecond: a job is never early."""
     milliseconds = math.ceil(due_at * 1000)
-    second = datetime.fromtimestamp(milliseconds // 1000, UTC)
+    second = to_datetime(milliseconds // 1000)
     return f"@at {second:%Y-%m-%dT%H:%M:%S}.{milliseconds % 1000:03d}Z"
 
 

@@ -23,6 +23,7 @@ from mesh.codecs.base import seal
 from mesh.config import AgentConfig, Config
 from mesh.context import Context
 from mesh.definition import About, Kind
+from mesh.discovery import import_all
 from mesh.errors import (
     ConfigError,
     InvalidArguments,
@@ -304,6 +305,15 @@ class Mesh(Submitter):
             )
         self.handlers[handler.name] = handler
         return handler
+
+    def autodiscover(self, *packages: str) -> list[str]:
+        """Import modules, and of packages all that is within, so that their handlers and
+        schedules register: ``app.autodiscover("shop.jobs")``, after ``app`` is there for them to
+        import. Returns the names of the modules.
+
+        Raises ``ConfigError``, naming the module that cannot be imported, with the cause.
+        """
+        return import_all(packages, "app.autodiscover()")
 
     def get_handler(self, name: str) -> Handler[..., Any, Any]:
         """Raises ``UnknownHandler``."""

@@ -162,7 +162,7 @@ class ScheduleInfo:
     name: str
     definition: Definition
     app: str
-    """The ``schedule_prefix`` of the app that has it."""
+    """The ``prefix`` of the app that has it."""
     source: Literal["code", "api"]
     state: ScheduleState
     revision: int

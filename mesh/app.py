@@ -23,6 +23,7 @@ from mesh.codecs.base import seal
 from mesh.config import AgentConfig, Config
 from mesh.context import Context
 from mesh.definition import About, Kind
+from mesh.discovery import import_all
 from mesh.errors import (
     ConfigError,
     InvalidArguments,
@@ -42,7 +43,8 @@ from mesh.options import DEFINED, JobOptions, Options
 from mesh.outcome import Failure
 from mesh.plugins import connect_agent, connect_master
 from mesh.ports import Agent, JobInfo, Master
-from mesh.request import DEFAULT_LANE, Job, request_codecs
+from mesh.prefix import Prefix
+from mesh.request import DEFAULT_LANE, Job, request_codecs, requested
 from mesh.retry import Retry
 from mesh.schedules import AppSchedules, Expression, ScheduleOptions
 from mesh.sync import Sync
@@ -93,9 +95,11 @@ class Mesh(Submitter):
             raise ConfigError("Mesh(...): give either config, or the settings one by one")
         self.cluster = Cluster(config)
         """What this process knows of its cluster."""
+        self.prefix = Prefix(config.prefix)
+        """In front of the app's own names, in the cluster."""
         self.clock: Clock = clock or SystemClock()
         self.handlers: dict[str, Handler[..., Any, Any]] = {}
-        """The registered handlers by name."""
+        """The registered handlers by their names in the cluster, with the app's prefix."""
         self.hooks = Hooks(middleware)
         if codec is not None and not isinstance(codec, Codec):
             raise ConfigError(f"codec={codec!r}: must be a mesh.codecs.Codec, such as Fernet(key)")
@@ -305,10 +309,19 @@ class Mesh(Submitter):
         self.handlers[handler.name] = handler
         return handler
 
+    def autodiscover(self, *packages: str) -> list[str]:
+        """Import modules, and of packages all that is within, so that their handlers and
+        schedules register: ``app.autodiscover("shop.jobs")``, after ``app`` is there for them to
+        import. Returns the names of the modules.
+
+        Raises ``ConfigError``, naming the module that cannot be imported, with the cause.
+        """
+        return import_all(packages, "app.autodiscover()")
+
     def get_handler(self, name: str) -> Handler[..., Any, Any]:
         """Raises ``UnknownHandler``."""
         try:
-            return self.handlers[name]
+            return self.handlers[self.prefix.of(name)]
         except KeyError:
             raise UnknownHandler(
                 f"no handler is named '{name}'{did_you_mean(name, self.handlers)}"
@@ -348,11 +361,13 @@ class Mesh(Submitter):
         kind: Any = type(request)
         arguments, result = request_codecs(kind)
         payload = arguments.encode((request,), {}, self.payload_limit)
-        options = kind.mesh_options.that_travel().merge(options)
+        defined = requested(kind, self.prefix)
+        options = defined.options.merge(options.named_for(self.prefix))
+        lane = self.prefix.of(DEFAULT_LANE)
         job = make_envelope(
-            *(kind.mesh_name, DEFAULT_LANE, payload, options, self.now()), rare=options.has_rare
+            *(defined.name, lane, payload, options, self.now()), rare=options.has_rare
         )
-        rules = [r for r in (kind.mesh_limits, self.lane_limits(job.lane)) if r is not None]
+        rules = [r for r in (defined.limits, self.lane_limits(job.lane)) if r is not None]
         if options.conditional or rules:
             held = make_held(job, options, rules, vars(request))
             return raised(*await self.submit_held([held], options.session, [result]))
@@ -360,7 +375,7 @@ class Mesh(Submitter):
 
     async def find(self, *, key: str) -> JobHandle[Any] | None:
         """The job for which an idempotency key stands now. Raises ``MasterError``."""
-        job_id = await (await self.master()).find_key(key)
+        job_id = await (await self.master()).find_key(self.prefix.of_key(key))
         return None if job_id is None else await self.get_job(job_id)
 
     async def get_job(self, job_id: str) -> JobHandle[Any]:
@@ -372,13 +387,13 @@ class Mesh(Submitter):
     ) -> AsyncIterator[JobHandle[Any]]:
         """The jobs of the history that ``where`` means, the newest first, ``limit`` at most; what
         the master knew of each is its ``seen``. Raises ``ConfigError`` or ``MasterError``."""
-        wanted = parse_where(where, self.now())
+        wanted = parse_where(where, self.now(), prefix=self.prefix)
         async for info in history.search(await self.master(), wanted, limit):
             yield self._seen(info)
 
     async def count(self, **where: Unpack[Where]) -> dict[State, int]:
         """How many such jobs there are in each state. Raises as ``jobs`` does."""
-        wanted = parse_where(where, self.now(), "app.count()")
+        wanted = parse_where(where, self.now(), "app.count()", self.prefix)
         return await (await self.master()).count_jobs(wanted)
 
     async def retry(
@@ -387,7 +402,7 @@ class Mesh(Submitter):
         """Do all ended jobs again that ``where`` means: by default of ``failed`` and
         ``expired`` ones. Returns the new jobs. See ``JobHandle.retry``; left out are those
         that were done again already."""
-        wanted = parse_where(where, self.now(), "app.retry()")
+        wanted = parse_where(where, self.now(), "app.retry()", self.prefix)
         data = None
         if payload is not None:
             data = encode_payload("retry", payload, self.payload_limit)
@@ -406,7 +421,7 @@ class Mesh(Submitter):
     async def cancel(self, reason: str = "", **where: Unpack[Where]) -> int:
         """Ask for all jobs to be cancelled that ``where`` means and that have not ended. Returns
         how many; see ``JobHandle.cancel``."""
-        wanted = parse_where(where, self.now(), "app.cancel()")
+        wanted = parse_where(where, self.now(), "app.cancel()", self.prefix)
         return await history.cancel(await self.master(), wanted, reason or NO_REASON)
 
     async def workflow(self, workflow_id: str) -> WorkflowHandle:
@@ -420,7 +435,7 @@ class Mesh(Submitter):
     async def remove(self, **where: Unpack[Where]) -> int:
         """Forget all ended jobs that ``where`` means. Returns how many. Left out are those that
         something unfinished needs."""
-        wanted = parse_where(where, self.now(), "app.remove()")
+        wanted = parse_where(where, self.now(), "app.remove()", self.prefix)
         return await history.remove(await self.master(), wanted)
 
     def check_payload(self, name: str, payload: bytes) -> None:

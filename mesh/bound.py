@@ -27,6 +27,7 @@ from mesh.held import After, Held, KeyRule
 from mesh.job import Priority, new_job_id
 from mesh.limits import LimitRules
 from mesh.options import Options
+from mesh.prefix import Prefix
 from mesh.wire import Envelope, Limit
 from mesh.workflow import Draft
 
@@ -93,6 +94,7 @@ class Submitter:
     async def close(self) -> None:
         raise NotImplementedError
 
+    prefix: Prefix
     sync: Sync
     hooks: Hooks
     codec: Codec | None

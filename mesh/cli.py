@@ -13,6 +13,7 @@ from mesh import __version__
 from mesh.app import Mesh
 from mesh.console import (
     AppArgument,
+    ImportOption,
     JsonOption,
     load_app,
     print_json,
@@ -81,19 +82,20 @@ def up(
     concurrency: Annotated[
         int, typer.Option("--concurrency", "-c", help="Jobs at once in each lane.")
     ] = 10,
+    imports: ImportOption = None,
 ) -> None:
     """Run everything in one process: the coordinator, and a worker for all lanes."""
-    loaded = load_app(app)
+    loaded = load_app(app, imports)
     options = RoleOptions(concurrency=concurrency)
     roles = [make_role(name, loaded, options) for name in ("coordinator", "worker")]
     run_service(Group("mesh up", roles), loaded)
 
 
 @cli.command()
-def doctor(app: AppArgument, as_json: JsonOption = False) -> None:
+def doctor(app: AppArgument, imports: ImportOption = None, as_json: JsonOption = False) -> None:
     """Check every connection, schema, stream and clock, and say what to do. Exits 1 if
     anything is wrong."""
-    checks = run(examine(load_app(app)))
+    checks = run(examine(load_app(app, imports)))
     if as_json:
         print_json(checks)
     else:

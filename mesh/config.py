@@ -22,7 +22,8 @@ from mesh.clock import parse_duration
 from mesh.errors import ConfigError, did_you_mean
 from mesh.job import TERMINAL, State, check_name
 from mesh.limits import LimitRules
-from mesh.recurring import NAME_CHARACTER, Existing, Orphaned
+from mesh.prefix import Prefix
+from mesh.recurring import Existing, Orphaned
 from mesh.retry import DEFAULT_RETRY, Retry
 
 __all__ = ["RETENTION", "AgentConfig", "Config", "convert"]
@@ -85,8 +86,9 @@ class Config:
     retention: Mapping[str, float] = field(default_factory=lambda: dict(RETENTION))
     """How long the history keeps ended jobs, by state, in seconds or as `7d`; a state that is not
     named is kept for ever, `{}` or `off` keeps all. Default: `succeeded` 7 days, others 30."""
-    schedule_prefix: str = ""
-    """In front of the names of the app's schedules: for apps that share a cluster."""
+    prefix: str = ""
+    """In front of the names of the app's handlers, lanes and schedules, and of its keys, as in
+    `shop-`: for apps that share a cluster."""
     schedules_existing: Existing = "update_from_code"
     """When a process starts whose code has a schedule that the master has otherwise."""
     schedules_orphaned: Orphaned = "disable"
@@ -132,7 +134,10 @@ class Config:
                 f"{place} names no cluster: give a URL such as 'sqlite:///mesh.db', or master "
                 "and agents (arguments, MESH_URL, MESH_MASTER and MESH_AGENTS, or mesh.toml)"
             )
-        return cls(**values, given=frozenset(values))
+        given = frozenset(values)
+        if prefix := Prefix(values.get("prefix", "")):
+            values = {**values, **_prefixed(prefix, values)}
+        return cls(**values, given=given)
 
     def agent(self, name: str) -> AgentConfig:
         """The agent of that name. Raises ``ConfigError`` if there is none."""
@@ -151,12 +156,18 @@ class Config:
 _POSITIVE = {"timeout", "lease", "heartbeat", "push_timeout", "connect_timeout", "payload_limit"}
 _TYPES = {key: kind for key, kind in get_type_hints(Config).items() if key != "given"}
 _KNOWN = ("url", *_TYPES)
+_RENAMED = {
+    "schedule_prefix": "is prefix now, which goes in front of the names of handlers and lanes, and "
+    "of keys, too: prefix='shop-'"
+}
 
 
 def _checked(place: str, raw: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of ``Config`` that one place gives, converted."""
     values = {key: value for key, value in raw.items() if value is not None}
     for key in values:
+        if key in _RENAMED:
+            raise ConfigError(f"{place}: {key}: {_RENAMED[key]}")
         if key not in _KNOWN:
             raise ConfigError(f"{place}: unknown key '{key}'{did_you_mean(key, _KNOWN)}")
     url = values.pop("url", None)
@@ -187,8 +198,11 @@ def _convert(place: str, key: str, value: Any) -> Any:
     converted = _convert_to(_TYPES[key], place, key, value)
     if key == "cluster":
         return check_name(key, converted)
-    if key == "schedule_prefix" and not _PREFIX.match(converted):
-        raise ConfigError(f"{place}: {key}={value!r}: use up to 64 letters, digits and '_.:/-'")
+    if key == "prefix":
+        try:
+            Prefix(converted)
+        except ValueError as error:
+            raise ConfigError(f"{place}: {key}={value!r}: {error}") from None
     if isinstance(converted, int | float) and not (
         0 < converted < inf or (converted == 0 and key not in _POSITIVE)
     ):
@@ -214,7 +228,6 @@ def _check_url(place: str, key: str, value: Any) -> str:
     return value
 
 
-_PREFIX = re.compile(rf"{NAME_CHARACTER}{{0,64}}\Z")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
@@ -248,6 +261,25 @@ def _convert_agent(place: str, name: Any, given: Any) -> AgentConfig:
             raise ConfigError(f"{place}: {what}: lanes={lanes!r}: must be a list of names")
         lanes = frozenset(check_name("lane", lane) for lane in lanes)
     return AgentConfig(name, _check_url(place, f"the URL of {what}", given.get("url")), lanes)
+
+
+def _prefixed(prefix: Prefix, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The lanes that the values name, as the cluster knows them."""
+
+    def full(lane: str) -> str:
+        return check_name("lane", prefix.of(lane))
+
+    rules: Mapping[str, LimitRules] = values.get("lanes", {})
+    agents: Mapping[str, AgentConfig] = values.get("agents", {})
+    return {
+        "lanes": {full(lane): each.named(full(lane)) for lane, each in rules.items()},
+        "agents": {
+            name: agent
+            if agent.lanes is None
+            else AgentConfig(name, agent.url, frozenset(map(full, agent.lanes)))
+            for name, agent in agents.items()
+        },
+    }
 
 
 _LANE_KEYS = ("concurrency", "limit", "burst")
@@ -357,7 +389,7 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         key = variable.removeprefix("MESH_").lower()
         if not variable.startswith("MESH_") or key in ("config", "app") or not value:
             continue
-        if key in _KNOWN:
+        if key in _KNOWN or key in _RENAMED:
             values[key] = value
         elif "did you mean" in (hint := did_you_mean(key, _KNOWN)):
             # Other programs may have MESH_ variables too: only a near miss is a mistake.

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -19,6 +19,7 @@ import typer
 
 from mesh.app import Mesh
 from mesh.clock import to_datetime
+from mesh.discovery import import_all
 from mesh.errors import ConfigError, did_you_mean
 from mesh.service import Service
 
@@ -30,6 +31,7 @@ __all__ = [
     "AgentsOption",
     "AppArgument",
     "AppOption",
+    "ImportOption",
     "JsonOption",
     "MasterOption",
     "ask",
@@ -69,14 +71,29 @@ AgentsOption = Annotated[
     list[str] | None,
     typer.Option("--agent", help="An agent to work on, by name. Repeatable. Default: all."),
 ]
+ImportOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--import",
+        metavar="MODULE",
+        help="A module with handlers of the app, or a package of such, to import. Repeatable.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 
-def load_app(path: str) -> Mesh:
-    """The app behind ``module:attribute``, looked for from the working directory too.
+def load_app(path: str, imports: Collection[str] | None = None) -> Mesh:
+    """The app behind ``module:attribute``, looked for from the working directory too, with the
+    handlers of ``imports``.
 
     Raises ``ConfigError``, saying what was not found.
     """
+    app = _load_app(path)
+    import_all(imports or (), "--import")
+    return app
+
+
+def _load_app(path: str) -> Mesh:
     module_name, colon, attribute = path.partition(":")
     if not colon or not module_name or not attribute:
         raise ConfigError(f"app '{path}' must be module:attribute, such as shop.jobs:app")

@@ -56,6 +56,8 @@ class JobFilter:
     """Before this moment."""
     order: Order | None = None
     """``None``: ``finished`` where only terminal states are asked for, else ``enqueued``."""
+    app: str = ""
+    """Of handlers whose names begin so: the ``prefix`` of an app."""
     limit: int = 50
     before: str | None = None
     """The page before ended here; see ``next_page``."""
@@ -75,6 +77,11 @@ class JobFilter:
                 )
         if self.before is not None:
             _ = self.cursor
+
+    @property
+    def is_any(self) -> bool:
+        """Whether nothing is said of which jobs, but for whose."""
+        return self == JobFilter(app=self.app, limit=self.limit)
 
     @property
     def by_end(self) -> bool:

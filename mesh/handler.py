@@ -108,15 +108,15 @@ class Handler(Generic[P, R, C]):
             kind = self._request[1]
             name, options = kind.mesh_name, kind.mesh_options
             limits, about = kind.mesh_limits, kind.mesh_about
-        options = options or Options()
+        self.name = check_handler_name(app.prefix.of(name or own_name))
+        options = (options or Options()).named_for(app.prefix)
         self.retry_when: Callable[[BaseException], bool] | None = None
         """Its policy's ``when``, which stays here while the policy travels."""
         if options.retry is not None:
             self.retry_when = options.retry.when
         self.defaults = options.that_travel()
-        self.limits = limits
+        self.limits = limits and limits.named(self.name)
         self.about = about.described_by(function)
-        self.name = check_handler_name(name or own_name)
         self.__wrapped__ = function
         self.__doc__ = function.__doc__
 
@@ -127,7 +127,7 @@ class Handler(Generic[P, R, C]):
     @property
     def lane(self) -> str:
         """Where its jobs go unless an option says otherwise."""
-        return self.defaults.lane or DEFAULT_LANE
+        return self.defaults.lane or self._app.prefix.of(DEFAULT_LANE)
 
     def __call__(self, *args: Any, **kwargs: Any) -> C:
         """Call the function itself, here and now."""
@@ -140,7 +140,8 @@ class Handler(Generic[P, R, C]):
 
     def options(self, **options: Unpack[JobOptions]) -> Bound[P, R]:
         """The handler with options for the jobs enqueued through it."""
-        return Bound(self._app, self, Options.parse(options).for_one_job())
+        given = Options.parse(options).for_one_job().named_for(self._app.prefix)
+        return Bound(self._app, self, given)
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, JobHandle[R]]:
         """Store a job durably; see ``Bound.enqueue``."""

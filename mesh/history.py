@@ -21,6 +21,7 @@ from mesh.errors import (
 from mesh.filter import JobFilter, Order
 from mesh.job import TERMINAL, State, check_job_id
 from mesh.ports import JobInfo, Master
+from mesh.prefix import Prefix
 from mesh.settings import Mode
 
 __all__ = [
@@ -41,6 +42,8 @@ RETRIED_STATES = (State.FAILED, State.EXPIRED)
 what somebody called off."""
 
 UNFINISHED = tuple(state for state in State if state not in TERMINAL)
+
+NO_PREFIX = Prefix()
 
 _PAGE = 500
 _WORKFLOW = 20_000
@@ -76,8 +79,10 @@ class Where(TypedDict, total=False):
     where only terminal states are asked for."""
 
 
-def parse_where(given: Mapping[str, Any], now: float, where: str = "app.jobs()") -> JobFilter:
-    """Raises ``ConfigError``, naming the option."""
+def parse_where(
+    given: Mapping[str, Any], now: float, where: str = "app.jobs()", prefix: Prefix = NO_PREFIX
+) -> JobFilter:
+    """Of an app with a ``prefix``: its own jobs. Raises ``ConfigError``, naming the option."""
     known = Where.__annotations__
     for key in given:
         if key not in known:
@@ -96,7 +101,13 @@ def parse_where(given: Mapping[str, Any], now: float, where: str = "app.jobs()")
     if order not in (None, "enqueued", "finished"):
         hint = did_you_mean(str(order), ("enqueued", "finished"))
         raise ConfigError(f"{where}: order={order!r}{hint}")
-    return JobFilter(states=tuple(_state(state) for state in states), **values)
+    for key in ("name", "lane", "schedule"):
+        if key in values:
+            values[key] = prefix.of(values[key])
+    if "key" in values:
+        values["key"] = prefix.of_key(values["key"])
+    found = tuple(_state(state) for state in states)
+    return JobFilter(states=found, app=prefix.text, **values)
 
 
 def _state(word: str) -> State:
@@ -137,7 +148,7 @@ async def search(
 
 def _ended(where: JobFilter, states: Collection[State], what: str) -> JobFilter:
     """The filter, of states in which jobs end: by default ``states``. Raises ``ConfigError``."""
-    if where == JobFilter(limit=where.limit):
+    if where.is_any:
         raise ConfigError(f"{what} needs to know which jobs: give a state, a name, a time …")
     for state in where.states:
         if state not in TERMINAL:
@@ -254,7 +265,7 @@ async def cancel(master: Master, where: JobFilter, reason: str) -> int:
 
 def cancellable(where: JobFilter) -> JobFilter:
     """The filter, of what can be cancelled. Raises ``ConfigError``."""
-    if where == JobFilter(limit=where.limit):
+    if where.is_any:
         raise ConfigError("cancel needs to know which jobs: give a state, a name, a lane …")
     if ended := TERMINAL & set(where.states):
         raise ConfigError(f"cancel: a job that is {min(ended)} has ended already")

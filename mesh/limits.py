@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mesh.errors import ConfigError
@@ -93,6 +93,10 @@ class LimitRules:
         if concurrency is None and rate is None:
             return None
         return cls(kind, name, concurrency, concurrency_key, rate, float(burst), limit_key)
+
+    def named(self, name: str) -> LimitRules:
+        """The same for a handler, or a lane, of this name."""
+        return replace(self, name=name)
 
     @property
     def needs_arguments(self) -> bool:

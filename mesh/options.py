@@ -16,6 +16,7 @@ from mesh.clock import from_datetime
 from mesh.errors import ConfigError, did_you_mean
 from mesh.held import OnConflict, Outcome
 from mesh.job import LEAST_KEPT, Priority, PriorityName, check_job_id, check_name
+from mesh.prefix import Prefix
 from mesh.retry import Retry
 
 if TYPE_CHECKING:
@@ -181,9 +182,20 @@ class Options:
                 )
         return self
 
+    def named_for(self, prefix: Prefix) -> Options:
+        """These with the cluster's names. Raises ``ConfigError`` if one is too long."""
+        changes: dict[str, Any] = {}
+        if prefix and self.lane is not None:
+            changes["lane"] = check_name("lane", prefix.of(self.lane))
+        if prefix and self.key is not None:
+            changes["key"] = prefix.of_key(self.key)
+        return dataclasses.replace(self, **changes) if changes else self
+
     def merge(self, other: Options) -> Options:
         """These, overridden by what ``other`` gives."""
         given = {f: v for f in self.__slots__ if (v := getattr(other, f)) is not None}
+        if not given:
+            return self
         base = self
         if given.keys() & {"delay", "at"}:
             base = dataclasses.replace(self, delay=None, at=None)

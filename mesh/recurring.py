@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Declaration",
     "Definition",
-    "NAME_CHARACTER",
     "Existing",
     "Missed",
     "Orphaned",
@@ -47,8 +46,6 @@ __all__ = [
     "slot_job_id",
 ]
 
-NAME_CHARACTER = r"[A-Za-z0-9_.:/-]"
-"""A pattern: what the names of schedules, and an app's prefix of them, are made of."""
 Missed = Literal["skip", "catch_up", "ignore"]
 """What becomes of slots that passed while nobody made jobs: the latest runs once; each runs, in
 order, the latest ``catch_up_limit`` of them; none runs."""
@@ -164,7 +161,7 @@ class ScheduleInfo:
     name: str
     definition: Definition
     app: str
-    """The ``schedule_prefix`` of the app that has it."""
+    """The ``prefix`` of the app that has it."""
     source: Literal["code", "api"]
     state: ScheduleState
     revision: int

@@ -21,9 +21,18 @@ from mesh.definition import About, Kind
 from mesh.errors import ConfigError
 from mesh.limits import KeyFunction, LimitRules
 from mesh.options import DEFINED, HandlerOptions, Options
+from mesh.prefix import Prefix
 from mesh.signature import type_hints
 
-__all__ = ["DEFAULT_LANE", "Job", "check_handler_name", "request_codecs", "result_type"]
+__all__ = [
+    "DEFAULT_LANE",
+    "Job",
+    "Requested",
+    "check_handler_name",
+    "request_codecs",
+    "requested",
+    "result_type",
+]
 
 R = TypeVar("R")
 
@@ -96,6 +105,23 @@ def result_type(request: type[Job[Any]]) -> Any:
                 found = {"__annotations__": {"R": get_args(base)[0]}, "__module__": kind.__module__}
                 return type_hints(type("found", (), found), f"request '{request.mesh_name}'")["R"]
     return Any
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """What a job of a request class is told, by an app: in the cluster's names."""
+
+    name: str
+    options: Options
+    limits: LimitRules | None
+
+
+@cache
+def requested(kind: type[Job[Any]], prefix: Prefix) -> Requested:
+    """Raises ``ConfigError`` if a name is too long with the prefix."""
+    name = check_handler_name(prefix.of(kind.mesh_name))
+    limits = kind.mesh_limits and kind.mesh_limits.named(name)
+    return Requested(name, kind.mesh_options.that_travel().named_for(prefix), limits)
 
 
 @cache

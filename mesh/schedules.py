@@ -22,7 +22,6 @@ from mesh.job import Priority, PriorityName, new_job_id
 from mesh.options import Options
 from mesh.ports import Master
 from mesh.recurring import (
-    NAME_CHARACTER,
     Declaration,
     Definition,
     Missed,
@@ -46,7 +45,7 @@ Expression: TypeAlias = "str | timedelta | Schedule"
 DECLARE_EVERY = 15.0
 """Seconds between two declarations of a process."""
 
-_NAME = re.compile(rf"{NAME_CHARACTER}{{1,200}}\Z")
+_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,200}\Z")
 
 
 class ScheduleOptions(TypedDict, total=False):
@@ -87,8 +86,7 @@ _COUNTS = {"catch_up_limit": 10_000, "disable_after_failures": 1_000}
 
 
 class AppSchedules:
-    """``app.schedules``. Names are given, and shown, with the app's ``schedule_prefix``; where
-    one is looked for, the prefix may be left out.
+    """``app.schedules``. Names are shown with the app's ``prefix``, and may be given without.
 
     Coroutines raise ``MasterError`` if the master cannot be asked, and ``ConfigError`` if there
     is none.
@@ -96,7 +94,7 @@ class AppSchedules:
 
     def __init__(self, app: Mesh) -> None:
         self._app = app
-        self._prefix = app.config.schedule_prefix
+        self._prefix = app.prefix
         self.declared: dict[str, Definition] = {}
         """Those in the code, by name."""
 
@@ -121,7 +119,7 @@ class AppSchedules:
         self.declared[full] = self._define(handler, expression, args, options)
 
     def _named(self, name: str) -> str:
-        full = name if name.startswith(self._prefix) else f"{self._prefix}{name}"
+        full = self._prefix.of(name)
         if not _NAME.match(full):
             raise ConfigError(
                 f"schedule name '{full}' is not valid: use 1 to 200 of letters, digits and '_.:/-'"
@@ -141,7 +139,7 @@ class AppSchedules:
         )
         values = _checked(given)
         time = {key: values.pop(key) for key in _OF_TIME if key in values}
-        jobs = handler.defaults.merge(_job_options(values))
+        jobs = handler.defaults.merge(_job_options(values).named_for(self._prefix))
         assert not isinstance(jobs.expires, datetime)
         assert not isinstance(jobs.deadline, datetime)
         return Definition(
@@ -181,7 +179,7 @@ class AppSchedules:
         schedule = ScheduleInfo(
             name=self._named(name),
             definition=definition,
-            app=self._prefix,
+            app=self._prefix.text,
             source="api",
             state="active",
             revision=1,
@@ -237,7 +235,7 @@ class AppSchedules:
                 f"update({', '.join(time)}=...): say the expression too, it is "
                 f"'{definition.expression}' now"
             )
-        jobs = _job_options(values)
+        jobs = _job_options(values).named_for(self._prefix)
         changes |= {k: v for k in _OF_JOBS if (v := getattr(jobs, k)) is not None}
         if "priority" in changes:
             changes["priority"] = int(changes["priority"])
@@ -277,8 +275,8 @@ class AppSchedules:
         """Raises ``ScheduleNotFound``."""
         store = (await self._app.master()).schedules
         found = await store.get(name)
-        if found is None and not name.startswith(self._prefix):
-            found = await store.get(f"{self._prefix}{name}")
+        if found is None and (full := self._prefix.of(name)) != name:
+            found = await store.get(full)
         if found is None or found.state == "deleted":
             known = [s.name for s in await store.all() if s.state != "deleted"]
             raise ScheduleNotFound(name, did_you_mean(name, known))
@@ -372,9 +370,8 @@ class Declaring(Service):
 
 def declarations(app: Mesh) -> list[Declaration]:
     """What a process of the app declares."""
-    config = app.config
-    how = config.schedule_prefix, config.schedules_existing, config.schedules_orphaned
-    prefix, existing, orphaned = how
+    prefix, config = app.prefix.text, app.config
+    existing, orphaned = config.schedules_existing, config.schedules_orphaned
     return [
         Declaration("", prefix, None, existing, orphaned),
         *(

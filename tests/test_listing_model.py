@@ -28,6 +28,7 @@ wheres = st.fixed_dictionaries(
     optional={
         "states": st.lists(st.sampled_from(sorted(State)), max_size=3),
         "name": st.sampled_from([*NAMES, "a*", "a.*", "a_*", "*", "z*"]),
+        "app": st.sampled_from(["", "a", "a.", "A", "z"]),
         "lane": st.sampled_from(["x", "y", "z"]),
         "meta": st.dictionaries(st.sampled_from("tu"), st.sampled_from("012"), max_size=2),
         "parent": st.just(PARENT),
@@ -71,6 +72,7 @@ def is_meant(job: JobInfo, where: JobFilter) -> bool:
         (not where.states or job.state in where.states)
         and (not where.by_end or job.state in TERMINAL)
         and (job.name.startswith(beginning) if is_beginning else job.name == where.name)
+        and job.name.startswith(where.app)
         and where.lane in (None, job.lane)
         and where.meta.items() <= (job.meta or {}).items()
         and where.parent in (None, job.parent)

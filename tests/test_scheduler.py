@@ -467,15 +467,15 @@ class TestTheCode:
         assert (await rig.app.schedules.get("s0")).state == "active"
 
     async def test_two_apps_share_a_cluster(self, rig: Rig) -> None:
-        one = self.app(rig, "every hour", schedule_prefix="one.")
-        two = self.app(rig, "every day", schedule_prefix="two.")
+        one = self.app(rig, "every hour", prefix="one-")
+        two = self.app(rig, "every day", prefix="two-")
         for _ in range(10):
             await self.declare(rig, one)
             await self.declare(rig, two)
             rig.clock.advance(10)
         names = {s.name: s.state for s in await rig.app.schedules.list()}
-        assert names == {"one.s0": "active", "two.s0": "active"}
-        assert (await two.schedules.get("s0")).name == "two.s0"
+        assert names == {"one-s0": "active", "two-s0": "active"}
+        assert (await two.schedules.get("s0")).name == "two-s0"
         await two.close()
 
     async def test_one_of_run_time_is_not_taken_over(
@@ -622,7 +622,7 @@ def test_a_slots_id_is_a_time_ordered_uuid() -> None:
 
 
 async def test_a_worker_declares_what_its_code_has(rig: Rig) -> None:
-    app = Mesh(rig.url, clock=rig.clock, schedule_prefix="shop.")
+    app = Mesh(rig.url, clock=rig.clock, prefix="shop-")
 
     @app.schedule("every hour")
     @app.job
@@ -642,7 +642,7 @@ async def test_a_worker_declares_what_its_code_has(rig: Rig) -> None:
     async with declaring, asyncio.timeout(30):
         await declared.wait()
     found = await rig.master.schedules.declarations()
-    assert {d.name for d in found} == {"", "shop.work"}
+    assert {d.name for d in found} == {"", "shop-work"}
     await reconcile(rig.master.schedules)
-    assert [s.name for s in await rig.app.schedules.list()] == ["shop.work"]
+    assert [s.name for s in await rig.app.schedules.list()] == ["shop-work"]
     await app.close()

@@ -236,15 +236,15 @@ async def _look_at_lanes(mesh: Mesh, master: Master) -> tuple[list[dict[str, Any
 @lanes.command()
 def pause(lane: LaneArgument, app: AppOption = None, master: MasterOption = None) -> None:
     """Start no more jobs of a lane; new ones are accepted, and wait. What runs goes on."""
-    _set_lane(find_app(app, master), lane, LaneState.PAUSED)
-    typer.echo(f"lane {lane} is paused: mesh lanes resume {lane}")
+    name = _set_lane(find_app(app, master), lane, LaneState.PAUSED)
+    typer.echo(f"lane {name} is paused: mesh lanes resume {name}")
 
 
 @lanes.command()
 def resume(lane: LaneArgument, app: AppOption = None, master: MasterOption = None) -> None:
     """Let a lane that was paused or drained go on."""
-    _set_lane(find_app(app, master), lane, LaneState.ACTIVE)
-    typer.echo(f"lane {lane} goes on")
+    name = _set_lane(find_app(app, master), lane, LaneState.ACTIVE)
+    typer.echo(f"lane {name} goes on")
 
 
 @lanes.command()
@@ -257,16 +257,15 @@ def drain(
     """Let workers run what agents have of a lane; new jobs wait on the master until it is
     resumed."""
     mesh = find_app(app, master)
+    drained = _lane(mesh, lane)
 
     async def work(mesh: Mesh, master: Master) -> None:
-        await master.change_settings(
-            lambda s: s.with_lane(check_name("lane", lane), LaneState.DRAINING)
-        )
+        await master.change_settings(lambda s: s.with_lane(drained, LaneState.DRAINING))
         if wait:
-            await until_empty(mesh, lambda name: name == lane, f"lane {lane}")
+            await until_empty(mesh, lambda name: name == drained, f"lane {drained}")
 
     with_master(mesh, work)
-    typer.echo(f"lane {lane} is {'empty' if wait else 'draining'}: mesh lanes resume {lane}")
+    typer.echo(f"lane {drained} is {'empty' if wait else 'draining'}: mesh lanes resume {drained}")
 
 
 async def until_empty(
@@ -308,7 +307,8 @@ def purge(
 ) -> None:
     """End a lane's jobs that have not started as cancelled. What runs goes on; what an agent
     holds until it is due stays."""
-    mesh, name = find_app(app, master), check_name("lane", lane)
+    mesh = find_app(app, master)
+    name = _lane(mesh, lane)
     if not yes:
         found, _ = with_master(mesh, _look_at_lanes)
         nothing: dict[str, Any] = {"held": 0, "agents": {}}
@@ -344,6 +344,12 @@ async def _cancel_held(master: Master, lane: str, reason: str) -> int:
     return count
 
 
-def _set_lane(mesh: Mesh, lane: str, state: LaneState) -> None:
-    check_name("lane", lane)
-    _change(mesh, lambda s: s.with_lane(lane, state))
+def _lane(mesh: Mesh, lane: str) -> str:
+    """The cluster's name of a lane. Raises ``ConfigError``."""
+    return check_name("lane", mesh.prefix.of(lane))
+
+
+def _set_lane(mesh: Mesh, lane: str, state: LaneState) -> str:
+    name = _lane(mesh, lane)
+    _change(mesh, lambda s: s.with_lane(name, state))
+    return name

@@ -12,6 +12,7 @@ from mesh.console import (
     AgentsOption,
     AppArgument,
     AppOption,
+    ImportOption,
     JsonOption,
     MasterOption,
     ask,
@@ -56,10 +57,10 @@ def register(cli: typer.Typer) -> None:
     cli.add_typer(db, name="db")
 
 
-def master(app: AppArgument, agent: AgentsOption = None) -> None:
+def master(app: AppArgument, agent: AgentsOption = None, imports: ImportOption = None) -> None:
     """Run the master's duties (recorders, dispatcher, scheduler, janitor) until SIGTERM or Ctrl-C.
     Any number of processes may do so."""
-    loaded = load_app(app)
+    loaded = load_app(app, imports)
     options = RoleOptions(agents=tuple(agent or ()))
     run_service(make_role("coordinator", loaded, options), loaded)
 

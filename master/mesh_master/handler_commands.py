@@ -55,7 +55,8 @@ def show_handler(
     as_json: JsonOption = False,
 ) -> None:
     """Show a handler: what it is for, its options, and the schemas of its arguments and result."""
-    handler = _find(name, ask(find_app(app, master), _handlers))
+    mesh = find_app(app, master)
+    handler = _find(mesh.prefix.of(name), ask(mesh, _handlers))
     facts = _facts(handler)
     if as_json:
         print_json(facts)
@@ -72,13 +73,15 @@ def show_handler(
 def remove_handler(name: NameArgument, app: AppOption = None, master: MasterOption = None) -> None:
     """Forget a handler that no code has any more. Its jobs stay."""
 
-    async def remove(mesh: Mesh) -> bool:
-        return await (await mesh.master()).remove_handler(name)
-
     mesh = find_app(app, master)
+    full = mesh.prefix.of(name)
+
+    async def remove(mesh: Mesh) -> bool:
+        return await (await mesh.master()).remove_handler(full)
+
     if not ask(mesh, remove):
-        _find(name, ask(mesh, _handlers))
-    typer.echo(f"{name} is forgotten; a worker that starts with it brings it back")
+        _find(full, ask(mesh, _handlers))
+    typer.echo(f"{full} is forgotten; a worker that starts with it brings it back")
 
 
 async def _handlers(mesh: Mesh) -> list[HandlerInfo]:

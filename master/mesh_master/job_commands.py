@@ -68,7 +68,7 @@ def list_jobs(
 ) -> None:
     """List jobs, the newest first."""
     mesh = find_app(app, master)
-    where = replace(chosen.filter(mesh.now()), limit=limit, before=before)
+    where = replace(chosen.filter(mesh), limit=limit, before=before)
 
     async def look(mesh: Mesh) -> list[JobInfo]:
         return await (await mesh.master()).list_jobs(where)
@@ -128,7 +128,7 @@ def tail_jobs(
     """Follow a job until it has ended; or jobs, until Ctrl-C: what becomes of them, and what
     they say. With --json a line for each."""
     mesh = find_app(app, master)
-    where = chosen.filter(mesh.now())
+    where = chosen.filter(mesh)
     if job_id is not None:
         if chosen:
             raise ConfigError("tail: give one job's id, or say which jobs, not both")
@@ -190,7 +190,7 @@ def retry_jobs(
     if job_ids:
         _each(mesh, job_ids, chosen, one, as_json)
         return
-    where = retryable(chosen.filter(mesh.now()))
+    where = retryable(chosen.filter(mesh))
     if not _confirmed(mesh, where, "Do {} again?", yes):
         return
     made: dict[str, str] = {}
@@ -244,7 +244,7 @@ def cancel_jobs(
         for job_id, state in found.items():
             typer.echo(f"{job_id} {state}")
         return
-    where = cancellable(chosen.filter(mesh.now()))
+    where = cancellable(chosen.filter(mesh))
     if not _confirmed(mesh, where, "Cancel {}?", yes):
         return
 
@@ -291,7 +291,7 @@ def remove_jobs(
     if job_ids:
         _each(mesh, job_ids, chosen, one, as_json)
         return
-    where = removable(chosen.filter(mesh.now()))
+    where = removable(chosen.filter(mesh))
     if not _confirmed(mesh, where, "Forget {} for ever?", yes):
         return
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from mesh.app import Mesh
 from mesh.clock import parse_duration
 from mesh.errors import ConfigError
 from mesh.filter import JobFilter
@@ -65,15 +66,15 @@ class Chosen:
         """Whether it was told at all."""
         return bool(self._given)
 
-    def filter(self, now: float) -> JobFilter:
-        """Raises ``ConfigError``, naming the option."""
+    def filter(self, mesh: Mesh) -> JobFilter:
+        """Those of an app with a prefix are its own. Raises ``ConfigError``, naming the option."""
         given = dict(self._given)
         if "meta" in given:
             given["meta"] = dict(parse_tag(text) for text in given["meta"])
         for key in ("since", "until"):
             if key in given:
                 given[key] = _moment(f"--{key}", given[key])
-        return parse_where(given, now, "mesh jobs")
+        return parse_where(given, mesh.now(), "mesh jobs", mesh.prefix)
 
 
 def takes_where(command: Callable[..., None]) -> Callable[..., None]:

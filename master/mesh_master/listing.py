@@ -91,6 +91,8 @@ def _meant(
             conditions.append(jobs.name == where.name)
         else:
             conditions.append(begins_with(database, jobs.name, beginning))
+    if where.app and not (where.name or "").startswith(where.app):
+        conditions.append(begins_with(database, jobs.name, where.app))
     for column, wanted in (
         (jobs.lane, where.lane),
         (jobs.schedule, where.schedule),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
+from pathlib import Path
 
 from mesh import Job, Retry
 from mesh.ports import HandlerInfo
@@ -48,3 +51,42 @@ async def test_workers_tell_the_master_which_handlers_there_are(rig: Rig) -> Non
     assert found["Render"].definition == render.definition
     assert found["tidy"].definition == tidy.definition
     assert found["tidy"].definition.description == "Remove what is old."
+
+
+APP = """
+from mesh import Mesh
+
+app = Mesh(**WHERE)
+"""
+JOBS = """
+from shop_apart import app
+
+@app.job
+def add(a: int, b: int) -> int:
+    return a + b
+"""
+
+
+async def test_a_worker_imports_the_modules_that_it_is_told(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "shop_apart.py").write_text(APP.replace("WHERE", repr(rig.where)))
+    (tmp_path / "jobs_apart").mkdir()
+    (tmp_path / "jobs_apart" / "__init__.py").touch()
+    (tmp_path / "jobs_apart" / "sums.py").write_text(JOBS)
+    app = rig.app()
+
+    @app.job
+    def add(a: int, b: int) -> int:
+        raise NotImplementedError
+
+    async with rig.running(app, worker=False):
+        command = ["worker", "shop_apart:app", "--import", "jobs_apart", "--processes", "2"]
+        worker = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", "from mesh.cli import main; main()", *command), cwd=tmp_path
+        )
+        try:
+            jobs = await add.enqueue_many([(n, n) for n in range(10)])
+            results = await asyncio.gather(*(job.result(timeout=PATIENCE) for job in jobs))
+            assert results == [2 * n for n in range(10)]
+        finally:
+            worker.send_signal(signal.SIGTERM)
+            assert await worker.wait() == 0

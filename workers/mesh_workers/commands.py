@@ -8,7 +8,7 @@ import msgspec
 import typer
 
 from mesh.app import Mesh
-from mesh.console import AgentsOption, AppArgument, load_app, run, run_service
+from mesh.console import AgentsOption, AppArgument, ImportOption, load_app, run, run_service
 from mesh.errors import ConfigError, did_you_mean
 from mesh.roles import RoleOptions, WorkerMode, make_role
 from mesh_workers.supervise import Supervisor
@@ -56,15 +56,17 @@ def worker(
             "core a process.",
         ),
     ] = 1,
+    imports: ImportOption = None,
 ) -> None:
     """Run a worker until SIGTERM or Ctrl-C; it then finishes what runs within the grace time."""
-    loaded = load_app(app)
+    loaded = load_app(app, imports)
     if loaded.config.master is not None and not loaded.config.agents.keys() >= set(agent or ()):
         run(_meet_agents(loaded))
     if processes != 1:
         arguments = ["worker", app, "--concurrency", str(concurrency)]
         arguments += [word for text in lane or () for word in ("--lane", text)]
         arguments += [word for name in agent or () for word in ("--agent", name)]
+        arguments += [word for module in imports or () for word in ("--import", module)]
         arguments += ["--mode", _parse_mode(mode)]
         if mode == "drain":
             raise ConfigError("--mode drain ends when the agents are empty: leave out --processes")

@@ -27,7 +27,8 @@ def worker_role(app: Mesh, options: RoleOptions) -> Service:
         return _drain(app, options)
     if options.mode == "execution":
         app.cluster.forget_master()
-    lanes = dict(options.lanes) or dict.fromkeys(app.lanes, options.concurrency)
+    lanes = {app.prefix.of(lane): n for lane, n in options.lanes.items()}
+    lanes = lanes or dict.fromkeys(app.lanes, options.concurrency)
     if not lanes:
         raise ConfigError("the app has no handlers, so there is no lane to work on; name --lane")
     names = options.agents or tuple(app.config.agents)

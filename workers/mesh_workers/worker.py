@@ -165,7 +165,7 @@ class Worker(Service):
     def _defined(self) -> list[Defined]:
         now = self._app.now()
         return [
-            Defined(name, handler.lane, now, "", handler.definition.encode())
+            Defined(name, handler.lane, now, self._app.prefix.text, handler.definition.encode())
             for name, handler in self._app.handlers.items()
         ]
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, get_args
 
 import msgspec
 
+from mesh.codecs.base import seal
 from mesh.errors import ConfigError, MasterError, ScheduleExists, ScheduleNotFound, did_you_mean
 from mesh.handler import Handler
 from mesh.job import Priority, PriorityName, new_job_id
@@ -109,7 +110,8 @@ class AppSchedules:
         name: str | None,
         options: Mapping[str, Any],
     ) -> None:
-        """Note a schedule in the code. Raises ``ConfigError``, ``InvalidSchedule`` or
+        """Note a schedule in the code, with its arguments as they stand there: not encrypted, so
+        that all processes declare the same. Raises ``ConfigError``, ``InvalidSchedule`` or
         ``InvalidArguments``, now rather than at night."""
         full = self._named(name or handler.name)
         if full in self.declared:
@@ -174,6 +176,8 @@ class AppSchedules:
         if isinstance(handler, str):
             handler = self._app.get_handler(handler)
         definition = self._define(handler, expression, args, options)
+        payload = seal(self._app.codec, definition.payload.encode()).decode()
+        definition = _replaced(definition, {"payload": payload})
         store = (await self._app.master()).schedules
         now = store.now()
         schedule = ScheduleInfo(
@@ -225,7 +229,8 @@ class AppSchedules:
         if args or kwargs:
             shape = self._app.get_handler(definition.handler).shape
             limit = self._app.payload_limit
-            changes["payload"] = shape.arguments.encode(args, kwargs, limit).decode()
+            payload = shape.arguments.encode(args, kwargs, limit)
+            changes["payload"] = seal(self._app.codec, payload).decode()
         values = _checked(given)
         time = {key: values.pop(key) for key in _OF_TIME if key in values}
         if expression is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -15,9 +16,12 @@ from mesh.wire import Envelope
 class MemoryMesh(Mesh):
     """One agent, ``m``, nobody else's."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: Any) -> None:
         super().__init__(
-            agents={"m": f"memory://{new_job_id()}"}, clock=ManualClock(), payload_limit=2000
+            agents={"m": f"memory://{new_job_id()}"},
+            clock=ManualClock(),
+            payload_limit=2000,
+            **settings,
         )
 
     async def stored(self) -> int:

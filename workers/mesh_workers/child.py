@@ -28,7 +28,7 @@ from mesh.handler import Handler
 from mesh.retry import Retry
 from mesh.wire import Envelope, ErrorInfo
 from mesh_workers.around import surround
-from mesh_workers.execute import Returned, conclude, prepare, run_async, run_sync
+from mesh_workers.execute import Returned, catch, conclude, prepare, released, run_async, run_sync
 from mesh_workers.outcome import Failed, Outcome, describe
 
 __all__ = ["LENGTH", "Begun", "Call", "Ended", "Logged", "Message", "Said", "main"]
@@ -199,8 +199,8 @@ def _run_on_loop(
 
 
 async def _call(function: Callable[[], Any]) -> Any:
-    # The loop has nothing else to do meanwhile.
-    return function()
+    # In a thread, as in a worker: a ``def`` handler may wait for the loop.
+    return released(await asyncio.to_thread(catch, function))
 
 
 def _find(call: Call) -> Handler[..., Any, Any]:

@@ -156,10 +156,7 @@ async def _run_both(
         nonlocal is_in_thread
         is_in_thread = True
         context = contextvars.copy_context()
-        raised = await threads.call(partial(_catch, partial(context.run, function)))
-        if isinstance(raised, tuple):
-            return raised[0]
-        raise raised
+        return released(await threads.call(partial(catch, partial(context.run, function))))
 
     running = partial(around.run_elsewhere, call)
     task = asyncio.ensure_future(run_async(running, arguments, None, policy))
@@ -179,11 +176,19 @@ async def _run_both(
     return timed_out(limit, policy), None
 
 
-def _catch(call: Callable[[], Any]) -> Returned | BaseException:
+def catch(call: Callable[[], Any]) -> Returned | BaseException:
+    """What it returns or raises, as a value: some exceptions cannot pass through a future."""
     try:
         return (call(),)
     except BaseException as error:
         return error
+
+
+def released(caught: Returned | BaseException) -> Any:
+    """What ``catch`` has caught, returned or raised."""
+    if isinstance(caught, BaseException):
+        raise caught
+    return caught[0]
 
 
 def run_sync(call: Callable[[], Any], policy: Retry) -> Returned | Outcome:

@@ -1,0 +1,372 @@
+"""Middleware around enqueue, and the middleware that is built in."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry import trace as otel
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from mesh import (
+    AgentUnavailable,
+    AttemptEnded,
+    ConfigError,
+    Context,
+    Job,
+    Mesh,
+    MeshError,
+    Middleware,
+    NewJob,
+    State,
+)
+from mesh.middleware import JsonFormatter, Logs, Report, Trace, current_trace, within_trace
+from mesh.testing.conformance.agent import make_job
+from mesh.wire import Envelope, ErrorInfo
+
+from .conftest import MemoryMesh
+
+
+class Marking(Middleware):
+    """Notes what passes, and marks it."""
+
+    def __init__(self, name: str = "m", notes: list[str] | None = None) -> None:
+        self.name = name
+        self.notes: list[str] = [] if notes is None else notes
+
+    def enqueue(self, jobs: Sequence[NewJob]) -> Iterator[None]:
+        self.notes.append(f"{self.name} before {len(jobs)} {jobs[0].name}")
+        for job in jobs:
+            job.headers[self.name] = job.payload.decode()
+            job.meta["seen"] = job.meta.get("seen", "") + self.name
+        try:
+            yield
+        except MeshError as error:
+            self.notes.append(f"{self.name} saw {type(error).__name__}")
+            raise
+        self.notes.append(f"{self.name} after")
+
+
+class MarkingAsync(Marking):
+    async def enqueue(  # type: ignore[override]
+        self, jobs: Sequence[NewJob]
+    ) -> AsyncIterator[None]:
+        self.notes.append(f"{self.name} before {len(jobs)} {jobs[0].name}")
+        for job in jobs:
+            job.meta["seen"] = job.meta.get("seen", "") + self.name
+        yield
+        self.notes.append(f"{self.name} after")
+
+
+def new_app(*middleware: Middleware, **settings: Any) -> MemoryMesh:
+    return MemoryMesh(middleware=middleware, **settings)
+
+
+# around enqueue ----------------------------------------------------------------------------------
+
+
+class Ping(Job[int], name="ping"):
+    n: int
+
+
+async def test_jobs_pass_through_middleware_in_order() -> None:
+    notes: list[str] = []
+    async with new_app(Marking("a", notes), MarkingAsync("b", notes)) as app:
+
+        @app.job
+        async def work(n: int) -> None: ...
+
+        await work.options(meta={"mine": "yes"}).enqueue(1)
+        await work.enqueue_many([(2,), (3,)])
+        await app.enqueue(Ping(4))
+        jobs = await app.taken()
+    assert notes == [
+        *("a before 1 work", "b before 1 work", "b after", "a after"),
+        *("a before 2 work", "b before 2 work", "b after", "a after"),
+        *("a before 1 ping", "b before 1 ping", "b after", "a after"),
+    ]
+    assert [job.headers for job in jobs] == [{"a": f'{{"n":{n}}}'} for n in (1, 2, 3, 4)]
+    assert jobs[0].meta == {"mine": "yes", "seen": "ab"}
+    assert jobs[1].meta == {"seen": "ab"}
+
+
+async def test_middleware_can_refuse_and_then_nothing_is_stored() -> None:
+    class Refusing(Middleware):
+        def enqueue(self, jobs: Sequence[NewJob]) -> Iterator[None]:
+            if any(job.lane == "default" for job in jobs):
+                raise PermissionError("not from here")
+            yield
+
+    outer = Marking()
+    async with new_app(outer, Refusing()) as app:
+
+        @app.job
+        async def work(n: int) -> None: ...
+
+        with pytest.raises(PermissionError, match="not from here"):
+            await work.enqueue(1)
+        assert await app.stored() == 0
+        await work.options(lane="other").enqueue(1)
+        assert await app.stored() == 1
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_middleware_sees_that_storing_failed(count: int) -> None:
+    outer = Marking()
+    async with new_app(outer) as app:
+
+        @app.job
+        async def work(n: int) -> None: ...
+
+        agent: Any = await app.agent("m")
+
+        async def push(jobs: Sequence[Envelope]) -> list[AgentUnavailable]:
+            return [AgentUnavailable("full")] * len(jobs)
+
+        agent.push = push
+        with pytest.raises(AgentUnavailable):
+            await work.enqueue_many([(n,) for n in range(count)])
+        with pytest.raises(AgentUnavailable):
+            await work.enqueue(1)
+    assert outer.notes.count("m saw AgentUnavailable") == 2
+    assert "m after" not in outer.notes
+
+
+async def test_a_hook_that_swallows_what_failed_changes_nothing() -> None:
+    class Swallowing(Middleware):
+        def enqueue(self, jobs: Sequence[NewJob]) -> Iterator[None]:
+            with suppress(MeshError):
+                yield
+
+    async with new_app(Swallowing()) as app:
+
+        @app.job
+        async def work(n: int) -> None: ...
+
+        agent: Any = await app.agent("m")
+
+        async def push(jobs: Sequence[Envelope]) -> list[AgentUnavailable]:
+            return [AgentUnavailable("full")] * len(jobs)
+
+        agent.push = push
+        with pytest.raises(AgentUnavailable):
+            await work.enqueue(1)
+
+
+def test_hooks_that_are_not_as_they_must_be_are_refused() -> None:
+    class Plain(Middleware):
+        def execute(self, ctx: Context[Any]) -> Any:
+            return None
+
+    class Yielding(Middleware):
+        def ended(self, attempt: AttemptEnded) -> Any:
+            yield
+
+    with pytest.raises(ConfigError, match=r"Plain.execute\(\) must be a generator"):
+        new_app(Plain())
+    with pytest.raises(ConfigError, match=r"Yielding.ended\(\) .* must not yield"):
+        new_app(Yielding())
+    with pytest.raises(ConfigError, match=r"must be an object of a subclass of mesh\.Middleware"):
+        new_app(Plain)  # type: ignore[arg-type]
+
+
+async def test_an_app_without_middleware_stores_jobs_as_they_are(app: MemoryMesh) -> None:
+    @app.job
+    async def work() -> None: ...
+
+    await work.enqueue()
+    (job,) = await app.taken()
+    assert (job.headers, job.meta, app._dresses) == (None, None, False)
+
+
+# traces ------------------------------------------------------------------------------------------
+
+
+def context_of(job: Envelope) -> Context[Any]:
+    return Context(job, 1, 5, lambda kind, data: None)
+
+
+async def headers_of_a_job(middleware: Middleware) -> dict[str, str]:
+    async with new_app(middleware) as app:
+
+        @app.job
+        async def work() -> None: ...
+
+        await work.enqueue()
+        (job,) = await app.taken()
+        return job.headers or {}
+
+
+def executing(middleware: Trace, headers: dict[str, str]) -> Iterator[None]:
+    return middleware.execute(context_of(make_job(headers=headers)))
+
+
+async def test_a_trace_goes_on_from_caller_to_handler_to_its_jobs() -> None:
+    middleware = Trace(opentelemetry=False)
+    with within_trace("00-" + "a" * 32 + "-" + "b" * 16 + "-01"):
+        headers = await headers_of_a_job(middleware)
+    version, trace_id, span, flags = headers["traceparent"].split("-")
+    assert (version, trace_id, flags) == ("00", "a" * 32, "01")
+    assert span != "b" * 16
+    assert current_trace() is None
+    running = executing(middleware, headers)
+    next(running)
+    within = current_trace()
+    assert within is not None
+    assert trace_id in within
+    child = await headers_of_a_job(middleware)
+    next(running, None)
+    assert trace_id in child["traceparent"]
+    assert current_trace() is None
+
+
+@given(st.none() | st.text() | st.just("00-" + "0" * 32 + "-" + "b" * 16 + "-01"))
+def test_what_is_no_traceparent_begins_a_new_trace(given: str | None) -> None:
+    with within_trace(given) as one, within_trace(one) as other:
+        assert one.split("-")[1] == other.split("-")[1]
+        assert one.split("-")[2] != other.split("-")[2]
+    assert current_trace() is None
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(otel, "get_tracer", provider.get_tracer)
+    return exporter
+
+
+async def test_with_opentelemetry_spans_hang_together(spans: InMemorySpanExporter) -> None:
+    middleware = Trace()
+    headers = await headers_of_a_job(middleware)
+    running = executing(middleware, headers)
+    next(running)
+    assert otel.get_current_span().get_span_context().is_valid
+    with pytest.raises(ValueError, match="broken"):
+        running.throw(ValueError("broken"))  # type: ignore[attr-defined]
+    stored, ran = spans.get_finished_spans()
+    assert (stored.name, ran.name) == ("enqueue work", "execute conformance")
+    assert ran.parent is not None
+    assert stored.context is not None
+    assert ran.parent.span_id == stored.context.span_id
+    assert not ran.status.is_ok
+    assert headers["traceparent"].split("-")[1] == f"{stored.context.trace_id:032x}"
+
+
+async def test_opentelemetry_without_an_sdk_still_passes_a_trace_on() -> None:
+    middleware = Trace(opentelemetry=True)
+    headers = await headers_of_a_job(middleware)
+    running = executing(middleware, headers)
+    next(running)
+    assert (current_trace() or "").split("-")[1] == headers["traceparent"].split("-")[1]
+    next(running, None)
+
+
+def test_opentelemetry_that_is_wanted_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    with pytest.raises(ConfigError, match="pip install opentelemetry-sdk"):
+        Trace(opentelemetry=True)
+    assert Trace()._spans is None
+
+
+# logs --------------------------------------------------------------------------------------------
+
+FAILED = AttemptEnded(
+    job_id="0198",
+    name="mail.send",
+    lane="mail",
+    attempt=2,
+    max_attempts=5,
+    state=State.FAILED,
+    seconds=0.25,
+    error=ErrorInfo("ValueError", "no"),
+    exception=ValueError("no"),
+    meta={},
+    headers={"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01"},
+)
+
+
+def lines_of(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    return [json.loads(JsonFormatter().format(record)) for record in caplog.records]
+
+
+def test_the_end_of_an_attempt_is_one_line_with_fields(caplog: pytest.LogCaptureFixture) -> None:
+    Logs().ended(FAILED)
+    (line,) = lines_of(caplog)
+    del line["time"]
+    assert line == {
+        "level": "error",
+        "logger": "mesh.attempts",
+        "message": "job 0198 (mail.send) failed at attempt 2 after 0.250 s",
+        "job_id": "0198",
+        "job_name": "mail.send",
+        "attempt": 2,
+        "lane": "mail",
+        "state": "failed",
+        "seconds": 0.25,
+        "error_type": "ValueError",
+        "error": "no",
+        "trace_id": "a" * 32,
+    }
+
+
+def test_lines_of_a_handler_say_whose_they_are() -> None:
+    formatter = JsonFormatter()
+    running = Logs().execute(context_of(make_job(id="0198")))
+
+    def line(**fields: Any) -> dict[str, Any]:
+        record = logging.LogRecord("lib", logging.INFO, "f.py", 1, "said %s", ("it",), None)
+        vars(record).update(fields)
+        parsed: dict[str, Any] = json.loads(formatter.format(record))
+        return parsed
+
+    next(running)
+    with within_trace("00-" + "a" * 32 + "-" + "b" * 16 + "-01"):
+        within = line(size={1, 2}, job_id="mine")
+    next(running, None)
+    assert (within["message"], within["job_name"]) == ("said it", "conformance")
+    assert (within["trace_id"], within["job_id"]) == ("a" * 32, "mine")
+    assert within["size"] == [1, 2]
+    assert not {"job_id", "trace_id"} & line().keys()
+
+
+def test_exceptions_are_in_the_line() -> None:
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        record = logging.LogRecord("lib", logging.ERROR, "f.py", 1, "oh", (), sys.exc_info())
+    assert "ValueError: broken" in json.loads(JsonFormatter().format(record))["exception"]
+
+
+# reports -----------------------------------------------------------------------------------------
+
+
+def test_reports_are_of_what_failed_for_good_or_of_every_failure() -> None:
+    final: list[State] = []
+    every: list[State] = []
+    for state in (State.SUCCEEDED, State.RETRYING, State.FAILED, State.CANCELLED):
+        Report(lambda attempt: final.append(attempt.state)).ended(replace(FAILED, state=state))
+        Report(lambda a: every.append(a.state), "every").ended(replace(FAILED, state=state))
+    assert final == [State.FAILED]
+    assert every == [State.RETRYING, State.FAILED]
+    with pytest.raises(ConfigError, match=r"which='evry'.* did you mean 'every'\?"):
+        Report(print, "evry")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="must be a function of an AttemptEnded"):
+        Report("sentry")  # type: ignore[arg-type]
+
+
+def test_from_env_takes_middleware(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MESH_AGENTS", "m=memory://unused")
+    app = Mesh.from_env(middleware=[Logs()])
+    assert app.hooks.at_attempts

@@ -177,7 +177,7 @@ class AppSchedules:
             handler = self._app.get_handler(handler)
         definition = self._define(handler, expression, args, options)
         payload = seal(self._app.codec, definition.payload.encode()).decode()
-        definition = _replaced(definition, {"payload": payload})
+        definition = msgspec.structs.replace(definition, payload=payload)
         store = (await self._app.master()).schedules
         now = store.now()
         schedule = ScheduleInfo(

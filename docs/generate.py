@@ -18,12 +18,11 @@ from typing import Any
 import msgspec
 
 import mesh.config
-import mesh.ports
 import mesh.wire
 from mesh.config import Config
 from mesh.job import INITIAL, TERMINAL, TRANSITIONS
 from mesh.plugins import connect_agent, connect_master
-from mesh.ports import AgentSettings, MasterSettings
+from mesh.ports import AgentCapabilities, AgentSettings, MasterCapabilities, MasterSettings
 
 DOCS = Path(__file__).parent
 
@@ -97,15 +96,15 @@ def capability_tables() -> str:
     }
     return "\n\n".join(
         [
-            _capability_table("agent", "AgentCapabilities", agents),
-            _capability_table("master", "MasterCapabilities", masters),
+            _capability_table("agent", AgentCapabilities, agents),
+            _capability_table("master", MasterCapabilities, masters),
         ]
     )
 
 
-def _capability_table(what: str, class_name: str, declared: Mapping[str, Any]) -> str:
+def _capability_table(what: str, kind: type, declared: Mapping[str, Any]) -> str:
     lines = [f"| {what} | {' | '.join(declared)} |", "|---|" + "---|" * len(declared)]
-    for name, text in _attribute_docs(mesh.ports, class_name).items():
+    for name, text in _attribute_docs(sys.modules[kind.__module__], kind.__name__).items():
         if name == "why_not":
             continue
         cells = [

@@ -1,0 +1,126 @@
+"""What a master tells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mesh.definition import Definition
+from mesh.job import State
+
+__all__ = [
+    "AgentInfo",
+    "AttemptInfo",
+    "Backlog",
+    "EventInfo",
+    "HandlerInfo",
+    "JobInfo",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class JobInfo:
+    """A job as the master knows it. Moments are seconds since the epoch."""
+
+    id: str
+    name: str
+    lane: str
+    priority: int
+    state: State
+    attempt: int
+    """The latest attempt that is known of; before the first starts, the one to come."""
+    enqueued_at: float
+    payload: bytes | None
+    """JSON; ``None`` as long as the master has heard of the job only from its worker."""
+    due_at: float | None = None
+    started_at: float | None = None
+    """When the latest attempt started."""
+    finished_at: float | None = None
+    agent: str | None = None
+    worker: str | None = None
+    result: bytes | None = None
+    """JSON."""
+    error_type: str | None = None
+    error_message: str | None = None
+    error_traceback: str | None = None
+    meta: Mapping[str, str] | None = None
+    schedule: str | None = None
+    """The schedule that made it, and the slot that it is for."""
+    slot: float | None = None
+    key: str | None = None
+    workflow: str | None = None
+    parent: str | None = None
+    """The job whose handler enqueued it."""
+    retry_of: str | None = None
+    """The ended job that it does again."""
+    retried_as: str | None = None
+    """The job that does it again."""
+    result_ttl: float | None = None
+    """Seconds for which it is kept after its end; ``None``: as the cluster says."""
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptInfo:
+    """One execution. ``outcome`` is a state word, or ``lost``: its worker died, or its lease
+    ended, before it settled."""
+
+    job_id: str
+    attempt: int
+    outcome: str
+    worker: str | None
+    started_at: float | None
+    finished_at: float | None
+    error_type: str | None = None
+    error_message: str | None = None
+    error_traceback: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EventInfo:
+    """Something a handler said while it ran."""
+
+    job_id: str
+    seq: int
+    at: float
+    kind: str
+    data: bytes
+    """JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """A lane's jobs that have not begun, or will run again."""
+
+    held: int = 0
+    """On the master."""
+    sent: int = 0
+    """On agents."""
+    oldest_at: float | None = None
+    """When the oldest of those was enqueued that is due."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentInfo:
+    """An agent as registered in the master."""
+
+    name: str
+    url: str
+    """With the password hidden."""
+    seen_at: float
+    """When its recorder last wrote to the master."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerInfo:
+    """A handler as workers told of it. Moments by the workers' clocks."""
+
+    name: str
+    app: str
+    """The ``prefix`` of the app that has it."""
+    definition: Definition
+    first_seen: float
+    changed_at: float
+    """When a worker first said it as it is now."""
+    seen_at: float
+    """When a worker that has it last started."""

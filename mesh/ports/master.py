@@ -1,0 +1,363 @@
+"""The port of masters, and what goes over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from mesh.clock import Clock, SystemClock
+from mesh.config import AgentConfig
+from mesh.filter import JobFilter
+from mesh.held import Held, Stored
+from mesh.job import State
+from mesh.ports.common import Board, Check, Known, Signals
+from mesh.ports.infos import AgentInfo, AttemptInfo, Backlog, EventInfo, HandlerInfo, JobInfo
+from mesh.recurring import Schedules
+from mesh.settings import ClusterSettings
+from mesh.wire import Envelope, Heartbeat, Record
+
+__all__ = [
+    "Claimed",
+    "Lease",
+    "Master",
+    "MasterCapabilities",
+    "MasterSettings",
+    "Outlived",
+    "Unblocked",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class MasterSettings:
+    """What a master is told by the application's configuration."""
+
+    cluster: str = "default"
+    clock: Clock = field(default_factory=SystemClock)
+    auto_migrate: bool | None = None
+    """Bring the schema up to date on ``open``. ``None``: where the database is a local file."""
+    schema: str | None = None
+    """The database schema (namespace) of the tables, where the database has such."""
+    table_prefix: str = "mesh_"
+    connect_timeout: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class MasterCapabilities:
+    """What a master can do."""
+
+    wakes: bool = True
+    """A coordinator hears at once of what another process stored; else it looks often."""
+    parallel_writes: bool = True
+    """Several processes write at the same time."""
+    several_machines: bool = True
+    """Processes on several machines may use it together."""
+    why_not: Mapping[str, str] = field(default_factory=dict)
+    """The reason for each that is ``False``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlived:
+    """Jobs that the history need not keep."""
+
+    job_ids: Sequence[str]
+    page: Any
+    """For the next call; ``None``: there are no more now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A right held by one process at a time. ``token`` grows with each new holder, and writes
+    that carry an old token are refused."""
+
+    name: str
+    holder: str
+    token: int
+    ttl: float
+    """Seconds from the last ``acquire`` or ``renew``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unblocked:
+    """What ``Master.unblock`` did, and whether there is more to come."""
+
+    jobs: int = 0
+    """Jobs that were waiting and are so no longer."""
+    waits: bool = False
+    """Some job waits for another's end: to run after it, or to have its place under a limit."""
+    gated: bool = False
+    """Some job is held under a limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """Jobs that a dispatcher has in hand."""
+
+    jobs: Sequence[Envelope]
+    more_at: float | None = None
+    """When a rate lets the next one begin, if one waits for that alone."""
+
+
+class Master(Protocol):
+    """The durable history and configuration of a cluster."""
+
+    @property
+    def capabilities(self) -> MasterCapabilities: ...
+
+    @property
+    def url(self) -> str:
+        """Where it is, with the password hidden."""
+        ...
+
+    async def open(self) -> None:
+        """Connect; migrate if the settings say so; check schema and cluster.
+
+        Raises ``MasterUnavailable`` if it cannot be reached, ``SchemaMismatch`` if its schema
+        is not this code's, ``ConfigError`` if it belongs to another cluster.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+    @property
+    def schedules(self) -> Schedules: ...
+
+    @property
+    def signals(self) -> Signals:
+        """For those who wait for what others write. Of an opened master."""
+        ...
+
+    # jobs ------------------------------------------------------------------------------------
+
+    async def submit(self, jobs: Sequence[Held], within: Any = None) -> list[Stored]:
+        """Store jobs with their conditions, in one transaction, and say what became of each.
+
+        *Keys*: a job whose key stands for another is not stored, and that one is returned as
+        existing. A key stands for a job as its rule said when it was stored; the newcomer's rule
+        says what happens on a conflict. Of any number who come at once, one is stored.
+        *Parents*: the job is ``waiting`` until all it waits for have ended as asked, or one has
+        ended otherwise, which cancels it. *Limits*: it is held until its limits let it go, those
+        of higher priority first, then the earliest due.
+
+        ``within`` is the caller's own transaction, of ``mesh.sql.Within``'s kinds, on the
+        master's database: jobs are there when that commits, and not otherwise. Raises
+        ``ConfigError`` if it cannot be that.
+        """
+        ...
+
+    async def find_key(self, key: str) -> str | None:
+        """The job for which a key stands now."""
+        ...
+
+    async def unblock(self, ended: Collection[str] | None = None) -> Unblocked:
+        """Let go what waited for the jobs ``ended``, or, without it, for any that have ended;
+        end held jobs that have expired. May be called by many at once, with ids that have not
+        ended or that nobody waits for.
+
+        A job whose parents have ended as asked is ``scheduled``, with their results in its
+        envelope, and in its arguments where they feed them.
+        """
+        ...
+
+    async def claim_gated(self, until: float, limit: int, claim: float) -> Claimed:
+        """Like ``claim_due``, for jobs under limits: as many of each as the limits allow now.
+
+        A job counts against its limits' concurrency from its claim to its end, and against
+        their rates once.
+        """
+        ...
+
+    async def hold(self, jobs: Sequence[Envelope]) -> None:
+        """Store jobs as ``scheduled`` in one transaction. Ids already known are left alone."""
+        ...
+
+    async def take_back(self, jobs: Sequence[Envelope]) -> None:
+        """Hold jobs that come from an agent, as ``scheduled``, each under an attempt's number
+        greater than it had there: so what the agent's ledger still tells of them is the past.
+        Repeating it changes nothing."""
+        ...
+
+    async def backlog(self) -> dict[str, Backlog]:
+        """By lane, the jobs that have not ended and do not run, as far as the master knows."""
+        ...
+
+    async def claim_due(
+        self, until: float, limit: int, claim: float, leaving_out: Collection[str] = ()
+    ) -> list[Envelope]:
+        """Take up to ``limit`` held jobs that are due by ``until``, the earliest first; not those
+        under limits, nor before they are due those that are ``firm``, nor those of the lanes
+        that are left out.
+
+        Several dispatchers may claim at once; none gets another's. A claimed job stays
+        ``scheduled`` and is not claimed again for ``claim`` seconds, by when an ``Accepted``
+        record has moved it on, unless the claimer died.
+        """
+        ...
+
+    async def cancel(self, job_ids: Sequence[str], reason: str) -> dict[str, State]:
+        """Ask for jobs to be cancelled. Returns the states of those that the master knows.
+
+        A job that is held here and in no dispatcher's hands is ``cancelled`` at once. For any
+        other that has not ended, one the master has not heard of included, a notice is put on
+        the board, which stands until the job has ended: workers that have the job, or get it,
+        call it off. Asking again changes nothing, not the reason either.
+        """
+        ...
+
+    async def unclaim(self, job_ids: Sequence[str]) -> None:
+        """Give up claims, so that the jobs can be claimed at once."""
+        ...
+
+    async def get_jobs(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:
+        """Those of the ids that the master knows."""
+        ...
+
+    async def list_jobs(self, where: JobFilter) -> list[JobInfo]:
+        """One page of jobs. ``where.next_page`` of its last one leads to the next: a page that
+        is not full is the last."""
+        ...
+
+    async def count_jobs(self, where: JobFilter | None = None) -> dict[State, int]:
+        """How many jobs there are in each state; states with none are missing. Of ``where`` the
+        order counts for what its moments mean, limit and page do not."""
+        ...
+
+    async def attempts(self, job_id: str) -> list[AttemptInfo]:
+        """All attempts of a job, in order, the latest one included."""
+        ...
+
+    async def events(self, job_id: str, after: int = -1, limit: int = 1000) -> list[EventInfo]:
+        """Persisted events with ``seq > after``, in order."""
+        ...
+
+    async def retry(self, job_ids: Sequence[str], payload: bytes | None = None) -> dict[str, str]:
+        """Do ended jobs again: for each a new job, held and due now, of the same name, lane,
+        priority, meta and payload (or ``payload``, JSON), with ``retry_of``; the old one's
+        ``retried_as`` names it. Returns the new ids by the old ones, in one transaction.
+
+        A job that ran after others does so again: after what they were done again as, in this
+        call or before, if they were. A job is done again once at most, however many ask at the
+        same time. Left out are jobs that are not known, have not ended, were done again already,
+        or whose payload never came and is not given. What was said for the old job alone (its
+        timeout and retry policy, its key) is not kept by the history: the handler's and the
+        cluster's hold.
+        """
+        ...
+
+    async def remove(self, job_ids: Sequence[str]) -> set[str]:
+        """Forget ended jobs, with all that there is of them. Returns those that are gone.
+
+        In transactions of up to 1000 rows, so that nobody waits long. Left out are jobs that
+        are not known, have not ended, are being written to, or that an unfinished job or
+        workflow still needs.
+        """
+        ...
+
+    async def outlived(
+        self, retention: Mapping[State, float], limit: int, page: Any = None
+    ) -> Outlived:
+        """Up to ``limit`` ended jobs whose time in the history is over, the oldest of a state
+        first: their own ``result_ttl`` if they have one, else the ``retention`` (seconds) of
+        their state; a state that is missing is kept for ever. None is younger than a minute,
+        so that who waits for a result can read it. ``page`` is that of the answer before."""
+        ...
+
+    async def sweep(self, workers_before: float, limit: int) -> int:
+        """Forget up to ``limit`` workers last heard of before that moment, and idempotency keys
+        whose time is over. Returns how many there were: fewer than ``limit``, then that is all."""
+        ...
+
+    # steering --------------------------------------------------------------------------------
+
+    async def post(self, notices: Mapping[str, bytes | None]) -> None:
+        """Put notices on the master's board, or with ``None`` take them down. Raises
+        ``ValueError`` as ``check_notices`` does."""
+        ...
+
+    async def board(self) -> Board:
+        """A new reader of the master's board, which the control duty copies to all agents."""
+        ...
+
+    async def cluster_settings(self) -> ClusterSettings:
+        """The cluster's settings; they are the board's notice ``cluster`` too."""
+        ...
+
+    async def change_settings(
+        self, change: Callable[[ClusterSettings], ClusterSettings]
+    ) -> ClusterSettings:
+        """Put what ``change`` makes of the settings in their place, with the next revision.
+        Concurrent changes follow each other. ``change`` is called within a transaction: it must
+        be quick, and what it raises is raised, with nothing changed."""
+        ...
+
+    async def add_agent(self, agent: AgentConfig) -> None:
+        """Add an agent to the cluster, for all processes that do not have one of that name in
+        their configuration; again: with another URL or other lanes. Its URL is kept as it is,
+        password and all."""
+        ...
+
+    async def remove_agent(self, name: str) -> bool:
+        """Forget an agent, as far as the master knows it. Whether it was known."""
+        ...
+
+    async def added_agents(self) -> dict[str, AgentConfig]:
+        """The agents that were added, by name, with their whole URLs."""
+        ...
+
+    # recording -------------------------------------------------------------------------------
+
+    async def record(self, agent: str, records: Sequence[Record], lease: Lease) -> None:
+        """Apply an agent's ledger records, all of a job's in one transaction.
+
+        If it raises, some jobs' records may have been applied: record the same again. Records
+        may come again and in any order between jobs: a job only moves forward by
+        ``mesh.job.state_version``, and the first terminal outcome stands. A later outcome of
+        another attempt is kept as that attempt. Raises ``LeaseLost`` and writes nothing if
+        ``lease`` is no longer the newest of its name.
+        """
+        ...
+
+    async def known(self, job_ids: Sequence[str]) -> dict[str, Known]:
+        """State and attempt of those of the ids that are known."""
+        ...
+
+    # cluster ---------------------------------------------------------------------------------
+
+    async def workers(self, seen_after: float = 0.0) -> list[Heartbeat]:
+        """The last heartbeat of each worker since that moment, the newest first."""
+        ...
+
+    async def handlers(self) -> list[HandlerInfo]:
+        """All handlers that a worker ever told of, by name, as the worker said that started
+        last. One that no code has any more stays until it is removed."""
+        ...
+
+    async def remove_handler(self, name: str) -> bool:
+        """Forget a handler; a worker that starts with it brings it back. Whether it was known."""
+        ...
+
+    async def register_agents(self, agents: Mapping[str, str]) -> None:
+        """Note the cluster's agents: name → URL with its password hidden."""
+        ...
+
+    async def agents(self) -> list[AgentInfo]: ...
+
+    async def acquire(self, name: str, holder: str, ttl: float) -> Lease | None:
+        """Take the lease if it is free, expired, or the holder's own; else ``None``.
+
+        Expiry is judged by the master's clock. A new holder gets a greater token; a holder
+        who takes its own unexpired lease again keeps its token.
+        """
+        ...
+
+    async def renew(self, lease: Lease) -> bool:
+        """Extend by ``lease.ttl`` from now. ``False``: it went to another holder."""
+        ...
+
+    async def release(self, lease: Lease) -> None:
+        """Free the lease, if it is still held."""
+        ...
+
+    async def check(self) -> list[Check]:
+        """Findings for ``mesh doctor``. Never raises for a server's fault: reports it."""
+        ...

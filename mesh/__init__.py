@@ -4,7 +4,6 @@ The speed of a message broker and the memory of a database, for background jobs.
 """
 
 from mesh.app import Mesh as Mesh
-from mesh.client import JobHandle as JobHandle
 from mesh.config import AgentConfig as AgentConfig
 from mesh.config import Config as Config
 from mesh.context import Context as Context
@@ -41,6 +40,7 @@ from mesh.errors import UnknownHandler as UnknownHandler
 from mesh.handler import Handler as Handler
 from mesh.job import Priority as Priority
 from mesh.job import State as State
+from mesh.job_handle import JobHandle as JobHandle
 from mesh.middleware import AttemptEnded as AttemptEnded
 from mesh.middleware import Middleware as Middleware
 from mesh.middleware import NewJob as NewJob

@@ -14,7 +14,7 @@ import msgspec
 
 from mesh import history
 from mesh.bound import Bound, Submitter, make_envelope, make_held
-from mesh.client import NO_REASON, Client, JobHandle, agent_settings, master_settings
+from mesh.client import Client, agent_settings, master_settings
 from mesh.clock import Clock, SystemClock
 from mesh.cluster import Cluster
 from mesh.codec import ValueCodec, encode_payload
@@ -37,6 +37,7 @@ from mesh.handler import Handler
 from mesh.held import Held, Stored
 from mesh.history import Where, parse_where
 from mesh.job import PriorityName, State, check_job_id
+from mesh.job_handle import NO_REASON, JobHandle
 from mesh.limits import KeyFunction, LimitRules
 from mesh.middleware import Hooks, Middleware
 from mesh.options import DEFINED, JobOptions, Options

@@ -34,9 +34,9 @@ from mesh.workflow import Draft
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mesh.client import JobHandle
     from mesh.codecs import Codec
     from mesh.handler import Handler
+    from mesh.job_handle import JobHandle
     from mesh.middleware import Hooks
     from mesh.sync import Sync
 

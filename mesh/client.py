@@ -12,37 +12,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from itertools import count
-from math import inf
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from mesh import history
 from mesh.batcher import Batcher
 from mesh.clock import Clock
 from mesh.cluster import Cluster
-from mesh.codec import ValueCodec, encode_payload
-from mesh.codecs.base import Codec, is_sealed, seal, unseal
+from mesh.codecs.base import Codec
 from mesh.config import AgentConfig, Config
+from mesh.ends import FIRST_POLL, LONGEST_POLL, Ends
 from mesh.errors import (
     AgentError,
     AgentUnavailable,
     ClusterArchived,
     ConfigError,
-    InvalidResult,
-    JobCancelled,
-    JobFailed,
     JobNotFound,
     KeyExists,
     MasterError,
     MasterUnavailable,
     MeshError,
     PublishOutcomeUnknown,
-    ResultTimeout,
 )
 from mesh.held import Held, Stored
 from mesh.job import TERMINAL, State
@@ -56,7 +47,6 @@ from mesh.ports import (
     Master,
     MasterSettings,
 )
-from mesh.service import Backoff
 from mesh.wire import Envelope
 
 if TYPE_CHECKING:
@@ -64,9 +54,7 @@ if TYPE_CHECKING:
 
     from mesh.sql.outbox import Outbox
 
-__all__ = ["BULK", "NO_REASON", "Client", "JobHandle", "agent_settings", "master_settings"]
-
-R = TypeVar("R")
+__all__ = ["BULK", "Client", "agent_settings", "master_settings"]
 
 log = logging.getLogger("mesh")
 
@@ -81,11 +69,6 @@ _SHUN = 1.0
 
 _FOLLOW = 1.5
 """Seconds between two looks at the cluster's settings."""
-
-NO_REASON = "no reason given"
-
-_FIRST_POLL = 0.005
-_LONGEST_POLL = 0.5
 
 
 def agent_settings(config: Config, clock: Clock) -> AgentSettings:
@@ -106,140 +89,6 @@ def master_settings(config: Config, clock: Clock) -> MasterSettings:
         table_prefix=config.table_prefix,
         connect_timeout=config.connect_timeout,
     )
-
-
-class JobHandle(Generic[R]):
-    """A job that was enqueued, or looked up."""
-
-    __slots__ = ("_client", "_result", "_state", "_stored", "id", "name", "seen")
-
-    def __init__(
-        self,
-        job_id: str,
-        name: str,
-        client: Callable[[], Client],
-        result: ValueCodec,
-        state: State | None = None,
-        stored: Stored | None = None,
-    ) -> None:
-        self.id = job_id
-        self.name = name
-        """The handler's name."""
-        self._client = client
-        self._result = result
-        self._state = state
-        self._stored = stored
-        self.seen: JobInfo | None = None
-        """What the master knew of it when it was looked up; ``info()`` asks anew."""
-
-    @property
-    def existing(self) -> bool:
-        """Its key stood for it already: nothing new was stored."""
-        return self._stored is not None and self._stored.existing
-
-    @property
-    def replaced(self) -> bool:
-        """It existed, and has the new arguments and time now."""
-        return self._stored is not None and self._stored.replaced
-
-    def __repr__(self) -> str:
-        return f"<JobHandle {self.name} {self.id}>"
-
-    async def info(self) -> JobInfo:
-        """All that the master knows of the job. Raises ``JobNotFound``: a job that went straight
-        to an agent is known there as soon as its ledger was recorded."""
-        return await self._client().job(self.id)
-
-    async def status(self) -> State:
-        """The job's state. Raises ``JobNotFound`` as ``info`` does, but not for a job that this
-        process enqueued: that one is ``queued`` until the master has heard more."""
-        try:
-            return (await self.info()).state
-        except JobNotFound:
-            if self._state is None:
-                raise
-            return self._state
-
-    async def result(self, timeout: float | None = None) -> R:
-        """Wait for the job to end and return what its handler returned.
-
-        Raises ``JobFailed`` or ``JobCancelled`` if it did not succeed, ``InvalidResult`` if it
-        returned something that is not of the handler's result type, ``CannotDecrypt`` if it is
-        encrypted with a key that this app does not have, ``ResultTimeout`` after
-        ``timeout`` seconds (the job goes on), ``ConfigError`` if this process has no master,
-        ``MasterError`` if that cannot be opened.
-        """
-        job = await self._client().wait(self.id, timeout)
-        what = f"job {self.id} ({self.name}) {job.state}"
-        if job.state is State.SUCCEEDED:
-            data = job.result or b"null"
-            try:
-                value: R = self._result.decode(unseal(self._client().codec, data))
-            except msgspec.ValidationError as error:
-                raise InvalidResult(
-                    f"{what} with {data[:200].decode(errors='replace')}, which is not what the "
-                    f"handler's annotation says: {error}"
-                ) from error
-            return value
-        if job.state is State.FAILED:
-            raise JobFailed(
-                f"{what} at attempt {job.attempt}: {job.error_type}: {job.error_message}",
-                self.id,
-                job.state,
-                job.error_type or "",
-                job.error_traceback or "",
-            )
-        raise JobCancelled(f"{what}: {job.error_message or 'no reason given'}", self.id, job.state)
-
-    async def cancel(self, reason: str = "", *, wait: float = 5.0) -> State:
-        """Cancel the job, and return its state after waiting up to ``wait`` seconds for its end:
-        ``cancelled``; another terminal state, if that came first; or, while its handler has not
-        let go, the state that it is in: the request stands until the job has ended.
-
-        One that has not started never does. A running ``async`` handler gets
-        ``CancelledError``, one in a thread finds ``ctx.cancelled`` true. ``reason`` is kept with
-        the job. Raises ``ConfigError`` if this process has no master, ``MasterError``.
-        """
-        if not 0 <= wait < inf:
-            raise ConfigError(f"job.cancel(wait={wait!r}): must be seconds, 0 or more")
-        client = self._client()
-        why = reason or NO_REASON
-        state = (await (await client.master()).cancel([self.id], why)).get(self.id)
-        if state not in TERMINAL and wait:
-            try:
-                return (await client.wait(self.id, wait)).state
-            except ResultTimeout:
-                state = None
-        return state or await self.status()
-
-    async def retry(self, payload: Mapping[str, Any] | None = None) -> JobHandle[R]:
-        """Do the ended job again, as a new job whose handle is returned: with the same arguments,
-        or, by name, those of ``payload``.
-
-        Raises ``JobNotFound``, ``JobNotEnded``, ``JobRetried`` if it was done again already,
-        ``ClusterArchived``, and for ``payload`` what ``enqueue`` raises.
-        """
-        client = self._client()
-        data = None
-        if payload is not None:
-            data = encode_payload(self.name, payload, client.config.payload_limit)
-            client.check_payload(self.name, data)
-            data = seal(client.codec, data)
-        new_id = await history.retry_one(await client.master(), self.id, data)
-        return JobHandle(new_id, self.name, self._client, self._result, State.SCHEDULED)
-
-    async def remove(self) -> None:
-        """Forget the ended job. Raises ``JobNotFound`` or ``JobNotEnded``."""
-        await history.remove_one(await self._client().master(), self.id)
-
-    async def events(self, after: int = -1) -> AsyncIterator[EventInfo]:
-        """What the handler says, as the master hears it, until the job ends. Pass the last
-        ``seq`` you saw to go on from there."""
-        client = self._client()
-        async for event in client.events(self.id, after):
-            if is_sealed(event.data):
-                event = replace(event, data=unseal(client.codec, event.data))
-            yield event
 
 
 class Client:
@@ -265,10 +114,8 @@ class Client:
         self._shunned: dict[str, float] = {}
         self._turn = count()
         self._master: Master | None = None
-        self._waiting: dict[str, list[asyncio.Future[JobInfo]]] = {}
-        self._new_waiter = asyncio.Event()
-        self._poller: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
+        self._ends = Ends(self._ask, clock, self._closing)
         self._held_for = ""
         self._outbox: Outbox | None = None
         """Never opened: it writes through the callers' sessions."""
@@ -288,11 +135,10 @@ class Client:
             await batcher.drain()
         await self._held.drain()
         self._closing.set()
-        self._fail_waiting(_closed())
-        for task in (self._poller, self._follower):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait([task])
+        await self._ends.close(_closed())
+        if self._follower is not None:
+            self._follower.cancel()
+            await asyncio.wait([self._follower])
         async with self._lock:
             for board in self._boards:
                 await board.close()
@@ -574,71 +420,27 @@ class Client:
         await self.master()
         if self._closing.is_set():
             raise _closed()
-        future: asyncio.Future[JobInfo] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(job_id, []).append(future)
-        self._new_waiter.set()
-        if self._poller is None or self._poller.done():
-            self._poller = asyncio.create_task(self._poll(), name="mesh-results")
-        try:
-            async with asyncio.timeout(timeout):
-                return await future
-        except TimeoutError:
-            raise ResultTimeout(f"job {job_id} has not ended after {timeout:g} s") from None
-        finally:
-            waiters = self._waiting.get(job_id, [])
-            if future in waiters:
-                waiters.remove(future)
-            if not waiters:
-                self._waiting.pop(job_id, None)
+        return await self._ends.wait(job_id, timeout)
 
-    async def _poll(self) -> None:
-        """Ask for all jobs that anyone waits for, in one query; less often the longer it takes."""
-        pause = _FIRST_POLL
-        backoff = Backoff(self._closing, clock=self._clock)
-        while self._waiting:
-            if self._new_waiter.is_set():
-                self._new_waiter.clear()
-                pause = _FIRST_POLL
-            try:
-                found = await backoff.retry("waiting for results", self._ask, MasterUnavailable)
-            except Exception as error:
-                self._fail_waiting(error)
-                return
-            for job_id, job in (found or {}).items():
-                if job.state in TERMINAL:
-                    for future in self._waiting.pop(job_id, []):
-                        if not future.done():
-                            future.set_result(job)
-                    pause = _FIRST_POLL
-            await self._clock.wait(self._new_waiter, pause)
-            pause = min(pause * 1.5, _LONGEST_POLL)
-
-    def _fail_waiting(self, error: Exception) -> None:
-        for waiters in self._waiting.values():
-            for future in waiters:
-                if not future.done():
-                    future.set_exception(error)
-        self._waiting.clear()
-
-    async def _ask(self) -> dict[str, JobInfo]:
-        return await (await self.master()).get_jobs(list(self._waiting))
+    async def _ask(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:
+        return await (await self.master()).get_jobs(job_ids)
 
     async def events(self, job_id: str, after: int) -> AsyncIterator[EventInfo]:
         master = await self.master()
-        pause = _FIRST_POLL
+        pause = FIRST_POLL
         while True:
             # The state first: events that came before the end are recorded with it or before.
             state = (await master.get_jobs([job_id])).get(job_id)
             events = await master.events(job_id, after)
             for event in events:
                 after = event.seq
-                pause = _FIRST_POLL
+                pause = FIRST_POLL
                 yield event
             if not events:
                 if state is not None and state.state in TERMINAL:
                     return
                 await self._clock.sleep(pause)
-                pause = min(pause * 1.5, _LONGEST_POLL)
+                pause = min(pause * 1.5, LONGEST_POLL)
 
 
 def _closed() -> MeshError:

@@ -20,8 +20,8 @@ from mesh.wire import Envelope, Parent
 
 if TYPE_CHECKING:
     from mesh.bound import Bound, Submitter
-    from mesh.client import JobHandle
     from mesh.handler import Handler
+    from mesh.job_handle import JobHandle
     from mesh.options import JobOptions
     from mesh.request import Job
     from mesh.sync import Sync

@@ -29,12 +29,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mesh.app import Mesh
-from mesh.client import JobHandle
 from mesh.console import run
 from mesh.context import Context
 from mesh.errors import ConfigError, JobNotSucceeded
 from mesh.handler import Handler
 from mesh.job import State
+from mesh.job_handle import JobHandle
 from mesh.retry import Retry
 from mesh.roles import RoleOptions, make_role
 from mesh.service import Group

@@ -41,8 +41,8 @@ from mesh.signature import is_context, type_hints
 from mesh.workflow import Draft
 
 if TYPE_CHECKING:
-    from mesh.client import JobHandle
     from mesh.context import Context
+    from mesh.job_handle import JobHandle
 
 __all__ = ["Handler"]
 

@@ -20,7 +20,7 @@ from mesh.prefix import Prefix
 from mesh.retry import Retry
 
 if TYPE_CHECKING:
-    from mesh.client import JobHandle
+    from mesh.job_handle import JobHandle
 
 __all__ = ["DEFINED", "HandlerOptions", "JobOptions", "Options"]
 

@@ -35,7 +35,7 @@ from mesh.service import Backoff, Service
 
 if TYPE_CHECKING:
     from mesh.app import Mesh
-    from mesh.client import JobHandle
+    from mesh.job_handle import JobHandle
     from mesh.schedule import Schedule
 
 __all__ = ["AppSchedules", "Declaring", "Expression", "ScheduleOptions"]

@@ -26,7 +26,7 @@ from mesh.job import State, new_job_id
 if TYPE_CHECKING:
     from mesh.app import Mesh
     from mesh.bound import Bound
-    from mesh.client import JobHandle
+    from mesh.job_handle import JobHandle
 
 __all__ = ["Chain", "Draft", "Group", "Node", "Workflow", "WorkflowHandle", "chain", "group"]
 

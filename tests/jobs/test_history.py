@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from mesh import JobCancelled, JobFailed, JobNotFound, Mesh, Retry, State, chain
-from mesh.client import JobHandle
+from mesh.job_handle import JobHandle
 
 from .cluster_rig import PATIENCE, Rig
 

@@ -321,11 +321,12 @@ class Mesh(Submitter):
 
     def get_handler(self, name: str) -> Handler[..., Any, Any]:
         """Raises ``UnknownHandler``."""
+        full = self.prefix.of(name)
         try:
-            return self.handlers[self.prefix.of(name)]
+            return self.handlers[full]
         except KeyError:
             raise UnknownHandler(
-                f"no handler is named '{name}'{did_you_mean(name, self.handlers)}"
+                f"no handler is named '{full}'{did_you_mean(full, self.handlers)}"
             ) from None
 
     @property

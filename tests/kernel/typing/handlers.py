@@ -136,7 +136,7 @@ async def contexts(ctx: Context) -> None:
     assert_type(ctx.parent_result(Receipt), Receipt)
     assert_type(ctx.parents[0].result_as(int), int)
     await ctx.enqueue(send_mail, "1")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
-    await ctx.enqueue(Export(1), dely=5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    await ctx.enqueue(Export(1), dely=5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 async def results(job: JobHandle[Receipt]) -> None:

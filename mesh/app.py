@@ -33,6 +33,7 @@ from mesh.errors import (
     did_you_mean,
     raised,
 )
+from mesh.filter import JobFilter
 from mesh.handler import Handler
 from mesh.held import Held, Stored
 from mesh.history import Where, parse_where
@@ -405,20 +406,26 @@ class Mesh(Submitter):
         ``expired`` ones. Returns the new jobs. See ``JobHandle.retry``; left out are those
         that were done again already."""
         wanted = parse_where(where, self.now(), "app.retry()", self.prefix)
-        data = None
+        return [
+            self._handle(new_id, name, self._result_codec(name), State.SCHEDULED)
+            async for _, new_id, name in self.retry_each(wanted, payload)
+        ]
+
+    async def retry_each(
+        self, where: JobFilter, payload: Mapping[str, Any] | None = None
+    ) -> AsyncIterator[tuple[str, str, str]]:
+        """The same, as it is done: of each job its id, the new one's, and its handler's name."""
+        data = sealed = None
         if payload is not None:
             data = encode_payload("retry", payload, self.payload_limit)
-        sealed = None if data is None else seal(self.codec, data)
+            sealed = seal(self.codec, data)
 
         def check(name: str) -> None:
             if data is not None:
                 self.check_payload(name, data)
 
-        made = history.retry(await self.master(), wanted, sealed, check)
-        return [
-            self._handle(new_id, name, self._result_codec(name), State.SCHEDULED)
-            async for _, new_id, name in made
-        ]
+        async for done in history.retry(await self.master(), where, sealed, check):
+            yield done
 
     async def cancel(self, reason: str = "", **where: Unpack[Where]) -> int:
         """Ask for all jobs to be cancelled that ``where`` means and that have not ended. Returns

@@ -5,9 +5,9 @@ A **frame** is msgpack ``[version, [envelope, ...]]``, a ledger entry is msgpack
 given here; a later version may append fields, which older readers skip. Records begin with
 their kind; one of a kind that came later (``Defined``) stands in an entry of its own, so that a
 reader that does not know it sets aside that and nothing else. Payloads, results and event data
-are JSON inside, so that history is readable and another language could join. A reader refuses a
-version above its own with ``UnsupportedVersion`` and anything that is no message at all with
-``CorruptMessage``.
+are JSON inside, so that history is readable and another language could join; encrypted ones are
+JSON still, ``{"$encrypted": text}``. A reader refuses a version above its own with
+``UnsupportedVersion`` and anything that is no message at all with ``CorruptMessage``.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ import typer
 
 from mesh import history
 from mesh.app import Mesh
-from mesh.codec import encode_payload
 from mesh.console import (
     AppOption,
     JsonOption,
@@ -196,15 +195,7 @@ def retry_jobs(
     made: dict[str, str] = {}
 
     async def all_of_them(mesh: Mesh) -> None:
-        data = None
-        if arguments is not None:
-            data = encode_payload("retry", arguments, mesh.payload_limit)
-
-        def check(name: str) -> None:
-            if data is not None:
-                mesh.check_payload(name, data)
-
-        async for old, new, _ in history.retry(await mesh.master(), where, data, check):
+        async for old, new, _ in mesh.retry_each(where, arguments):
             made[old] = new
             if not as_json:
                 typer.echo(f"{old} → {new}")

@@ -80,7 +80,9 @@ async def test_master_and_agent_never_see_what_is_encrypted(rig: Rig) -> None:
             assert await job.result(timeout=PATIENCE) == f"{SECRET} told"
         again = await jobs[0].retry({"secret": SECRET})
         assert await again.result(timeout=PATIENCE) == f"{SECRET} told"
-        for job in (*jobs, again):
+        (once_more,) = await app.retry(payload={"secret": SECRET}, key="k", state="succeeded")
+        assert await once_more.result(timeout=PATIENCE) == f"{SECRET} told"
+        for job in (*jobs, again, once_more):
             said = [json.loads(event.data) async for event in job.events()]
             assert said[1] == SECRET
             info = await job.info()

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import Any, assert_type
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from typing import Annotated, Any, assert_type
 
-from mesh import Context, Failure, Handler, Job, JobHandle, Mesh, Retry, State
+from mesh import (
+    AttemptEnded,
+    Context,
+    Depends,
+    Failure,
+    Handler,
+    Injected,
+    Job,
+    JobHandle,
+    Mesh,
+    Middleware,
+    NewJob,
+    ParentJob,
+    Retry,
+    State,
+)
 
 app = Mesh("sqlite:///mesh.db")
 
@@ -88,6 +103,40 @@ async def handles() -> None:
     assert_type(await app.get_job("id"), JobHandle[Any])
     assert_type(await send_mail.options(delay=5, priority="low").enqueue(1), JobHandle[Receipt])
     assert_type(await send_mail.enqueue_many([(1,), {"user_id": 2}]), list[JobHandle[Receipt]])
+
+
+def get_receipt() -> Receipt:
+    return Receipt()
+
+
+@app.job
+async def with_dependency(
+    ctx: Context, user_id: int, receipt: Annotated[Receipt, Depends(get_receipt)] = Injected
+) -> Receipt:
+    return receipt
+
+
+class Counting(Middleware):
+    def enqueue(self, jobs: Sequence[NewJob]) -> Iterator[None]:
+        yield
+
+    async def execute(self, ctx: Context[Any]) -> AsyncIterator[None]:
+        assert_type(ctx.parents, list[ParentJob])
+        yield
+
+    async def ended(self, attempt: AttemptEnded) -> None: ...
+
+
+async def contexts(ctx: Context) -> None:
+    assert_type(await with_dependency.enqueue(1), JobHandle[Receipt])
+    assert_type(await ctx.enqueue(with_dependency, 1), JobHandle[Receipt])
+    assert_type(await ctx.enqueue(send_mail.options(delay=5), 1), JobHandle[Receipt])
+    assert_type(await ctx.enqueue(Export(1), delay=5), JobHandle[Receipt])
+    assert_type(ctx.sync(ctx.enqueue(count, ["a"])), JobHandle[int])
+    assert_type(ctx.parent_result(Receipt), Receipt)
+    assert_type(ctx.parents[0].result_as(int), int)
+    await ctx.enqueue(send_mail, "1")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    await ctx.enqueue(Export(1), dely=5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 async def results(job: JobHandle[Receipt]) -> None:

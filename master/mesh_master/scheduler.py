@@ -158,11 +158,11 @@ class Scheduler(Service):
     async def round(self) -> float:
         """Make what is to be made. Returns the seconds until the next round."""
         if self._clock.monotonic() - self._reconciled_at >= _RECONCILE_EVERY:
-            await reconcile(self._store)
+            schedules = await reconcile(self._store)
             self._reconciled_at = self._clock.monotonic()
             self._watched = [
                 s
-                for s in await self._store.all()
+                for s in schedules
                 if s.definition.overlap == "queue" or s.definition.disable_after_failures
             ]
         for schedule in self._watched:

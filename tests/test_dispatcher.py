@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from mesh.errors import AgentError, PublishOutcomeUnknown
+from mesh.held import Held
 from mesh.job import State, new_job_id
 from mesh.ports import Agent, AgentSettings, MasterSettings
 from mesh.testing import ManualClock, MemoryAgent
 from mesh.testing.conformance.agent import make_job
 from mesh.testing.servers import PostgresServer
-from mesh.wire import Envelope
+from mesh.wire import Envelope, Limit
 from mesh_master.dispatcher import Dispatcher
 from mesh_master.store import SqlMaster
 
@@ -104,6 +105,26 @@ async def test_jobs_go_to_an_agent_within_the_threshold(
     assert clock.time() + 60 >= later.due_at
     assert isinstance(dispatcher, Dispatcher)
     assert dispatcher.dispatched == 26
+
+
+async def test_lanes_left_out_stay_on_the_master(master: SqlMaster, clock: SteppedClock) -> None:
+    agent = WatchedAgent("a", clock)
+    limit = Limit("c", concurrency=2)
+    mail = [make_job(lane="mail"), make_job(lane="mail", limits=[limit])]
+    others = [make_job(), make_job(limits=[limit])]
+    await master.submit([Held(job) for job in [*mail, *others]])
+    dispatcher = make_dispatcher(master, clock, agent)
+    dispatcher.leaving_out = frozenset({"mail"})
+    async with dispatcher:
+        await agent.has(2)
+        for _ in range(10):
+            await clock.step()
+        assert sorted(agent.got) == sorted(job.id for job in others)
+        for job in (await master.get_jobs([job.id for job in mail])).values():
+            assert job.state is State.SCHEDULED
+        dispatcher.leaving_out = frozenset()
+        while len(agent.got) < 4:
+            await clock.step()
 
 
 async def test_the_next_agent_takes_what_one_cannot(master: SqlMaster, clock: SteppedClock) -> None:

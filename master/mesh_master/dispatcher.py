@@ -157,10 +157,11 @@ class Dispatcher(Service):
     async def _claim_some(self) -> tuple[list[Envelope], bool]:
         """Jobs in hand, and whether there are no more."""
         until = self._clock.time() + self.threshold
-        jobs = await self._master.claim_due(until, self._batch, self._claim, self.leaving_out)
+        leaving_out = self.leaving_out
+        jobs = await self._master.claim_due(until, self._batch, self._claim, leaving_out)
         gated = Claimed([])
         if self._gated:
-            gated = await self._master.claim_gated(until, self._batch, self._claim)
+            gated = await self._master.claim_gated(until, self._batch, self._claim, leaving_out)
         self._waits |= bool(gated.jobs)
         self._more_at = inf if gated.more_at is None else gated.more_at
         is_all = max(len(jobs), len(gated.jobs)) < self._batch

@@ -9,7 +9,7 @@ few seconds' worth wait on agents while no worker is there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -73,10 +73,15 @@ class Gates:
         """The gate that the last claim looked at: the next goes on behind it."""
 
     async def claim(
-        self, run: AsyncConnection, until: float, limit: int, claim: float
+        self,
+        run: AsyncConnection,
+        until: float,
+        limit: int,
+        claim: float,
+        leaving_out: Collection[str] = (),
     ) -> tuple[list[Row[Any]], float | None]:
-        """The rows (id, envelope) of jobs that were let go, and the moment when a rate lets the
-        next one go."""
+        """The rows (id, envelope) of jobs that were let go, none of the lanes that are left out,
+        and the moment when a rate lets the next one go."""
         now = self._database.now()
         gates = await self._gates(run)
         if not gates:
@@ -90,7 +95,7 @@ class Gates:
             mine = [limits[name] for name in names if name in limits]
             room = min([limit - len(claimed), *(one.room for one in mine)])
             if room > 0:
-                rows = await self._let_go(run, gate, until, now, room, claim)
+                rows = await self._let_go(run, gate, until, now, room, claim, leaving_out)
                 for one in mine:
                     one.take(len(rows))
                 slots += [_slot(row.id, k, limits[k]) for row in rows for k in names if k in limits]
@@ -143,12 +148,21 @@ class Gates:
         }
 
     async def _let_go(
-        self, run: AsyncConnection, gate: str, until: float, now: float, room: int, claim: float
+        self,
+        run: AsyncConnection,
+        gate: str,
+        until: float,
+        now: float,
+        room: int,
+        claim: float,
+        leaving_out: Collection[str],
     ) -> list[Any]:
         jobs = self._tables.jobs
         columns = jobs.c
         held = and_(columns.gate == gate, columns.envelope.is_not(None), columns.due_at <= until)
         held = and_(held, or_(columns.firm.is_(None), columns.due_at <= now))
+        if leaving_out:
+            held = and_(held, columns.lane.not_in(sorted(leaving_out)))
         wanted = [columns.id, columns.priority, columns.due_at]
         # Each is read in the order of the index; together they would be sorted.
         of_each = [

@@ -25,15 +25,14 @@ ALIVE = 45.0
 _ORPHANED = "no living process of the app has it in its code any more"
 
 
-async def reconcile(store: Schedules) -> None:
-    """Create, change and disable schedules as the code says."""
+async def reconcile(store: Schedules) -> list[ScheduleInfo]:
+    """Create, change and disable schedules as the code says. Returns all, as they were before."""
     now = store.now()
     living = [d for d in await store.declarations() if d.seen_at > now - ALIVE]
-    if not living:
-        return
+    schedules = await store.all()
     apps = {d.app: d for d in living if d.definition is None}
     winners = _winners(d for d in living if d.definition is not None)
-    known = {schedule.name: schedule for schedule in await store.all()}
+    known = {schedule.name: schedule for schedule in schedules}
     for declaration in winners.values():
         schedule = known.get(declaration.name)
         if schedule is None:
@@ -46,6 +45,7 @@ async def reconcile(store: Schedules) -> None:
         app = apps.get(schedule.app)
         if app is not None and schedule.source == "code" and schedule.name not in winners:
             await _orphan(store, schedule, app)
+    return schedules
 
 
 def _winners(declarations: Iterable[Declaration]) -> dict[str, Declaration]:

@@ -52,7 +52,8 @@ _INTERVAL = 1.0
 def plan(schedule: ScheduleInfo, now: float, ahead: float) -> tuple[list[float], float | None]:
     """The slots to make jobs for, in order, and the cursor behind them.
 
-    Pure. Raises ``InvalidSchedule`` if the definition cannot be read.
+    Slots that were missed are named in the log. Raises ``InvalidSchedule`` if the definition
+    cannot be read.
     """
     rule, cursor = schedule.definition.schedule, schedule.next_slot
     slots: list[float] = []
@@ -115,13 +116,10 @@ class Scheduler(Service):
         holder: str,
         clock: Clock | None = None,
         interval: float = _INTERVAL,
-        ttl: float = 10.0,
     ) -> None:
         """``ahead`` is how many seconds before its slot a job is made, ``interval`` how often,
         in seconds, the master is looked at."""
         super().__init__("scheduler")
-        self.made = 0
-        """Jobs made."""
         self._master = master
         self._store = master.schedules
         self._agents = agents
@@ -131,10 +129,9 @@ class Scheduler(Service):
         self._holder = holder
         self._clock = clock or SystemClock()
         self._interval = interval
-        self._ttl = ttl
         self._reconciled_at = float("-inf")
         self._watched: list[ScheduleInfo] = []
-        """Active schedules whose jobs' ends matter."""
+        """Schedules whose jobs' ends matter."""
         self._problems = Problems(self.name)
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -146,7 +143,6 @@ class Scheduler(Service):
             self._duty,
             stopping=self.stopping,
             clock=self._clock,
-            ttl=self._ttl,
         )
 
     async def _duty(self, term: Term) -> None:
@@ -158,11 +154,11 @@ class Scheduler(Service):
     async def round(self) -> float:
         """Make what is to be made. Returns the seconds until the next round."""
         if self._clock.monotonic() - self._reconciled_at >= _RECONCILE_EVERY:
-            await reconcile(self._store)
+            schedules = await reconcile(self._store)
             self._reconciled_at = self._clock.monotonic()
             self._watched = [
                 s
-                for s in await self._store.all()
+                for s in schedules
                 if s.definition.overlap == "queue" or s.definition.disable_after_failures
             ]
         for schedule in self._watched:
@@ -203,8 +199,7 @@ class Scheduler(Service):
             )
             for slot in slots
         ]
-        if await self._store.make(schedule, next_slot, jobs, states):
-            self.made += len(jobs)
+        await self._store.make(schedule, next_slot, jobs, states)
 
     async def _states(self, schedule: ScheduleInfo, count: int) -> list[State]:
         """How the jobs of the next slots begin."""

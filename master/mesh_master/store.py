@@ -246,9 +246,11 @@ class SqlMaster:
             waits, gated = await self._unblocking.outlook(connection)
         return Unblocked(jobs + freed, waits, gated)
 
-    async def claim_gated(self, until: float, limit: int, claim: float) -> Claimed:
+    async def claim_gated(
+        self, until: float, limit: int, claim: float, leaving_out: Collection[str] = ()
+    ) -> Claimed:
         async with self.database.write(timeout=_PATIENCE) as connection:
-            rows, more_at = await self._gates.claim(connection, until, limit, claim)
+            rows, more_at = await self._gates.claim(connection, until, limit, claim, leaving_out)
         read = (self._read_held(row.id, row.envelope) for row in rows)
         return Claimed([job for job in read if job is not None], more_at)
 

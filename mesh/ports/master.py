@@ -159,8 +159,11 @@ class Master(Protocol):
         """
         ...
 
-    async def claim_gated(self, until: float, limit: int, claim: float) -> Claimed:
+    async def claim_gated(
+        self, until: float, limit: int, claim: float, leaving_out: Collection[str] = ()
+    ) -> Claimed:
         """Like ``claim_due``, for jobs under limits: as many of each as the limits allow now.
+        Those of the lanes that are left out take no place from others.
 
         A job counts against its limits' concurrency from its claim to its end, and against
         their rates once.

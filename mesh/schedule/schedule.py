@@ -18,7 +18,6 @@ __all__ = ["Notation", "Schedule", "build", "duration_text", "parse", "parse_dur
 _S = TypeVar("_S", bound="Schedule")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FAR = 2**63
 
 
 class Notation(Protocol):

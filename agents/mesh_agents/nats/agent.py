@@ -149,12 +149,13 @@ class NatsAgent:
         return dict.fromkeys(parts, outcome)
 
     async def withdraw(self, lane: str, priority: int, job_ids: Sequence[str]) -> set[str]:
+        jobs = self._names.jobs(check_name("lane", lane), level(priority), 1)
+
         async def purge(job_id: str) -> bool:
             subject = self._names.later(jobs, f"{job_id}:1")
             # Each waits on a subject of its own: see pack() and Names.later().
             return (await self._streams.purge("JOBS", subject)) > 0
 
-        jobs = self._names.jobs(check_name("lane", lane), level(priority), 1)
         gone = await asyncio.gather(*(purge(job_id) for job_id in job_ids))
         return {job_id for job_id, is_gone in zip(job_ids, gone, strict=True) if is_gone}
 

@@ -320,6 +320,20 @@ class ConditionsConformance:
         await master.submit([Held(limited(harness, Limit("c", concurrency=3)))])
         assert len(await claim_gated(master, harness)) == 2
 
+    async def test_lanes_that_are_left_out_take_no_place(self, harness: MasterHarness) -> None:
+        """Nor does a job of such a lane lose its turn."""
+        master = await harness.connect()
+        limit = Limit("c", concurrency=1)
+        first = limited(harness, limit, age=9, lane="mail")
+        second, third = limited(harness, limit, age=8), limited(harness, limit, age=7)
+        await master.submit([Held(job) for job in (first, second, third)])
+        left_out = await master.claim_gated(harness.now(), 10, CLAIM, {"mail"})
+        assert [job.id for job in left_out.jobs] == [second.id]
+        await begin(master, second)
+        await end(master, second)
+        await master.unblock([second.id])
+        assert [job.id for job in await claim_gated(master, harness)] == [first.id]
+
     async def test_a_rate_lets_go_in_time(self, harness: MasterHarness) -> None:
         master = await harness.connect()
         rate = 4 / harness.ttl

@@ -370,7 +370,13 @@ def _dependencies(metadata: MetaData, prefix: str) -> Table:
         Column("name", String),
         Column("feeds", String),
         Column("is_open", Boolean, nullable=False),
-        Index(f"{name}_open", "parent_id", postgresql_where=_IS_OPEN, sqlite_where=_IS_OPEN),
+        Index(
+            f"{name}_open",
+            "parent_id",
+            postgresql_where=_IS_OPEN,
+            # As the queries there say it, or it is not used.
+            sqlite_where=text("is_open = 1"),
+        ),
         # Is a job that ended still needed?
         Index(f"{name}_parent", "parent_id"),
     )

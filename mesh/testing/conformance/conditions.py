@@ -264,6 +264,18 @@ class ConditionsConformance:
         states = [(await info(master, held.job.id)).state for held in (waiting, late, keeps)]
         assert states == [State.EXPIRED, State.EXPIRED, State.SCHEDULED]
 
+    async def test_what_may_have_begun_does_not_expire_here(self, harness: MasterHarness) -> None:
+        master = await harness.connect()
+        soon = harness.now() + harness.ttl / 2
+        job = make_job(expires_at=soon, due_at=harness.now())
+        await master.submit([Held(job)])
+        assert len(await master.claim_due(harness.now() + 1, 10, harness.ttl / 4)) == 1
+        await harness.pass_time(harness.ttl)  # and nothing is heard of the agent
+        await master.unblock()
+        assert (await info(master, job.id)).state is State.SCHEDULED
+        await end(master, job)
+        assert (await info(master, job.id)).state is State.SUCCEEDED
+
     # limits ----------------------------------------------------------------------------------
 
     async def test_concurrency_lets_so_many_go(self, harness: MasterHarness) -> None:

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from sqlalchemy import event
 
-from mesh.held import After, Held
+from mesh.held import After, Held, KeyRule
 from mesh.job import State
 from mesh.ports import MasterSettings
 from mesh.sql import Database
@@ -139,3 +139,45 @@ async def test_many_ends_at_once(shared: SqlMaster) -> None:
     assert not (await shared.unblock()).waits
     for one in masters[1:]:
         await one.close()
+
+
+async def test_a_key_that_is_forgotten_meanwhile_is_taken(
+    shared: SqlMaster, other: asyncpg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await shared.submit([Held(make_job(key="k"))])
+    look = shared._holding._holders
+    looked: list[bool] = []
+
+    async def late(*arguments: Any, **more: Any) -> Any:
+        if not looked:  # the janitor, after the key was found taken
+            looked.append(True)
+            await other.execute("DELETE FROM mesh_keys")
+        return await look(*arguments, **more)
+
+    monkeypatch.setattr(shared._holding, "_holders", late)
+    job = make_job(key="k")
+    (stored,) = await shared.submit([Held(job)])
+    assert (stored.job_id, stored.existing) == (job.id, False)
+    assert await shared.find_key("k") == job.id
+
+
+async def test_a_key_that_is_taken_meanwhile_is_not_forgotten(
+    shared: SqlMaster, other: asyncpg.Connection[Any]
+) -> None:
+    await shared.submit([Held(make_job(key="k"), KeyRule(period=0.01))])
+    async with other.transaction():
+        # As one who found that its time is over, and takes it.
+        await other.execute("UPDATE mesh_keys SET until = NULL")
+        async with asyncio.TaskGroup() as tasks:
+            sweep = tasks.create_task(shared.sweep(0.0, 100))
+            await waits_for_a_lock(other)
+            await other.execute("COMMIT; BEGIN")
+    assert sweep.result() == 0
+    assert await other.fetchval("SELECT count(*) FROM mesh_keys") == 1
+
+
+async def waits_for_a_lock(connection: asyncpg.Connection[Any]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype <> 'relation'"
+        while not await connection.fetchval(waiting):
+            await connection.execute("SELECT pg_sleep(0.01)")

@@ -26,6 +26,7 @@ def upgrade(op: Operations, prefix: str, schema: str | None) -> None:
         Column("firm", Boolean),
         Column("pending", Integer),
         Column("gate", Text),
+        Column("limits", Text),
     ):
         op.add_column(jobs, column, schema=schema)
     # Those under limits are not looked at by those who look for the others.

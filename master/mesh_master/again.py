@@ -27,7 +27,7 @@ from mesh_master.tables import Tables
 __all__ = ["Again"]
 
 _meta = msgspec.json.Decoder(dict[str, str])
-_gate = msgspec.json.Decoder(list[str])
+_names = msgspec.json.Decoder(list[str])
 
 
 class Again:
@@ -129,7 +129,7 @@ class Again:
 
 def _keys(row: Row[Any]) -> list[str]:
     """The limits that the job was under."""
-    return [] if row.gate is None else _gate.decode(row.gate)
+    return [] if row.limits is None else _names.decode(row.limits)
 
 
 def _unfed(payload: bytes, after: Sequence[After]) -> bytes:

@@ -11,7 +11,7 @@ from math import inf
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, and_, or_, select
+from sqlalchemy import Row, and_, delete, or_, select
 
 from mesh.held import Held, KeyRule, Stored
 from mesh.job import State, state_version
@@ -26,13 +26,13 @@ __all__ = ["Holding"]
 _FOR_EVER = 253_370_764_800.0
 """The year 9999."""
 
-_CONDITIONS = ("key", "workflow", "retry_of", "firm", "pending", "gate")
+_CONDITIONS = ("key", "workflow", "retry_of", "firm", "pending", "gate", "limits")
 _AT_ONCE = 100
 """Keys in one statement."""
 
 _REPLACED = (
     *("id", "lane", "priority", "payload", "meta", "due_at", "envelope", "result_ttl"),
-    *("expires_at", "firm", "gate"),
+    *("expires_at", "firm", "gate", "limits"),
 )
 
 
@@ -74,12 +74,8 @@ class Holding:
 
     @staticmethod
     def _has_not_left(jobs: Any) -> Any:
-        """No dispatcher has had the job in hand."""
-        return and_(
-            jobs.state.in_([State.SCHEDULED, State.WAITING]),
-            jobs.envelope.is_not(None),
-            jobs.claimed_until.is_(None),
-        )
+        """The job is held, no dispatcher has it in hand, and it was on no agent before."""
+        return and_(jobs.envelope.is_not(None), jobs.claimed_until.is_(None), jobs.attempt == 1)
 
     async def store(self, run: Executor, jobs: Sequence[Held]) -> list[Stored]:
         """Store the jobs, in the transaction of ``run``; what became of each, in order."""
@@ -111,20 +107,35 @@ class Holding:
         taken: dict[int, Stored] = {}
         for start in range(0, len(order), _AT_ONCE):
             part = {str(held.job.key): (i, held) for i, held in order[start : start + _AT_ONCE]}
-            rows = {key: (key, h.job.id, _until(h.rule, now)) for key, (_, h) in part.items()}
-            new = await self._keys.run(run, list(rows.values()))  # type: ignore[arg-type]
-            contested = [key for key in part if key not in new]
-            if not contested:
-                continue
-            over: list[tuple[Any, ...]] = []
-            for row in await self._holders(run, contested, lock=True):
-                index, held = part[row.key]
-                if not _stands(row, now):
-                    over.append(rows[row.key])
-                else:
-                    taken[index] = await self._meet(run, held, row, now)
-            await self._take_over.run(run, over)
+            while part:
+                part = await self._take_some(run, part, taken, now)
         return taken
+
+    async def _take_some(
+        self,
+        run: Executor,
+        part: Mapping[str, tuple[int, Held]],
+        taken: dict[int, Stored],
+        now: float,
+    ) -> dict[str, tuple[int, Held]]:
+        """``_take_keys`` for some keys. Returns those for which it is to be tried again."""
+        rows = {key: (key, h.job.id, _until(h.rule, now)) for key, (_, h) in part.items()}
+        new = await self._keys.run(run, list(rows.values()))  # type: ignore[arg-type]
+        contested = [key for key in part if key not in new]
+        if not contested:
+            return {}
+        holders = await self._holders(run, contested, lock=True)
+        over: list[tuple[Any, ...]] = []
+        for row in holders:
+            index, held = part[row.key]
+            if not _stands(row, now):
+                over.append(rows[row.key])
+            elif row.job_id != held.job.id:  # else it was stored before, and comes again
+                taken[index] = await self._meet(run, held, row, now)
+        await self._take_over.run(run, over)
+        # One that was there and is not stood for a job that has been forgotten meanwhile.
+        found = {row.key for row in holders}
+        return {key: part[key] for key in contested if key not in found}
 
     async def _holders(
         self, run: Executor, keys: Sequence[str], *, lock: bool
@@ -150,11 +161,19 @@ class Holding:
         refused = rule.on_conflict == "raise" or name != held.job.name
         replaced = False
         if rule.on_conflict in ("replace", "debounce") and not refused and row.envelope is not None:
-            changed = _replacement(held, row)
-            replaced = await self._replace.run(run, [changed]) == 1
-            if replaced and held.job.limits:
-                await self._know_limits(run, [held.job])
+            job = _replacement(held, row)
+            replaced = await self._replace.run(run, [_replaced(held, job, row)]) == 1
+            if replaced:
+                await self._begin_anew(run, job)
         return Stored(row.job_id, name, state, existing=True, replaced=replaced, refused=refused)
+
+    async def _begin_anew(self, run: Executor, job: Envelope) -> None:
+        """Forget what hangs on a job's former self: its tags, and its place under its limits, if
+        those had let it go and no agent took it."""
+        for table in (self._tables.tags, self._tables.slots):
+            await run.execute(delete(table).where(table.c.job_id == job.id))
+        await self._tags.write(run, [job])
+        await self._know_limits(run, [job])
 
     # rows ------------------------------------------------------------------------------------
 
@@ -226,14 +245,15 @@ def _state_of(held: Held) -> State:
 
 def _row(held: Held) -> dict[str, Any]:
     job = held.job
-    row = merge.held_row(job, encode_frame([job]))
+    row, gate = merge.held_row(job, encode_frame([job])), _gate(job)
     row |= {
         "key": job.key,
         "workflow": job.workflow,
         "retry_of": held.retry_of,
         "firm": held.firm or None,
         "pending": len({after.job_id for after in held.after}) or None,
-        "gate": _gate(job),
+        "gate": gate,
+        "limits": gate,
     }
     if held.after:
         row |= {
@@ -267,16 +287,25 @@ def _dependency_rows(jobs: Iterable[Held]) -> Iterable[dict[str, Any]]:
             }
 
 
-def _replacement(held: Held, row: Row[Any]) -> tuple[Any, ...]:
-    """What the job of the row becomes, in the order of ``_REPLACED``."""
+def _replacement(held: Held, row: Row[Any]) -> Envelope:
+    """What the job of the row becomes."""
     job, rule = held.job, held.rule or KeyRule()
     due_at = job.due_at
     if rule.on_conflict == "debounce" and rule.max_wait is not None:
         due_at = min(due_at, row.enqueued_at + rule.max_wait)
     (old,) = decode_frame(row.envelope)
-    job = msgspec.structs.replace(
-        job, id=row.job_id, enqueued_at=row.enqueued_at, due_at=due_at, workflow=old.workflow
+    return msgspec.structs.replace(
+        job,
+        id=row.job_id,
+        enqueued_at=row.enqueued_at,
+        due_at=due_at,
+        workflow=old.workflow,
+        parents=old.parents,
     )
+
+
+def _replaced(held: Held, job: Envelope, row: Row[Any]) -> tuple[Any, ...]:
+    """The row of that, in the order of ``_REPLACED``."""
     new = _row(Held(job, firm=held.firm))
     if State(row.state) is State.WAITING:
         new["due_at"] = None

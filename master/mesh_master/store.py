@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import (
@@ -228,23 +229,33 @@ class SqlMaster:
             return await self._holding.find_key(connection, key)
 
     async def unblock(self, ended: Collection[str] | None = None) -> Unblocked:
-        jobs, left = 0, None if ended is None else set(ended)
+        jobs = 0
         if ended is None:
             async with self.database.write(timeout=_PATIENCE) as connection:
                 jobs += len(await self._unblocking.expire(connection))
+            jobs += await self._tell(None)
+        else:
+            each = iter(ended)
+            while part := list(islice(each, unblocking.AT_ONCE)):
+                jobs += await self._tell(part)
+        async with self.database.write(timeout=_PATIENCE) as connection:
+            freed = await self._unblocking.free_slots(connection, ended)
+            waits, gated = await self._unblocking.outlook(connection)
+        return Unblocked(jobs + freed, waits, gated)
+
+    async def _tell(self, ended: Collection[str] | None) -> int:
+        """Close the dependencies on these jobs, or on any that have ended. Returns how many."""
+        count, left = 0, None if ended is None else set(ended)
         while left is None or left:
             async with self.database.write(timeout=_PATIENCE) as connection:
                 told, gone = await self._unblocking.tell(connection, left)
-            jobs += told
+            count += told
             if left is not None:
                 # Those that ended by it may have children themselves.
                 left = {*gone, *(left if told == unblocking.AT_ONCE else ())}
             elif not told:
                 break
-        async with self.database.write(timeout=_PATIENCE) as connection:
-            freed = await self._unblocking.free_slots(connection, ended)
-            waits, gated = await self._unblocking.outlook(connection)
-        return Unblocked(jobs + freed, waits, gated)
+        return count
 
     async def claim_gated(
         self, until: float, limit: int, claim: float, leaving_out: Collection[str] = ()

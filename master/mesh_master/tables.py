@@ -143,8 +143,10 @@ def _jobs(metadata: MetaData, prefix: str) -> Table:
         Column("firm", Boolean),
         # Of waiting jobs alone: how many of its parents have not ended.
         Column("pending", Integer),
-        # Of held jobs alone: a JSON list of the limits under which it may be dispatched.
+        # Of held jobs alone: a JSON list of the limits that have not let it go yet.
         Column("gate", Text),
+        # The same, as long as the job is known: for those who do it again.
+        Column("limits", Text),
         _where_given(f"{name}_workflow", "workflow", "id"),
         _where_given(f"{name}_parent", "parent", "id"),
         _where_given(f"{name}_key", "key", "id"),
@@ -370,7 +372,13 @@ def _dependencies(metadata: MetaData, prefix: str) -> Table:
         Column("name", String),
         Column("feeds", String),
         Column("is_open", Boolean, nullable=False),
-        Index(f"{name}_open", "parent_id", postgresql_where=_IS_OPEN, sqlite_where=_IS_OPEN),
+        Index(
+            f"{name}_open",
+            "parent_id",
+            postgresql_where=_IS_OPEN,
+            # As the queries there say it, or it is not used.
+            sqlite_where=text("is_open = 1"),
+        ),
         # Is a job that ended still needed?
         Index(f"{name}_parent", "parent_id"),
     )

@@ -14,10 +14,25 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, Select, and_, delete, exists, func, literal, null, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    and_,
+    delete,
+    exists,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from mesh.job import TERMINAL_VERSION, State, state_version
 from mesh.sql import BulkUpdate, Database, Executor, one_of
+from mesh.sql.bulk import Excluded
 from mesh.wire import Envelope, Parent, decode_frame, encode_frame
 from mesh_master.merge import as_json
 from mesh_master.tables import Tables
@@ -48,8 +63,7 @@ class Unblocking:
     def __init__(self, database: Database, tables: Tables) -> None:
         self._database = database
         self._tables = tables
-        dependencies, jobs = tables.dependencies.c, tables.jobs.c
-        waits = jobs.state == State.WAITING
+        dependencies = tables.dependencies.c
         self._close = BulkUpdate(
             database,
             tables.dependencies,
@@ -58,9 +72,15 @@ class Unblocking:
             lambda new: dependencies.parent_id == new["parent_id"],
             {"is_open": literal(False)},
         )
-        self._count = BulkUpdate(database, tables.jobs, ("id", "pending"), "id", lambda new: waits)
-        self._ready = BulkUpdate(database, tables.jobs, _READY, "id", lambda new: waits)
-        self._gone = BulkUpdate(database, tables.jobs, _GONE, "id", lambda new: waits, _OVER)
+
+        # Of rows that are locked, and so wait still. To say so would lead a planner that knows of
+        # few such rows to go through all of them for each.
+        def mine(new: Excluded) -> ColumnElement[bool]:
+            return tables.jobs.c.id == new["id"]
+
+        self._count = BulkUpdate(database, tables.jobs, ("id", "pending"), "id", mine)
+        self._ready = BulkUpdate(database, tables.jobs, _READY, "id", mine)
+        self._gone = BulkUpdate(database, tables.jobs, _GONE, "id", mine, _OVER)
 
     async def tell(self, run: Executor, ended: Collection[str] | None) -> tuple[int, list[str]]:
         """Tell some children the end of their parents: of ``ended``, or of any that have ended.
@@ -71,16 +91,7 @@ class Unblocking:
         await self._close.run(run, sorted((row.child_id, row.parent_id) for row in closed))
         told = Counter(row.child_id for row in closed)
         refusals = {r.child_id: _refusal(r) for r in closed if not _is_as_asked(r)}
-        jobs = self._tables.jobs.c
-        children: Sequence[Row[Any]] = (
-            await run.execute(
-                self._database.locking(
-                    select(jobs.id, jobs.pending, jobs.envelope)
-                    .where(one_of(self._database, jobs.id, list(told)), jobs.state == State.WAITING)
-                    .order_by(jobs.id)
-                )
-            )
-        ).all()
+        children = await self._waiting(run, list(told))
         left = {row.id: row.pending - told[row.id] for row in children}
         still = [(i, n) for i, n in left.items() if n > 0 and i not in refusals]
         await self._count.run(run, still)
@@ -90,6 +101,15 @@ class Unblocking:
         )
         await self._end(run, gone)
         return len(closed), list(gone)
+
+    async def _waiting(self, run: Executor, job_ids: Sequence[str]) -> list[Row[Any]]:
+        """Those of the jobs that wait still, locked."""
+        jobs = self._tables.jobs.c
+        these = select(jobs.id, jobs.state, jobs.pending, jobs.envelope).where(
+            one_of(self._database, jobs.id, job_ids)
+        )
+        rows = (await run.execute(self._database.locking(these.order_by(jobs.id)))).all()
+        return [row for row in rows if row.state == State.WAITING]
 
     def _closable(self, ended: Collection[str] | None) -> Select[Any]:
         dependencies, jobs = self._tables.dependencies, self._tables.jobs.c
@@ -170,20 +190,26 @@ class Unblocking:
 
     async def _forget(self, run: Executor, children: Sequence[str]) -> None:
         """What has ended waits for nobody."""
-        if children:
-            table = self._tables.dependencies
-            await run.execute(
-                update(table)
-                .where(one_of(self._database, table.c.child_id, children), table.c.is_open)
-                .values(is_open=False)
-            )
+        if not children:
+            return
+        table = self._tables.dependencies
+        keys = (table.c.child_id, table.c.parent_id)
+        left = select(*keys).where(
+            one_of(self._database, table.c.child_id, children), table.c.is_open
+        )
+        # Not those that others have in hand: they close them, and wait for the child's row, which
+        # is locked here.
+        rows = (await run.execute(self._database.claiming(left))).all()
+        await self._close.run(run, sorted((row.child_id, row.parent_id) for row in rows))
 
     async def expire(self, run: Executor) -> list[str]:
         """End some held jobs that were not to start any more. Returns their ids."""
         now, jobs = self._database.now(), self._tables.jobs
-        free = or_(jobs.c.claimed_until.is_(None), jobs.c.claimed_until <= now)
+        # One that a dispatcher has ever had in hand may have begun on an agent: the word of that
+        # may be still to come. Its worker, or the next dispatcher's, knows when it is too late.
+        free = jobs.c.claimed_until.is_(None)
         late = and_(jobs.c.envelope.is_not(None), jobs.c.expires_at <= now, free)
-        query = select(jobs.c.id).where(late).order_by(jobs.c.id).limit(AT_ONCE)
+        query = select(jobs.c.id).where(late).order_by(jobs.c.expires_at).limit(AT_ONCE)
         late_ids = list((await run.execute(self._database.claiming(query))).scalars())
         if late_ids:
             await run.execute(
@@ -205,11 +231,14 @@ class Unblocking:
         slots, jobs = self._tables.slots, self._tables.jobs.c
         begun = and_(slots.c.until_started, jobs.state.not_in([State.SCHEDULED, State.QUEUED]))
         over = exists().where(jobs.id == slots.c.job_id, or_(jobs.finished_at.is_not(None), begun))
-        query = delete(slots).where(over)
+        keys = (slots.c.job_id, slots.c.key)
+        some = select(*keys).where(over)
         if ended is not None:
-            query = query.where(one_of(self._database, slots.c.job_id, list(ended)))
-        freed: int = (await run.execute(query)).rowcount
-        return freed
+            some = some.where(one_of(self._database, slots.c.job_id, list(ended)))
+        # Others may be at it, in another order.
+        free = self._database.once(self._database.claiming(some), "free")
+        gone = delete(slots).where(tuple_(*keys).in_(free)).returning(slots.c.job_id)
+        return len((await run.execute(gone)).all())
 
     async def outlook(self, run: Executor) -> tuple[bool, bool]:
         """Whether some job waits for another's end, and whether some is held under a limit."""

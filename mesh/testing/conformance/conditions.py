@@ -11,7 +11,7 @@ import pytest
 
 from mesh.held import After, Held, KeyRule
 from mesh.job import Priority, State, new_job_id
-from mesh.ports import JobInfo, Master
+from mesh.ports import JobFilter, JobInfo, Master
 from mesh.testing.conformance.agent import make_job
 from mesh.testing.conformance.master import AGENT, MasterHarness
 from mesh.wire import Accepted, Envelope, ErrorInfo, Finished, Limit, Record, Started
@@ -165,6 +165,37 @@ class ConditionsConformance:
         await harness.pass_time(harness.ttl)
         assert len(await master.claim_due(harness.now() + 60, 10, CLAIM)) == 1
 
+    async def test_a_job_that_was_on_an_agent_is_not_replaced(self, harness: MasterHarness) -> None:
+        master = await harness.connect()
+        rule = KeyRule("replace")
+        job = keyed(rule=rule).job
+        await master.submit([Held(job, rule)])
+        await claim(master, harness)
+        await record(master, Accepted(job, job.enqueued_at + 1))
+        moved = msgspec.structs.replace(job, attempt=2, snoozes=1)
+        await master.take_back([moved])
+        (stored,) = await master.submit([keyed(rule=rule, payload=b'{"n":2}')])
+        assert (stored.existing, stored.replaced) == (True, False)
+        assert await claim(master, harness) == [moved]
+
+    async def test_what_is_replaced_is_found_by_its_new_meta(self, harness: MasterHarness) -> None:
+        master = await harness.connect()
+        rule = KeyRule("replace")
+        await master.submit([keyed(rule=rule, meta={"for": "a", "by": "me"})])
+        await master.submit([keyed(rule=rule, meta={"for": "b"})])
+        counts = [
+            sum((await master.count_jobs(JobFilter(meta=meta))).values())
+            for meta in ({"for": "a"}, {"by": "me"}, {"for": "b"})
+        ]
+        assert counts == [0, 0, 1]
+
+    async def test_a_job_that_comes_again_is_no_other(self, harness: MasterHarness) -> None:
+        master = await harness.connect()
+        job = keyed(rule=KeyRule("raise"))
+        for _ in range(2):
+            (stored,) = await master.submit([job])
+            assert (stored.job_id, stored.existing, stored.refused) == (job.job.id, False, False)
+
     # parents ---------------------------------------------------------------------------------
 
     async def test_a_job_runs_after_its_parents(self, harness: MasterHarness) -> None:
@@ -264,6 +295,18 @@ class ConditionsConformance:
         states = [(await info(master, held.job.id)).state for held in (waiting, late, keeps)]
         assert states == [State.EXPIRED, State.EXPIRED, State.SCHEDULED]
 
+    async def test_what_may_have_begun_does_not_expire_here(self, harness: MasterHarness) -> None:
+        master = await harness.connect()
+        soon = harness.now() + harness.ttl / 2
+        job = make_job(expires_at=soon, due_at=harness.now())
+        await master.submit([Held(job)])
+        assert len(await master.claim_due(harness.now() + 1, 10, harness.ttl / 4)) == 1
+        await harness.pass_time(harness.ttl)  # and nothing is heard of the agent
+        await master.unblock()
+        assert (await info(master, job.id)).state is State.SCHEDULED
+        await end(master, job)
+        assert (await info(master, job.id)).state is State.SUCCEEDED
+
     # limits ----------------------------------------------------------------------------------
 
     async def test_concurrency_lets_so_many_go(self, harness: MasterHarness) -> None:
@@ -311,6 +354,37 @@ class ConditionsConformance:
         assert len((await master.claim_gated(harness.now(), 10, harness.ttl / 2)).jobs) == 1
         await harness.pass_time(harness.ttl)  # its dispatcher has died
         assert [one.id for one in await claim(master, harness)] == [job.id]
+
+    async def test_a_job_that_was_let_go_may_be_replaced(self, harness: MasterHarness) -> None:
+        master = await harness.connect()
+        rule, limit = KeyRule("replace"), Limit("c", concurrency=1)
+        first, other = (limited(harness, limit, key=key) for key in ("k", "other"))
+        await master.submit([Held(first, rule)])
+        assert len(await claim_gated(master, harness)) == 1
+        await master.unclaim([first.id])  # no agent took it
+        new = limited(harness, limit, key="k", payload=b'{"n":2}')
+        (stored,) = await master.submit([Held(new, rule)])
+        assert stored.replaced
+        await master.submit([Held(other)])
+        (job,) = await claim_gated(master, harness)
+        assert (job.id, job.payload) == (first.id, b'{"n":2}')
+        await end(master, first)
+        await master.unblock([first.id])
+        assert [one.id for one in await claim_gated(master, harness)] == [other.id]
+
+    async def test_limits_hold_for_what_is_done_again(self, harness: MasterHarness) -> None:
+        master = await harness.connect()
+        limit = Limit("c", concurrency=2)
+        jobs = [limited(harness, limit) for _ in range(5)]
+        await master.submit([Held(job) for job in jobs])
+        for _ in range(3):
+            for job in await claim_gated(master, harness):
+                await end(master, job, State.FAILED)
+            await master.unblock()
+        again = await master.retry([job.id for job in jobs])
+        assert len(again) == 5
+        assert await claim(master, harness) == []
+        assert len(await claim_gated(master, harness)) == 2
 
     async def test_the_latest_word_on_a_limit_counts(self, harness: MasterHarness) -> None:
         master = await harness.connect()

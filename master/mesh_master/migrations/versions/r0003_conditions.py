@@ -26,6 +26,7 @@ def upgrade(op: Operations, prefix: str, schema: str | None) -> None:
         Column("firm", Boolean),
         Column("pending", Integer),
         Column("gate", Text),
+        Column("limits", Text),
     ):
         op.add_column(jobs, column, schema=schema)
     # Those under limits are not looked at by those who look for the others.
@@ -67,14 +68,13 @@ def upgrade(op: Operations, prefix: str, schema: str | None) -> None:
         Column("is_open", Boolean, nullable=False),
         schema=schema,
     )
-    is_open = text("is_open")
     op.create_index(
         f"{dependencies}_open",
         dependencies,
         ["parent_id"],
         schema=schema,
-        postgresql_where=is_open,
-        sqlite_where=is_open,
+        postgresql_where=text("is_open"),
+        sqlite_where=text("is_open = 1"),
     )
     op.create_table(
         f"{prefix}limits",

@@ -77,6 +77,8 @@ class Job(Generic[R]):
     ) -> None:
         super().__init_subclass__()
         where = f"class {cls.__name__}"
+        if "process" in options:
+            raise ConfigError(f"{where}: process is its handler's: @app.handler(process=True)")
         cls.mesh_name = check_handler_name(name or cls.__name__)
         cls.mesh_options = Options.parse(options, DEFINED, where).for_many_jobs(where)
         cls.mesh_limits = LimitRules.parse(

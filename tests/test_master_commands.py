@@ -376,3 +376,30 @@ def test_handlers_are_listed_shown_and_forgotten(shell: Shell) -> None:
             shell.mesh("handlers", command, "sent")
     assert "forgotten" in shell.mesh("handlers", "rm", "send")
     assert [handler["name"] for handler in shell.json("handlers", "ls")] == ["tidy"]
+
+
+def test_an_app_with_a_prefix_sees_and_steers_its_own(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, others = Story(name="shop-send", lane="shop-mail"), Story(name="send", lane="mail")
+    definition = Definition(lane="shop-mail").encode()
+    shell.record(
+        mine.accepted(), others.accepted(), Defined("shop-send", "shop-mail", 1e9, "", definition)
+    )
+    monkeypatch.setenv("MESH_URL", shell.url)
+    monkeypatch.setenv("MESH_PREFIX", "shop-")
+
+    def mesh(*arguments: str) -> str:
+        result = CliRunner().invoke(shell._cli, arguments, catch_exceptions=False)
+        assert result.exit_code == 0
+        return result.stdout
+
+    assert [job["id"] for job in json.loads(mesh("jobs", "ls", "--json"))] == [mine.id]
+    by_name = json.loads(mesh("jobs", "ls", "--name", "send", "--lane", "mail", "--json"))
+    assert [job["id"] for job in by_name] == [mine.id]
+    assert len(shell.json("jobs", "ls")) == 2
+    assert json.loads(mesh("handlers", "show", "send", "--json"))["name"] == "shop-send"
+    assert "lane shop-mail is paused" in mesh("lanes", "pause", "mail")
+    states = {lane["lane"]: lane["state"] for lane in shell.json("lanes", "ls")["lanes"]}
+    assert (states["shop-mail"], states["mail"]) == ("paused", "active")
+    assert "shop-send is forgotten" in mesh("handlers", "rm", "send")

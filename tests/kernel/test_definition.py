@@ -164,6 +164,11 @@ def test_wrong_words_are_refused_wherever_they_stand() -> None:
 
     with pytest.raises(ConfigError, match=r"^app.job\(\): kind='sistem': .*did you mean 'system'"):
         app.job(kind="sistem")  # type: ignore[call-overload]
+    with pytest.raises(ConfigError, match=r"^class C: process is its handler's: @app.handler"):
+
+        class C(Job[None], process=True):  # type: ignore[call-arg]
+            n: int
+
     with pytest.raises(ConfigError, match=r"timeout=0: must be"):
 
         class D(Job[None], timeout=0):

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from worker_rig import PATIENCE, Gate, Rig
 from mesh import Context, Retry
 from mesh.job import State
 from mesh.testing.conformance.agent import make_job, make_started
-from mesh.wire import Finished, Record, Retrying, Started
+from mesh.wire import Defined, Finished, Record, Retrying, Started
 from mesh_workers import Worker, outcome
 
 
@@ -398,3 +399,34 @@ class TestLostAttempts:
             await rig.ended(job_id)
         starts = [r for r in seen if isinstance(r, Started) and r.id == job_id]
         assert [r.attempt for r in starts] == [1, 2]
+
+
+async def test_handlers_are_told_once_and_in_entries_of_their_own(rig: Rig) -> None:
+    """A recorder of an older version cannot read the kind, and sets the entry aside: nothing else
+    may be in it."""
+
+    @rig.app.job(lane="mail")
+    async def send(n: int) -> None: ...
+
+    @rig.app.job
+    async def work() -> None: ...
+
+    entries: list[list[Record]] = []
+    append = type(rig.memory).append
+
+    async def noting(self: Any, records: Sequence[Record]) -> None:
+        entries.append(list(records))
+        await append(self, records)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(rig.memory), "append", noting)
+        async with rig.worker():
+            job = await work.enqueue()
+            await rig.ended(job.id)
+    told = [entry for entry in entries if any(isinstance(r, Defined) for r in entry)]
+    (only,) = told
+    assert {(r.name, r.lane) for r in only if isinstance(r, Defined)} == {
+        ("send", "mail"),
+        ("work", "default"),
+    }
+    assert len(only) == 2

@@ -168,7 +168,7 @@ class ConditionsConformance:
     async def test_a_job_that_was_on_an_agent_is_not_replaced(self, harness: MasterHarness) -> None:
         master = await harness.connect()
         rule = KeyRule("replace")
-        job = keyed(rule=rule).job
+        job = keyed(rule=rule, enqueued_at=harness.now()).job
         await master.submit([Held(job, rule)])
         await claim(master, harness)
         await record(master, Accepted(job, job.enqueued_at + 1))

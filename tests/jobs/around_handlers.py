@@ -4,15 +4,21 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
 
-from mesh import Context, Depends, Injected, Mesh, Middleware, Retry
+from mesh import AttemptEnded, Context, Depends, Injected, Mesh, Middleware, Retry
 from mesh.codecs import Fernet
 from mesh.middleware import Trace, current_trace
 
 KEYS = os.environ["AROUND_KEYS"].split()
 
 
+TOLD: list[AttemptEnded] = []
+
+
 class Place(Middleware):
-    """Says which process it runs in."""
+    """Says which process it runs in, and notes what it is told here."""
+
+    def ended(self, attempt: AttemptEnded) -> None:
+        TOLD.append(attempt)
 
     def execute(self, ctx: Context[Any]) -> Iterator[None]:
         ctx.chunk(f"hook in {os.getpid()}")
@@ -39,6 +45,11 @@ async def waiting(ctx: Context) -> AsyncIterator[str]:
 @app.job
 async def child(text: str) -> str:
     return f"{text} in {current_trace()}"
+
+
+@app.job(process=True)
+def die(ctx: Context, one: Annotated[str, Depends(plain)] = Injected) -> None:
+    os._exit(7)
 
 
 @app.job(process=True)

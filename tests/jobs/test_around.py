@@ -59,6 +59,18 @@ async def test_all_of_it_in_every_kind_of_handler(rig: Rig, handlers: Any, kind:
     assert said == expected
 
 
+async def test_the_worker_is_told_of_a_process_that_died(rig: Rig, handlers: Any) -> None:
+    async with rig.running(handlers.app):
+        job = await handlers.die.enqueue()
+        with pytest.raises(JobFailed, match="exited with status 7"):
+            await job.result(timeout=PATIENCE)
+        said = [json.loads(event.data) async for event in job.events()]
+    assert said[1:] == ["open plain"]  # and nobody closed it
+    (told,) = handlers.TOLD
+    assert (told.job_id, told.state, told.exception) == (job.id, State.FAILED, None)
+    assert told.error.type == "ProcessDied"
+
+
 async def test_master_and_agent_never_see_what_is_encrypted(rig: Rig) -> None:
     app = rig.app(codec=Fernet(Fernet.new_key()), transient_threshold=1)
 

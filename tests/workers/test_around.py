@@ -4,6 +4,7 @@
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from typing import Annotated, Any
@@ -368,32 +369,35 @@ async def test_what_an_async_handler_has_is_closed_when_it_is_stopped(
 
 
 async def test_what_a_thread_uses_stays_open_until_the_thread_ends(notes: Notes) -> None:
-    rig = with_middleware(NotingAsync(notes, "outer"))
+    rig = Rig(middleware=[NotingAsync(notes, "outer")])
     plain, waiting = opened(notes)
     inside, go_on = threading.Event(), threading.Event()
 
-    @rig.app.job(timeout=0.01)
+    @rig.app.job(timeout=0.05, retry=Retry(1000, delay=0))
     def work(
         one: Annotated[str, Depends(plain)] = Injected,
         two: Annotated[str, Depends(waiting)] = Injected,
     ) -> None:
-        inside.set()
-        go_on.wait(PATIENCE)
+        if not inside.is_set():  # later attempts end at once
+            inside.set()
+            go_on.wait(PATIENCE)
 
     async with rig.worker() as worker:
         job = await work.enqueue()
         (ended,) = await rig.ended(job.id)
-        assert ended.error is not None
-        assert ended.error.type == "TimeoutError"
-        # It may not have begun within its time; else all is open, and it keeps its slot.
-        was_inside = inside.is_set()
-        if was_inside:
-            assert not any("close" in note or "after" in note for note in notes)
-            assert worker.lanes[0].stragglers == 1
+        assert ended.state is State.SUCCEEDED
+        assert inside.is_set()
+        assert worker.lanes[0].stragglers == 1
+        assert still_open(notes) == {"plain": 1, "async": 1}
         go_on.set()
     await rig.close()
-    if was_inside:
-        assert notes[-3:] == ["close plain [thread]", "close async [loop]", "outer after [loop]"]
+    assert still_open(notes) == {"plain": 0, "async": 0}
+    assert notes[-3:] == ["close plain [thread]", "close async [loop]", "outer after [loop]"]
+
+
+def still_open(notes: Notes) -> dict[str, int]:
+    words = Counter(note.partition(" [")[0] for note in notes)
+    return {kind: words[f"open {kind}"] - words[f"close {kind}"] for kind in ("plain", "async")}
 
 
 async def test_a_provider_that_hangs_is_stopped_in_time(rig: Rig) -> None:

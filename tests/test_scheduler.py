@@ -101,27 +101,14 @@ async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[R
     if request.param == "postgres":
         server: PostgresServer = request.getfixturevalue("postgres")
         url = server.create_database()
-    async with make_rig(url) as made:
-        yield made
-
-
-class make_rig:  # noqa: N801
-    def __init__(self, url: str, **config: Any) -> None:
-        self.clock = ManualClock()
-        self.master = SqlMaster(url, MasterSettings(clock=self.clock, auto_migrate=True))
-        place = f"memory://{new_job_id()}"
-        self.agent = MemoryAgent("a", place, AgentSettings(clock=self.clock))
-        self.app = make_app(url, place, self.clock, **config)
-        self.url = url
-
-    async def __aenter__(self) -> Rig:
-        await self.master.open()
-        scheduler = make_scheduler(self.master, self.agent, self.clock)
-        return Rig(self.url, self.clock, self.master, self.agent, scheduler, self.app)
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.app.close()
-        await self.master.close()
+    clock, place = ManualClock(), f"memory://{new_job_id()}"
+    master = SqlMaster(url, MasterSettings(clock=clock, auto_migrate=True))
+    agent = MemoryAgent("a", place, AgentSettings(clock=clock))
+    app = make_app(url, place, clock)
+    await master.open()
+    yield Rig(url, clock, master, agent, make_scheduler(master, agent, clock), app)
+    await app.close()
+    await master.close()
 
 
 def make_scheduler(master: SqlMaster, agent: MemoryAgent, clock: ManualClock) -> Scheduler:

@@ -13,14 +13,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from mesh import Mesh, State
-from mesh.ports import JobFilter, JobInfo
 from mesh.testing.servers import NatsServer, PostgresServer
+
+from .processes import Start, all_jobs
 
 JOBS = 5_000
 PATIENCE = 90.0
@@ -59,10 +59,6 @@ async def main(count):
 asyncio.run(main(int(sys.argv[1])))
 """
 
-MESH = str(Path(sys.executable).parent / "mesh")
-
-Start = Callable[..., subprocess.Popen[str]]
-
 
 @pytest.fixture
 def cluster(
@@ -83,36 +79,6 @@ def cluster(
     }.items():
         monkeypatch.setenv(name, value)
     return tmp_path
-
-
-@pytest.fixture
-def start(cluster: Path) -> Iterator[Start]:
-    """Start ``mesh ARGUMENTS`` in the cluster's folder; what still runs at the end is killed."""
-    started: list[subprocess.Popen[str]] = []
-
-    def run(*arguments: str) -> subprocess.Popen[str]:
-        with (cluster / f"{len(started)}-{arguments[0]}.log").open("w") as log:
-            process = subprocess.Popen(
-                [MESH, *arguments], cwd=cluster, stdout=log, stderr=subprocess.STDOUT, text=True
-            )
-        started.append(process)
-        return process
-
-    yield run
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-    for log in sorted(cluster.glob("*.log")):
-        sys.stdout.write(f"--- {log.name}\n{log.read_text()[-3000:]}\n")
-
-
-async def all_jobs(app: Mesh) -> list[JobInfo]:
-    master, jobs, before = await app.master(), [], None
-    while page := await master.list_jobs(JobFilter(limit=1000, before=before)):
-        jobs += page
-        before = page[-1].id
-    return jobs
 
 
 async def until_succeeded(app: Mesh, count: int) -> None:

@@ -7,8 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from .processes import MESH
+
 SHOP = Path(__file__).parent.parent.parent / "examples/shop"
-MESH = str(Path(sys.executable).parent / "mesh")
 
 
 def test_the_shop_and_its_producer(tmp_path: Path) -> None:

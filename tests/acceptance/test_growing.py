@@ -13,17 +13,17 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from mesh import Mesh, State
-from mesh.ports import JobFilter, JobInfo
+from mesh.ports import JobFilter
 from mesh.testing.servers import NatsServer, PostgresServer
+
+from .processes import Start, all_jobs
 
 PATIENCE = 30.0
 
@@ -59,10 +59,6 @@ async def main():
 asyncio.run(main())
 """
 
-MESH = str(Path(sys.executable).parent / "mesh")
-
-Start = Callable[..., subprocess.Popen[str]]
-
 
 @pytest.fixture(params=["sqlite-nats", "postgres-nats", "sqlite-sqlite"])
 def cluster(
@@ -92,31 +88,6 @@ def cluster(
     return tmp_path, other
 
 
-@pytest.fixture
-def start(cluster: tuple[Path, str]) -> Iterator[Start]:
-    """Start a command in the cluster's folder; what still runs at the end is killed."""
-    folder, started = cluster[0], list[subprocess.Popen[str]]()
-
-    def run(*arguments: str) -> subprocess.Popen[str]:
-        with (folder / f"{len(started)}-{arguments[0].replace('/', '_')}.log").open("w") as log:
-            command = [MESH, *arguments]
-            if arguments[0] == "producer.py":
-                command = [sys.executable, *arguments]
-            process = subprocess.Popen(
-                command, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True
-            )
-        started.append(process)
-        return process
-
-    yield run
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-    for log in sorted(folder.glob("*.log")):
-        sys.stdout.write(f"--- {log.name}\n{log.read_text()[-3000:]}\n")
-
-
 async def said(process: subprocess.Popen[str]) -> str:
     """What it printed; it must have ended well."""
     output, _ = await asyncio.to_thread(process.communicate, timeout=PATIENCE)
@@ -141,40 +112,40 @@ async def test_nothing_is_lost(cluster: tuple[Path, str], start: Start) -> None:
     start("master", "shop:app")
     start("worker", "shop:app", "--agent", "local")
     async with Mesh.from_env() as app:
-        producer = start("producer.py")
+        producer = start("producer.py", piped=True)
         await until_succeeded(app, "local", 20)
 
         # It grows: the producer, and the coordinator, notice by themselves.
-        assert "second is added" in await said(start("agents", "add", "second", url))
+        assert "second is added" in await said(start("agents", "add", "second", url, piped=True))
         second = start("worker", "shop:app", "--agent", "second")
         await until_succeeded(app, "second", 20)
 
         # All on the new one.
-        output = await said(start("agents", "drain", "local"))
+        output = await said(start("agents", "drain", "local", piped=True))
         assert "agent local is empty" in output
         at = len((folder / "ran.txt").read_text().splitlines())
         await until_succeeded(app, "second", at // 4)
-        listed = json.loads(await said(start("agents", "ls", "--json")))
+        listed = json.loads(await said(start("agents", "ls", "--json", piped=True)))
         assert {a["name"]: (a["state"], a["is_added"]) for a in listed} == {
             "local": ("draining", False),
             "second": ("active", True),
         }
 
         # And back: the first is added again, the second is emptied without its workers.
-        await said(start("agents", "add", "local", os.environ["MESH_URL"]))
+        await said(start("agents", "add", "local", os.environ["MESH_URL"], piped=True))
         second.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(second.wait, 30) == 0
-        await said(start("worker", "shop:app", "--mode", "drain", "--agent", "second"))
+        await said(start("worker", "shop:app", "--mode", "drain", "--agent", "second", piped=True))
         producer.send_signal(signal.SIGTERM)
         ids = json.loads(await said(producer))
-        await said(start("agents", "drain", "second"))
-        assert "second is removed" in await said(start("agents", "rm", "second"))
+        await said(start("agents", "drain", "second", piped=True))
+        assert "second is removed" in await said(start("agents", "rm", "second", piped=True))
 
         master = await app.master()
         async with asyncio.timeout(PATIENCE):
             while (await master.count_jobs()).get(State.SUCCEEDED, 0) < len(ids):
                 await asyncio.sleep(0.1)
-        jobs = await _all(app)
+        jobs = await all_jobs(app)
         assert {job.id for job in jobs} == set(ids)
         assert {job.state for job in jobs} == {State.SUCCEEDED}
         ran = Counter((folder / "ran.txt").read_text().split())
@@ -182,11 +153,3 @@ async def test_nothing_is_lost(cluster: tuple[Path, str], start: Start) -> None:
         assert set(ran.values()) == {1}
         depth = await (await app.agent("local")).depth()
         assert not any(d.total for d in depth.values())
-
-
-async def _all(app: Mesh) -> list[JobInfo]:
-    master, jobs, before = await app.master(), list[JobInfo](), None
-    while page := await master.list_jobs(JobFilter(limit=1000, before=before)):
-        jobs += page
-        before = page[-1].id
-    return jobs

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from mesh.roles import RoleOptions, make_role
 from mesh.service import Group
 from mesh.testing.servers import NatsServer, PostgresServer, free_port
 
-MESH = str(Path(sys.executable).parent / "mesh")
+from .processes import MESH
 
 
 @pytest.fixture

@@ -14,18 +14,18 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from mesh import Mesh, State
-from mesh.ports import JobFilter, JobInfo
+from mesh.ports import JobInfo
 from mesh.testing.servers import NatsServer, PostgresServer
+
+from .processes import MESH, Start, all_jobs
 
 PATIENCE = 60.0
 KILL_EVERY = 7.0
-MESH = str(Path(sys.executable).parent / "mesh")
 
 CLOCKWORK = """
 import os
@@ -48,30 +48,6 @@ for n in range(50):
     expression = f"*/{period} * * * * *" if n % 2 else f"every {period} seconds"
     app.schedule(tick, expression, period, name=f"s{n}-{period}", start=begin, end=end)
 """
-
-Start = Callable[..., subprocess.Popen[bytes]]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Start ``mesh ARGUMENTS`` in the cluster's folder; what still runs at the end is killed."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def run(*arguments: str) -> subprocess.Popen[bytes]:
-        with (tmp_path / f"{len(started)}-{arguments[0]}.log").open("w") as log:
-            process = subprocess.Popen(
-                [MESH, *arguments], cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT
-            )
-        started.append(process)
-        return process
-
-    yield run
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-    for log in sorted(tmp_path.glob("*.log")):
-        sys.stdout.write(f"--- {log.name}\n{log.read_text()[-2000:]}\n")
 
 
 @pytest.mark.timeout(240)
@@ -145,9 +121,4 @@ async def _until_all_ended(app: Mesh, count: int) -> list[JobInfo]:
         while states[State.SUCCEEDED] < count:
             await asyncio.sleep(0.2)
             states = defaultdict(int, await master.count_jobs())
-    jobs: list[JobInfo] = []
-    before = None
-    while page := await master.list_jobs(JobFilter(limit=1000, before=before)):
-        jobs += page
-        before = page[-1].id
-    return jobs
+    return await all_jobs(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -39,3 +40,5 @@ class Rig:
                 yield
             finally:
                 await app.close()
+                # Handlers in threads may have used it.
+                await asyncio.to_thread(app.sync.close)

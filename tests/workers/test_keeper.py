@@ -50,7 +50,7 @@ async def short_leases(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> AsyncIterator[tuple[Rig, float]]:
     """A rig with short leases, and their length in seconds."""
-    lease = 0.6
+    lease = 1.5
     if request.param == "nats":
         lease = 1.0
         server: NatsServer = request.getfixturevalue("nats_server")

@@ -18,6 +18,7 @@ from mesh.sql import Database
 from mesh.testing.conformance.agent import make_job
 from mesh.testing.conformance.conditions import end
 from mesh.testing.servers import PostgresServer
+from mesh.wire import Limit
 from mesh_master.store import SqlMaster
 
 PATIENCE = 10.0
@@ -174,6 +175,34 @@ async def test_a_key_that_is_taken_meanwhile_is_not_forgotten(
             await other.execute("COMMIT; BEGIN")
     assert sweep.result() == 0
     assert await other.fetchval("SELECT count(*) FROM mesh_keys") == 1
+
+
+async def test_dispatchers_wait_for_nobody_who_changes_a_limit(
+    shared: SqlMaster, other: asyncpg.Connection[Any]
+) -> None:
+    held, free = (make_job(limits=[Limit(key, concurrency=1)]) for key in ("held", "free"))
+    await shared.submit([Held(held), Held(free)])
+    async with other.transaction():
+        # As an application that brings a new rule in a transaction of its own.
+        await other.execute("UPDATE mesh_limits SET concurrency = 2 WHERE key = 'held'")
+        async with asyncio.timeout(PATIENCE):
+            claimed = await shared.claim_gated(shared.database.now() + 1, 10, 60.0)
+        assert [job.id for job in claimed.jobs] == [free.id]
+    claimed = await shared.claim_gated(shared.database.now() + 1, 10, 60.0)
+    assert [job.id for job in claimed.jobs] == [held.id]
+
+
+async def test_who_replaces_a_job_and_who_lets_it_go_do_not_block_each_other(
+    shared: SqlMaster, other: asyncpg.Connection[Any]
+) -> None:
+    job = make_job(limits=[Limit("c", concurrency=1)])
+    await shared.submit([Held(job)])
+    async with other.transaction():
+        # As one who replaces it, and goes on to change the limit.
+        await other.execute("SELECT 1 FROM mesh_jobs FOR UPDATE")
+        async with asyncio.timeout(PATIENCE):
+            claimed = await shared.claim_gated(shared.database.now() + 1, 10, 60.0)
+        assert claimed.jobs == []
 
 
 async def waits_for_a_lock(connection: asyncpg.Connection[Any]) -> None:

@@ -195,6 +195,7 @@ async def test_what_was_claimed_is_pushed_though_the_next_claim_fails(
 
     monkeypatch.setattr(master, "claim_gated", fails)
     agent = WatchedAgent("a", clock)
+    await master.submit([Held(make_job(limits=[Limit("c", concurrency=1)]))])
     await master.hold([make_job()])
     async with make_dispatcher(master, clock, agent):
         await agent.has(1)

@@ -101,6 +101,19 @@ async def test_letting_jobs_go_does_not_read_the_history(master: SqlMaster) -> N
         assert "Seq Scan on mesh_jobs" not in line
 
 
+async def test_a_job_that_cannot_be_read_holds_up_no_other(master: SqlMaster) -> None:
+    parent, strange, child = make_job(), make_job(), make_job()
+    await master.submit([Held(strange, after=[After(parent.id)])])
+    async with master.database.write() as connection:
+        table = master.tables.jobs
+        await connection.execute(table.update().values(envelope=b"of a newer version"))
+    await master.submit([Held(child, after=[After(parent.id)])])
+    await end(master, parent)
+    await master.unblock()
+    found = await master.get_jobs([strange.id, child.id])
+    assert [found[job.id].state for job in (strange, child)] == [State.WAITING, State.SCHEDULED]
+
+
 async def test_who_ends_a_child_waits_for_nobody_who_waits_for_it(
     shared: SqlMaster, other: asyncpg.Connection[Any]
 ) -> None:

@@ -349,15 +349,6 @@ class ConditionsConformance:
         ids += [job.id for job in await claim_gated(masters[0], harness)]
         assert len(ids) == len(set(ids)) == 5
 
-    async def test_lanes_that_are_left_out_take_no_place(self, harness: MasterHarness) -> None:
-        master = await harness.connect()
-        limit = Limit("c", concurrency=1)
-        first = limited(harness, limit, lane="drains", age=9)
-        second = limited(harness, limit)
-        await master.submit([Held(first), Held(second)])
-        claimed = await master.claim_gated(harness.now(), 10, CLAIM, ["drains"])
-        assert [job.id for job in claimed.jobs] == [second.id]
-
     async def test_more_limits_than_are_looked_at_together(self, harness: MasterHarness) -> None:
         master = await harness.connect()
         jobs = [limited(harness, Limit(f"c-{n}", concurrency=1)) for n in range(450)]

@@ -124,7 +124,8 @@ class LimitRules:
         value = function(**arguments)
         if value is None:
             return None
-        text = str(value)
+        # No database keeps a NUL in a text.
+        text = str(value).replace("\0", "\N{REPLACEMENT CHARACTER}")
         if len(text) > _LONGEST_KEY:
             raise ConfigError(
                 f"handler '{self.name}': the {what} key {text[:40]!r}... has {len(text)} "

@@ -18,6 +18,7 @@ from mesh.sql import Database
 from mesh.testing.conformance.agent import make_job
 from mesh.testing.conformance.conditions import end
 from mesh.testing.servers import PostgresServer
+from mesh.wire import Limit
 from mesh_master.store import SqlMaster
 
 PATIENCE = 10.0
@@ -100,6 +101,19 @@ async def test_letting_jobs_go_does_not_read_the_history(master: SqlMaster) -> N
         assert "Seq Scan on mesh_jobs" not in line
 
 
+async def test_a_job_that_cannot_be_read_holds_up_no_other(master: SqlMaster) -> None:
+    parent, strange, child = make_job(), make_job(), make_job()
+    await master.submit([Held(strange, after=[After(parent.id)])])
+    async with master.database.write() as connection:
+        table = master.tables.jobs
+        await connection.execute(table.update().values(envelope=b"of a newer version"))
+    await master.submit([Held(child, after=[After(parent.id)])])
+    await end(master, parent)
+    await master.unblock()
+    found = await master.get_jobs([strange.id, child.id])
+    assert [found[job.id].state for job in (strange, child)] == [State.WAITING, State.SCHEDULED]
+
+
 async def test_who_ends_a_child_waits_for_nobody_who_waits_for_it(
     shared: SqlMaster, other: asyncpg.Connection[Any]
 ) -> None:
@@ -174,6 +188,34 @@ async def test_a_key_that_is_taken_meanwhile_is_not_forgotten(
             await other.execute("COMMIT; BEGIN")
     assert sweep.result() == 0
     assert await other.fetchval("SELECT count(*) FROM mesh_keys") == 1
+
+
+async def test_dispatchers_wait_for_nobody_who_changes_a_limit(
+    shared: SqlMaster, other: asyncpg.Connection[Any]
+) -> None:
+    held, free = (make_job(limits=[Limit(key, concurrency=1)]) for key in ("held", "free"))
+    await shared.submit([Held(held), Held(free)])
+    async with other.transaction():
+        # As an application that brings a new rule in a transaction of its own.
+        await other.execute("UPDATE mesh_limits SET concurrency = 2 WHERE key = 'held'")
+        async with asyncio.timeout(PATIENCE):
+            claimed = await shared.claim_gated(shared.database.now() + 1, 10, 60.0)
+        assert [job.id for job in claimed.jobs] == [free.id]
+    claimed = await shared.claim_gated(shared.database.now() + 1, 10, 60.0)
+    assert [job.id for job in claimed.jobs] == [held.id]
+
+
+async def test_who_replaces_a_job_and_who_lets_it_go_do_not_block_each_other(
+    shared: SqlMaster, other: asyncpg.Connection[Any]
+) -> None:
+    job = make_job(limits=[Limit("c", concurrency=1)])
+    await shared.submit([Held(job)])
+    async with other.transaction():
+        # As one who replaces it, and goes on to change the limit.
+        await other.execute("SELECT 1 FROM mesh_jobs FOR UPDATE")
+        async with asyncio.timeout(PATIENCE):
+            claimed = await shared.claim_gated(shared.database.now() + 1, 10, 60.0)
+        assert claimed.jobs == []
 
 
 async def waits_for_a_lock(connection: asyncpg.Connection[Any]) -> None:

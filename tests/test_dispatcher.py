@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from mesh.errors import AgentError, PublishOutcomeUnknown
+from mesh.errors import AgentError, MasterUnavailable, PublishOutcomeUnknown
 from mesh.held import Held
 from mesh.job import State, new_job_id
-from mesh.ports import Agent, AgentSettings, MasterSettings
+from mesh.ports import Agent, AgentSettings, Claimed, MasterSettings
 from mesh.testing import ManualClock, MemoryAgent
 from mesh.testing.conformance.agent import make_job
 from mesh.testing.servers import PostgresServer
@@ -185,6 +185,20 @@ async def test_an_unknown_outcome_keeps_the_claim(master: SqlMaster, clock: Step
         assert clock.time() - begin >= 60.0
     assert agent.got == [job.id, job.id]
     assert (await agent.depth())["default"].total == 1
+
+
+async def test_what_was_claimed_is_pushed_though_the_next_claim_fails(
+    master: SqlMaster, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: object) -> Claimed:
+        raise MasterUnavailable("no answer in time")
+
+    monkeypatch.setattr(master, "claim_gated", fails)
+    agent = WatchedAgent("a", clock)
+    await master.submit([Held(make_job(limits=[Limit("c", concurrency=1)]))])
+    await master.hold([make_job()])
+    async with make_dispatcher(master, clock, agent):
+        await agent.has(1)
 
 
 async def test_a_master_outage_is_sat_out(

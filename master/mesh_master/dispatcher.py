@@ -35,7 +35,7 @@ from math import inf
 
 from mesh.clock import Clock, SystemClock
 from mesh.errors import AgentError, MasterError, PublishOutcomeUnknown
-from mesh.ports import HELD, Agent, Claimed, Master
+from mesh.ports import HELD, Agent, Master
 from mesh.service import Backoff, Problems, Service, pass_on
 from mesh.wire import Envelope, Finished, Record, Started
 
@@ -83,6 +83,7 @@ class Dispatcher(Service):
         """Whether some job waits for another, or is held under a limit, as far as is known."""
         self._swept_at = -inf
         self._more_at = inf
+        """On the monotonic clock."""
 
     def ended(self, records: Iterable[Record]) -> None:
         """The master has these records now: jobs may have waited for what they tell."""
@@ -115,7 +116,7 @@ class Dispatcher(Service):
 
     def _pause(self, looks: int) -> float:
         pause = min(self._interval, self._master.signals.pause(looks))
-        return max(0.0, min(pause, self._more_at - self._clock.time()))
+        return max(0.0, min(pause, self._more_at - self._clock.monotonic()))
 
     async def _round(self) -> bool:
         """Dispatch what is due. Whether agents took all of it."""
@@ -123,17 +124,21 @@ class Dispatcher(Service):
         refused: list[str] = []
         lanes_down: set[_Way] = set()
         ends_at = self._clock.monotonic() + self._claim / 2
+        self._more_at = inf
+        left = [self._claim_due, self._claim_gated]
         try:
-            while self._clock.monotonic() < ends_at and not self.stopping.is_set():
-                jobs, is_all = await self._claim_some()
-                for way, these in _by_way(jobs).items():
-                    if way not in lanes_down:
-                        these = await self._push(way, these)
-                    if these:
-                        lanes_down.add(way)
-                        refused += [job.id for job in these]
-                if is_all:
-                    break
+            while left and self._clock.monotonic() < ends_at and not self.stopping.is_set():
+                for claim in list(left):
+                    # What was claimed is pushed before more is: that may fail.
+                    jobs, is_all = await claim()
+                    for way, these in _by_way(jobs).items():
+                        if way not in lanes_down:
+                            these = await self._push(way, these)
+                        if these:
+                            lanes_down.add(way)
+                            refused += [job.id for job in these]
+                    if is_all:
+                        left.remove(claim)
         finally:
             if refused:
                 await self._master.unclaim(refused)
@@ -154,18 +159,23 @@ class Dispatcher(Service):
         if sweeps:
             self._swept_at = self._clock.monotonic()
 
-    async def _claim_some(self) -> tuple[list[Envelope], bool]:
+    async def _claim_due(self) -> tuple[Sequence[Envelope], bool]:
         """Jobs in hand, and whether there are no more."""
         until = self._clock.time() + self.threshold
-        leaving_out = self.leaving_out
-        jobs = await self._master.claim_due(until, self._batch, self._claim, leaving_out)
-        gated = Claimed([])
-        if self._gated:
-            gated = await self._master.claim_gated(until, self._batch, self._claim, leaving_out)
-        self._waits |= bool(gated.jobs)
-        self._more_at = inf if gated.more_at is None else gated.more_at
-        is_all = max(len(jobs), len(gated.jobs)) < self._batch
-        return [*jobs, *gated.jobs], is_all
+        jobs = await self._master.claim_due(until, self._batch, self._claim, self.leaving_out)
+        return jobs, len(jobs) < self._batch
+
+    async def _claim_gated(self) -> tuple[Sequence[Envelope], bool]:
+        if not self._gated:
+            return [], True
+        until = self._clock.time() + self.threshold
+        found = await self._master.claim_gated(until, self._batch, self._claim, self.leaving_out)
+        self._waits |= bool(found.jobs)
+        if found.more_in is not None:
+            self._more_at = min(self._more_at, self._clock.monotonic() + found.more_in)
+        # With many limits it goes on as long as that brings something.
+        is_part = len(found.jobs) >= self._batch or (found.is_part and bool(found.jobs))
+        return found.jobs, not is_part
 
     async def _push(self, way: _Way, jobs: list[Envelope]) -> list[Envelope]:
         """Those of the jobs that no agent took."""

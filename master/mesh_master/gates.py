@@ -1,10 +1,13 @@
 """Claiming jobs under limits: as many as their limits let go.
 
 A job's **gate** names all of its limits; jobs with the same gate are let go in turn. Who claims
-locks the limits' rows first, in the order of their keys, so that what it counts stays true until
-it commits. A job that was let go counts by rows of its own, its **slots**: against a
-concurrency until it has ended, against a rate until it has begun, so that no more of them than a
-few seconds' worth wait on agents while no worker is there.
+locks the limits' rows first, so that what it counts stays true until it commits. Nobody waits for
+such a lock, or for a job's: gates whose limits others have in hand are left to them, for that may
+be a transaction of the application's, which lasts as long as it likes.
+
+A job that was let go counts by rows of its own, its **slots**: against a concurrency until it has
+ended, against a rate until it has begun, so that no more of them than a few seconds' worth wait on
+agents while no worker is there.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from math import inf
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, and_, func, insert, null, or_, select, union_all, update
+from sqlalchemy import ColumnElement, Row, and_, func, insert, null, or_, select, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.job import Priority
@@ -79,37 +82,39 @@ class Gates:
         limit: int,
         claim: float,
         leaving_out: Collection[str] = (),
-    ) -> tuple[list[Row[Any]], float | None]:
-        """The rows (id, envelope) of jobs that were let go, none of the lanes that are left out,
-        and the moment when a rate lets the next one go."""
+    ) -> tuple[list[Row[Any]], float | None, bool]:
+        """The rows (id, envelope) of jobs that were let go, the seconds until a rate lets the
+        next one go, and whether there are gates that were not looked at."""
         now = self._database.now()
         gates = await self._gates(run)
         if not gates:
-            return [], None
+            return [], None, False
         keys = {gate: msgspec.json.decode(gate, type=list[str]) for gate in gates}
         limits = await self._limits(run, sorted({k for each in keys.values() for k in each}), now)
         claimed: list[Row[Any]] = []
         slots: list[dict[str, Any]] = []
-        more_at: float | None = None
+        more_in: float | None = None
         for gate, names in keys.items():
-            mine = [limits[name] for name in names if name in limits]
+            if not limits.keys() >= set(names):
+                continue  # others have them in hand
+            mine = [limits[name] for name in names]
             room = min([limit - len(claimed), *(one.room for one in mine)])
             if room > 0:
-                rows = await self._let_go(run, gate, until, now, room, claim, leaving_out)
+                held = self._held(gate, until, now, leaving_out)
+                rows = await self._let_go(run, held, room, now + claim)
                 for one in mine:
                     one.take(len(rows))
-                slots += [_slot(row.id, k, limits[k]) for row in rows for k in names if k in limits]
+                slots += [_slot(row.id, name, limits[name]) for row in rows for name in names]
                 claimed += rows
                 if len(rows) < room:
                     continue
-            waits = max((one.next_in for one in mine), default=0.0)
-            if waits:
-                more_at = min(more_at or inf, now + waits)
+            if waits := max(one.next_in for one in mine):
+                more_in = min(more_in or inf, waits)
         if slots:
             await run.execute(insert(self._tables.slots), slots)
             rates = sorted(item for item in limits.items() if not item[1].concurrency)
             await self._counted.run(run, [(key, one.tokens, now) for key, one in rates])
-        return claimed, more_at
+        return claimed, more_in, bool(self._last)
 
     async def _gates(self, run: AsyncConnection) -> list[str]:
         """Some gates at which jobs are held, each once; others the next time."""
@@ -133,7 +138,7 @@ class Gates:
     ) -> dict[str, _Limit]:
         table, slots = self._tables.limits, self._tables.slots.c
         these = select(table).where(one_of(self._database, table.c.key, keys))
-        rows = (await run.execute(self._database.locking(these.order_by(table.c.key)))).all()
+        rows = (await run.execute(self._database.claiming(these))).all()
         counts = select(slots.key, func.count()).where(one_of(self._database, slots.key, keys))
         taken = {row[0]: row[1] for row in await run.execute(counts.group_by(slots.key))}
         return {
@@ -147,22 +152,20 @@ class Gates:
             for row in rows
         }
 
+    def _held(
+        self, gate: str, until: float, now: float, leaving_out: Collection[str]
+    ) -> ColumnElement[bool]:
+        """Whether a job is held at the gate and due."""
+        jobs = self._tables.jobs.c
+        held = and_(jobs.gate == gate, jobs.envelope.is_not(None), jobs.due_at <= until)
+        held = and_(held, or_(jobs.firm.is_(None), jobs.due_at <= now))
+        return and_(held, jobs.lane.not_in(sorted(leaving_out))) if leaving_out else held
+
     async def _let_go(
-        self,
-        run: AsyncConnection,
-        gate: str,
-        until: float,
-        now: float,
-        room: int,
-        claim: float,
-        leaving_out: Collection[str],
+        self, run: AsyncConnection, held: ColumnElement[bool], room: int, claimed_until: float
     ) -> list[Any]:
         jobs = self._tables.jobs
         columns = jobs.c
-        held = and_(columns.gate == gate, columns.envelope.is_not(None), columns.due_at <= until)
-        held = and_(held, or_(columns.firm.is_(None), columns.due_at <= now))
-        if leaving_out:
-            held = and_(held, columns.lane.not_in(sorted(leaving_out)))
         wanted = [columns.id, columns.priority, columns.due_at]
         # Each is read in the order of the index; together they would be sorted.
         of_each = [
@@ -180,12 +183,14 @@ class Gates:
         chosen = list((await run.execute(ids)).scalars())
         if not chosen:
             return []
-        # Meanwhile one may have been cancelled. Let go once, a job needs no leave again, though
-        # its dispatcher dies.
+        # Meanwhile one may have been cancelled, or be about to be.
+        still = select(columns.id).where(one_of(self._database, columns.id, chosen), held)
+        ids = self._database.once(self._database.claiming(still), "still")
+        # Let go once, a job needs no leave again, though its dispatcher dies.
         take = (
             update(jobs)
-            .where(one_of(self._database, columns.id, chosen), held)
-            .values(claimed_until=now + claim, gate=null())
+            .where(columns.id.in_(ids))
+            .values(claimed_until=claimed_until, gate=null())
             .returning(columns.id, columns.envelope)
         )
         taken = {row.id: row for row in await run.execute(take)}

@@ -261,9 +261,11 @@ class SqlMaster:
         self, until: float, limit: int, claim: float, leaving_out: Collection[str] = ()
     ) -> Claimed:
         async with self.database.write(timeout=_PATIENCE) as connection:
-            rows, more_at = await self._gates.claim(connection, until, limit, claim, leaving_out)
+            rows, more_in, is_part = await self._gates.claim(
+                connection, until, limit, claim, leaving_out
+            )
         read = (self._read_held(row.id, row.envelope) for row in rows)
-        return Claimed([job for job in read if job is not None], more_at)
+        return Claimed([job for job in read if job is not None], more_in, is_part)
 
     async def hold(self, jobs: Sequence[Envelope]) -> None:
         rows = {job.id: merge.held_row(job, encode_frame([job])) for job in jobs}

@@ -9,6 +9,7 @@ has ended itself then.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -30,6 +31,7 @@ from sqlalchemy import (
     update,
 )
 
+from mesh.errors import WireError
 from mesh.job import TERMINAL_VERSION, State, state_version
 from mesh.sql import BulkUpdate, Database, Executor, one_of
 from mesh.sql.bulk import Excluded
@@ -38,6 +40,8 @@ from mesh_master.merge import as_json
 from mesh_master.tables import Tables
 
 __all__ = ["AT_ONCE", "Unblocking"]
+
+log = logging.getLogger("mesh")
 
 AT_ONCE = 500
 """Dependencies closed, or jobs ended, in one transaction."""
@@ -63,6 +67,8 @@ class Unblocking:
     def __init__(self, database: Database, tables: Tables) -> None:
         self._database = database
         self._tables = tables
+        self._unreadable: set[str] = set()
+        """Jobs of which that was said."""
         dependencies = tables.dependencies.c
         self._close = BulkUpdate(
             database,
@@ -88,17 +94,19 @@ class Unblocking:
         closed: Sequence[Row[Any]] = (await run.execute(self._closable(ended))).all()
         if not closed:
             return 0, []
+        children = await self._waiting(run, sorted({row.child_id for row in closed}))
+        held = self._read(children)
+        unread = {row.id for row in children} - held.keys()
+        closed = [row for row in closed if row.child_id not in unread]
+        children = [row for row in children if row.id not in unread]
         await self._close.run(run, sorted((row.child_id, row.parent_id) for row in closed))
         told = Counter(row.child_id for row in closed)
         refusals = {r.child_id: _refusal(r) for r in closed if not _is_as_asked(r)}
-        children = await self._waiting(run, list(told))
         left = {row.id: row.pending - told[row.id] for row in children}
         still = [(i, n) for i, n in left.items() if n > 0 and i not in refusals]
         await self._count.run(run, still)
         gone = {i: refusals[i] for i in left if i in refusals}
-        gone |= await self._let_go(
-            run, [row for row in children if left[row.id] <= 0 and row.id not in gone]
-        )
+        gone |= await self._let_go(run, [held[i] for i in left if left[i] <= 0 and i not in gone])
         await self._end(run, gone)
         return len(closed), list(gone)
 
@@ -110,6 +118,19 @@ class Unblocking:
         )
         rows = (await run.execute(self._database.locking(these.order_by(jobs.id)))).all()
         return [row for row in rows if row.state == State.WAITING]
+
+    def _read(self, rows: Sequence[Row[Any]]) -> dict[str, Envelope]:
+        """The jobs of the rows, but for those that this version cannot read: these wait for a
+        coordinator that can."""
+        jobs: dict[str, Envelope] = {}
+        for row in rows:
+            try:
+                (jobs[row.id],) = decode_frame(row.envelope)
+            except WireError as error:
+                if row.id not in self._unreadable:
+                    self._unreadable.add(row.id)
+                    log.error("waiting job %s is left alone: %s", row.id, error)
+        return jobs
 
     def _closable(self, ended: Collection[str] | None) -> Select[Any]:
         dependencies, jobs = self._tables.dependencies, self._tables.jobs.c
@@ -126,7 +147,7 @@ class Unblocking:
         return self._database.claiming(query, of=dependencies)
 
     async def _let_go(
-        self, run: Executor, children: Sequence[Row[Any]]
+        self, run: Executor, children: Sequence[Envelope]
     ) -> dict[str, tuple[State, str, str]]:
         """Let children go whose parents have all ended as asked. Returns those that cannot run."""
         if not children:
@@ -136,9 +157,8 @@ class Unblocking:
         ready: list[tuple[Any, ...]] = []
         failed: dict[str, tuple[State, str, str]] = {}
         for child in children:
-            (job,) = decode_frame(child.envelope)
             try:
-                job = _with_parents(job, parents.get(child.id, []))
+                job = _with_parents(child, parents.get(child.id, []))
             except ValueError as error:
                 failed[child.id] = (State.FAILED, "ParentResults", str(error))
                 continue

@@ -94,8 +94,10 @@ class Claimed:
     """Jobs that a dispatcher has in hand."""
 
     jobs: Sequence[Envelope]
-    more_at: float | None = None
-    """When a rate lets the next one begin, if one waits for that alone."""
+    more_in: float | None = None
+    """Seconds until a rate lets the next one begin, if one waits for that alone."""
+    is_part: bool = False
+    """There are limits that were not looked at: the next call goes on with those."""
 
 
 class Master(Protocol):
@@ -163,7 +165,8 @@ class Master(Protocol):
         self, until: float, limit: int, claim: float, leaving_out: Collection[str] = ()
     ) -> Claimed:
         """Like ``claim_due``, for jobs under limits: as many of each as the limits allow now.
-        Those of the lanes that are left out take no place from others.
+        Limits that others have in hand, such as another dispatcher, are left to them, and jobs of
+        the lanes that are left out take no place from others.
 
         A job counts against its limits' concurrency from its claim to its end, and against
         their rates once.

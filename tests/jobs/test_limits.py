@@ -138,6 +138,8 @@ def test_a_jobs_limits() -> None:
         Limit("job:mail:concurrency", concurrency=5),
         Limit("job:mail:rate:ann", rate=1.0, burst=1.0),
     ]
+    # No database keeps a NUL, and one in a key must not fail the jobs that are stored with it.
+    assert "\0" not in rules.limits({"to": "a\0b"})[1].key
     assert LimitRules.parse("job", "mail", "app.job()") is None
     with pytest.raises(ConfigError, match=r"the rate key 'xxx.* has 300 characters; 200"):
         rules.limits({"to": "x" * 300})

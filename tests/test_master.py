@@ -108,7 +108,7 @@ async def test_a_write_that_saw_nothing_before_moves_no_job_back(tmp_path: Path)
     for records in batches:
         rows = merge.plan("a-1", records, heads={}).jobs
         async with master.database.write() as connection:
-            await master._writes.jobs.run(connection, rows)
+            await master.recording.jobs.run(connection, rows)
     info = (await master.get_jobs([story.id]))[story.id]
     assert (info.state, info.attempt, info.worker) == (State.SUCCEEDED, 1, "w-1")
     assert info.payload == story.job.payload

@@ -5,39 +5,30 @@ What is written at once by many, and how that stays correct:
 - *Jobs*: every upsert carries a version (``mesh.job.state_version``) and moves a row only to a
   greater one, in the statement itself. Reading the heads before (``merge``) decides what else
   to write; recorders of two agents that meet at one job wait for each other at its row.
-- *Leases*: one conditional upsert, judged by the database's clock. ``record`` locks the row of
-  its lease for the length of the transaction, so a newer holder begins after it, or it fails.
+- *Leases* (``leases``): one conditional upsert, judged by the database's clock. ``record`` locks
+  the row of its lease for the length of the transaction, so a newer holder begins after it, or
+  it fails.
 - *Claims* of held jobs: rows locked by another dispatcher are passed over; a claim outlives the
   transaction as ``claimed_until``.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
-    and_,
-    bindparam,
-    case,
     delete,
-    func,
-    literal,
     null,
-    or_,
     select,
     update,
 )
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.config import AgentConfig
 from mesh.errors import (
     ConfigError,
-    LeaseLost,
     MasterError,
     MasterUnavailable,
     WireError,
@@ -69,39 +60,31 @@ from mesh.sql import (
     NO_NOTIFY,
     NOTIFY,
     ONE_WRITER,
-    BulkUpdate,
     BulkUpsert,
     Database,
     DatabaseErrors,
-    InsertNew,
     Signals,
     SqlBoard,
     executor_within,
     make_signals,
     one_of,
 )
-from mesh.sql.bulk import Excluded
 from mesh.wire import Envelope, Heartbeat, Record, decode_frame, encode_frame
 from mesh_master import listing, merge, queries, schema, unblocking
 from mesh_master.again import Again
 from mesh_master.forget import Forgetting
 from mesh_master.gates import Gates
 from mesh_master.holding import Holding
-from mesh_master.plain import MOVE_COLUMNS, NEW_COLUMNS, Plain, sort_out
+from mesh_master.leases import Leases
+from mesh_master.recording import Recording
 from mesh_master.schedules import SqlSchedules
 from mesh_master.steering import Steering
 from mesh_master.tables import Tables
-from mesh_master.tags import Tags
 from mesh_master.unblocking import Unblocking
 
 __all__ = ["SqlMaster"]
 
 log = logging.getLogger("mesh")
-
-_PART, _MOST_PARTS = 8_000, 4
-"""Records in a transaction of its own, and how many such run at once."""
-
-_STATES = {state.value: state for state in State}
 
 _SKEW_LIMIT = 1.0
 """Seconds between two machines' clocks from which ``check`` speaks of it."""
@@ -127,7 +110,16 @@ class SqlMaster:
         self.tables = Tables.build(
             settings.table_prefix, settings.schema if self.database.has_schemas else None
         )
-        self._writes = _Writes(self.database, self.tables)
+        self._leases = Leases(self.database, self.tables)
+        self.recording = Recording(self.database, self.tables, self._leases)
+        self._held = BulkUpsert(self.database, self.tables.jobs, merge.JOB_COLUMNS, ["id"])
+        self._agents = BulkUpsert(
+            self.database,
+            self.tables.agents,
+            ["name", "url", "seen_at"],
+            ["name"],
+            lambda new: {"url": new["url"]},
+        )
         self._schedules = SqlSchedules(self.database, self.tables)
         self._holding = Holding(self.database, self.tables)
         self._again = Again(self.database, self.tables, self._holding)
@@ -270,8 +262,8 @@ class SqlMaster:
     async def hold(self, jobs: Sequence[Envelope]) -> None:
         rows = {job.id: merge.held_row(job, encode_frame([job])) for job in jobs}
         async with self.database.write(timeout=_PATIENCE) as connection:
-            await self._writes.held.run(connection, [rows[key] for key in sorted(rows)])
-            await self._writes.tags.write(connection, jobs)
+            await self._held.run(connection, [rows[key] for key in sorted(rows)])
+            await self.recording.tags.write(connection, jobs)
         self._signals.signal({HELD})
 
     async def claim_due(
@@ -303,7 +295,7 @@ class SqlMaster:
     async def take_back(self, jobs: Sequence[Envelope]) -> None:
         rows = {job.id: merge.held_row(job, encode_frame([job])) for job in jobs}
         async with self.database.write(timeout=_PATIENCE) as connection:
-            await self._writes.jobs.run(connection, [rows[key] for key in sorted(rows)])
+            await self.recording.jobs.run(connection, [rows[key] for key in sorted(rows)])
         self._signals.signal({HELD})
 
     async def backlog(self) -> dict[str, Backlog]:
@@ -393,100 +385,7 @@ class SqlMaster:
     # recording -------------------------------------------------------------------------------
 
     async def record(self, agent: str, records: Sequence[Record], lease: Lease) -> None:
-        parts = [records]
-        if len(records) >= _PART / 4 and not self.database.is_local:
-            # One is prepared here while the server writes others.
-            count = min(max(2, len(records) // _PART), _MOST_PARTS)
-            parts = merge.parts(records, count)
-        outcomes = await asyncio.gather(
-            # One of them alone touches the agent's row, or they would wait for each other.
-            *(self._record(agent, part, lease, part is parts[0]) for part in parts),
-            return_exceptions=True,
-        )
-        for outcome in outcomes:
-            if outcome is not None:
-                raise outcome
-
-    async def _record(
-        self, agent: str, records: Sequence[Record], lease: Lease, note_seen: bool
-    ) -> None:
-        async with self.database.write(timeout=_PATIENCE) as connection:
-            await self._check_lease(connection, lease)
-            # From here to the first statement nothing waits: the server has work early.
-            plain = sort_out(agent, records)
-            odd = plain.odd | await self._write_plain(connection, agent, plain)
-            if plain.tagged:
-                await self._writes.tags.write(connection, plain.tagged)
-            if odd or plain.others:
-                await self._write_odd(connection, agent, merge.of_jobs(records, odd))
-            if note_seen:
-                seen = {"name": agent, "url": "", "seen_at": self.database.now()}
-                await self._writes.seen.run(connection, [seen])
-
-    async def _write_plain(self, connection: AsyncConnection, agent: str, plain: Plain) -> set[str]:
-        """Write what can be written on trust. Returns the jobs for which that failed, in part
-        or at all; what was written of them does no harm."""
-        writes, failed = self._writes, set()
-        stored = await writes.new.run(connection, list(plain.new.values()))
-        if len(stored) < len(plain.new):
-            failed |= plain.new.keys() - stored
-        moved = list(plain.moved.values())
-        if await writes.moves.run(connection, moved, of_agent=agent) < len(moved):
-            failed |= plain.moved.keys()
-        return failed
-
-    async def _write_odd(
-        self, connection: AsyncConnection, agent: str, records: Sequence[Record]
-    ) -> None:
-        """Write what must be decided by what there is."""
-        heads = await self._heads(connection, merge.ids(records))
-        plan, writes = merge.plan(agent, records, heads), self._writes
-        await writes.jobs.run(connection, plan.jobs)
-        await writes.attempts.run(connection, plan.attempts)
-        await writes.events.run(connection, plan.events)
-        await writes.workers.run(connection, plan.workers)
-        await writes.handlers.run(connection, plan.handlers)
-
-    async def _check_lease(self, connection: AsyncConnection, lease: Lease) -> None:
-        held = select(self.tables.leases.c.token).where(self._is_held(lease))
-        if (await connection.execute(self.database.locking(held, shared=True))).first() is None:
-            raise LeaseLost(
-                f"lease '{lease.name}' (token {lease.token}) of {lease.holder} went to another "
-                "holder: nothing was written"
-            )
-
-    def _is_held(self, lease: Lease) -> ColumnElement[bool]:
-        columns = self.tables.leases.c
-        return and_(
-            columns.name == lease.name,
-            columns.token == lease.token,
-            columns.holder == lease.holder,
-        )
-
-    async def _heads(
-        self, connection: AsyncConnection, job_ids: Sequence[str]
-    ) -> dict[str, merge.Head]:
-        if not job_ids:
-            return {}
-        jobs = self.tables.jobs.c
-        heads = select(
-            jobs.id,
-            jobs.state,
-            jobs.attempt,
-            jobs.version,
-            jobs.worker,
-            jobs.started_at,
-            jobs.payload.is_not(None).label("described"),
-        )
-        heads = heads.where(one_of(self.database, jobs.id, job_ids))
-        # Not locked: the upsert's own comparison of versions decides who wins a job. Should two
-        # recorders see the same job at the same moment (it went from one agent to another), all
-        # that can go amiss is which of its attempts gets a row of its own.
-        rows = await connection.execute(heads)
-        return {
-            job_id: merge.Head(_STATES[state], attempt, version, worker, started_at, described)
-            for job_id, state, attempt, version, worker, started_at, described in rows
-        }
+        await self.recording.record(agent, records, lease)
 
     async def known(self, job_ids: Sequence[str]) -> dict[str, Known]:
         jobs = self.tables.jobs.c
@@ -515,46 +414,20 @@ class SqlMaster:
     async def register_agents(self, agents: Mapping[str, str]) -> None:
         rows = [{"name": name, "url": url, "seen_at": None} for name, url in agents.items()]
         async with self.database.write(timeout=_PATIENCE) as connection:
-            await self._writes.agents.run(connection, sorted(rows, key=lambda r: str(r["name"])))
+            await self._agents.run(connection, sorted(rows, key=lambda r: str(r["name"])))
 
     async def agents(self) -> list[AgentInfo]:
         async with self.database.read(timeout=_PATIENCE) as connection:
             return await queries.agents(self.tables, connection)
 
     async def acquire(self, name: str, holder: str, ttl: float) -> Lease | None:
-        leases, now = self.tables.leases, self.database.now()
-        insert = self.database.insert(leases).values(
-            name=name, holder=holder, token=1, expires_at=now + ttl
-        )
-        is_own = leases.c.holder == holder
-        has_expired = leases.c.expires_at <= now
-        take = insert.on_conflict_do_update(
-            index_elements=["name"],
-            set_={
-                "holder": holder,
-                "token": case(
-                    (and_(is_own, ~has_expired), leases.c.token), else_=leases.c.token + 1
-                ),
-                "expires_at": now + ttl,
-            },
-            where=or_(is_own, has_expired, leases.c.holder.is_(None)),
-        ).returning(leases.c.token)
-        async with self.database.write(timeout=_PATIENCE) as connection:
-            token = (await connection.execute(take)).scalar_one_or_none()
-        return None if token is None else Lease(name, holder, token, ttl)
+        return await self._leases.acquire(name, holder, ttl)
 
     async def renew(self, lease: Lease) -> bool:
-        extend = update(self.tables.leases).where(self._is_held(lease))
-        async with self.database.write(timeout=_PATIENCE) as connection:
-            result = await connection.execute(
-                extend.values(expires_at=self.database.now() + lease.ttl)
-            )
-        return result.rowcount == 1
+        return await self._leases.renew(lease)
 
     async def release(self, lease: Lease) -> None:
-        free = update(self.tables.leases).where(self._is_held(lease))
-        async with self.database.write(timeout=_PATIENCE) as connection:
-            await connection.execute(free.values(holder=null(), expires_at=self.database.now()))
+        await self._leases.release(lease)
 
     async def check(self) -> list[Check]:
         subject = "master"
@@ -578,95 +451,3 @@ class SqlMaster:
             )
         )
         return checks
-
-
-class _Writes:
-    """The bulk statements, built once."""
-
-    def __init__(self, database: Database, tables: Tables) -> None:
-        jobs, attempts = tables.jobs.c, tables.attempts.c
-
-        def move(new: Excluded) -> dict[str, Any]:
-            wins = new["version"] > jobs.version
-            moved: dict[str, Any] = {
-                name: case((wins, new[name]), else_=jobs[name]) for name in merge.STATE_COLUMNS
-            }
-            return moved | {
-                "due_at": case(
-                    (wins, func.coalesce(new["due_at"], jobs.due_at)), else_=jobs.due_at
-                ),
-                "claimed_until": case((wins, null()), else_=jobs.claimed_until),
-                **{
-                    name: func.coalesce(jobs[name], new[name]) for name in merge.DESCRIPTION_COLUMNS
-                },
-            }
-
-        self.jobs = BulkUpsert(database, tables.jobs, merge.JOB_COLUMNS, ["id"], move)
-        self.new = InsertNew(database, tables.jobs, NEW_COLUMNS, "id")
-        self.moves = BulkUpdate(
-            database,
-            tables.jobs,
-            MOVE_COLUMNS,
-            "id",
-            # Nobody else has touched it: nothing but its state is to be written.
-            lambda new: and_(
-                jobs.version < new["version"],
-                or_(
-                    jobs.worker.is_(None),
-                    and_(jobs.worker == new["worker"], jobs.attempt == 1),
-                ),
-            ),
-            {
-                "attempt": literal(1),
-                "agent": bindparam("of_agent"),
-                "envelope": null(),
-                "claimed_until": null(),
-            },
-        )
-        self.held = BulkUpsert(database, tables.jobs, merge.JOB_COLUMNS, ["id"])
-        self.tags = Tags(database, tables)
-
-        outcome = [column.name for column in tables.attempts.c if not column.primary_key]
-        self.attempts = BulkUpsert(
-            database,
-            tables.attempts,
-            [column.name for column in tables.attempts.c],
-            ["job_id", "attempt"],
-            lambda new: {name: new[name] for name in outcome},
-            lambda new: and_(attempts.outcome == merge.LOST, new["outcome"] != merge.LOST),
-        )
-        self.events = BulkUpsert(
-            database, tables.events, [c.name for c in tables.events.c], ["job_id", "seq"]
-        )
-        beat = [column.name for column in tables.workers.c if not column.primary_key]
-        self.workers = BulkUpsert(
-            database,
-            tables.workers,
-            [column.name for column in tables.workers.c],
-            ["worker"],
-            lambda new: {name: new[name] for name in beat},
-            lambda new: new["at"] > tables.workers.c["at"],
-        )
-        handlers = tables.handlers.c
-
-        self.handlers = BulkUpsert(
-            database,
-            tables.handlers,
-            [column.name for column in handlers],
-            ["name"],
-            lambda new: {
-                **{name: new[name] for name in ("lane", "app", "definition", "seen_at")},
-                "changed_at": case(
-                    (new["definition"] != handlers.definition, new["changed_at"]),
-                    else_=handlers.changed_at,
-                ),
-            },
-            lambda new: new["seen_at"] > handlers.seen_at,
-        )
-        registry = ["name", "url", "seen_at"]
-        self.agents = BulkUpsert(
-            database, tables.agents, registry, ["name"], lambda new: {"url": new["url"]}
-        )
-        self.seen = BulkUpsert(
-            database, tables.agents, registry, ["name"], lambda new: {"seen_at": new["seen_at"]}
-        )

@@ -9,7 +9,8 @@ from typing import Any
 
 import asyncpg
 import pytest
-from sqlalchemy import event
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.orm import Session
 
 from mesh.held import After, Held, KeyRule
 from mesh.job import State
@@ -223,3 +224,35 @@ async def waits_for_a_lock(connection: asyncpg.Connection[Any]) -> None:
         waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype <> 'relation'"
         while not await connection.fetchval(waiting):
             await connection.execute("SELECT pg_sleep(0.01)")
+
+
+async def test_a_blocking_session_does_not_stop_who_it_waits_for(
+    shared: SqlMaster, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = asyncio.Event()
+    go_on = asyncio.Event()
+    insert = shared._holding._insert
+
+    async def slow(*arguments: Any) -> None:
+        await insert(*arguments)
+        if not stored.is_set():  # its transaction has the key
+            stored.set()
+            await go_on.wait()
+
+    monkeypatch.setattr(shared._holding, "_insert", slow)
+    engine = create_engine(server_url.replace("postgresql:", "postgresql+psycopg:"))
+    async with asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(shared.submit([Held(make_job(key="k"))]))
+        await stored.wait()
+        with Session(engine) as session:
+            session.execute(text("SET lock_timeout = '3s'"))
+            tasks.create_task(soon(go_on))
+            (second,) = await shared.submit([Held(make_job(key="k"))], session)
+            session.commit()
+    engine.dispose()
+    assert (second.existing, second.job_id) == (True, first.result()[0].job_id)
+
+
+async def soon(event: asyncio.Event) -> None:
+    await asyncio.sleep(0.2)
+    event.set()

@@ -8,6 +8,7 @@ as its database does.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -63,13 +64,14 @@ def _check_kind(database: Database, kind: str, session: Any) -> None:
 
 
 class _Blocking:
-    """A session without an event loop of its own: its caller waits in it anyway."""
+    """A session without an event loop: it waits in a thread. In ours it would wait for ever for
+    a lock that a transaction of this loop has."""
 
     def __init__(self, session: Session | Connection) -> None:
         self._session = session
 
     async def execute(self, statement: Executable, parameters: Parameters = None, /) -> Any:
-        return self._session.execute(statement, parameters)
+        return await asyncio.to_thread(self._session.execute, statement, parameters)
 
 
 class _Asyncpg:

@@ -9,7 +9,7 @@ as its database does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import asyncpg
@@ -71,7 +71,8 @@ class _Blocking:
         self._session = session
 
     async def execute(self, statement: Executable, parameters: Parameters = None, /) -> Any:
-        return await asyncio.to_thread(self._session.execute, statement, parameters)
+        execute: Callable[..., Any] = self._session.execute
+        return await asyncio.to_thread(execute, statement, parameters)
 
 
 class _Asyncpg:

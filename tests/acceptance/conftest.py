@@ -5,7 +5,23 @@ from pathlib import Path
 
 import pytest
 
+from mesh.testing.servers import NatsServer, PostgresServer
+
 from .processes import Start, starting
+
+
+@pytest.fixture(params=["sqlite", "nats and postgresql"])
+def where(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    nats_server: NatsServer,
+    postgres: PostgresServer,
+) -> tuple[str, dict[str, str]]:
+    """The URLs of a master, which is new, and of the agents."""
+    if request.param == "sqlite":
+        master = f"sqlite:///{tmp_path}/mesh.db"
+        return master, {"local": master}
+    return postgres.create_database(), {"nats-1": nats_server.url}
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from mesh import JobCancelled, JobFailed, JobHandle, State
 from mesh.job import new_job_id
 from mesh.roles import RoleOptions, make_role
 from mesh.service import Group
-from mesh.testing.servers import NatsServer, PostgresServer
 
 PATIENCE = 60.0
 
@@ -62,20 +61,12 @@ async def endless() -> None:
 """
 
 
-@pytest.fixture(params=["sqlite", "nats and postgresql"])
+@pytest.fixture
 async def shop(
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    nats_server: NatsServer,
-    postgres: PostgresServer,
-    monkeypatch: pytest.MonkeyPatch,
+    where: tuple[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[ModuleType]:
     """The application's module, on a cluster that runs."""
-    if request.param == "sqlite":
-        master = f"sqlite:///{tmp_path}/mesh.db"
-        agents = {"local": master}
-    else:
-        master, agents = postgres.create_database(), {"nats-1": nats_server.url}
+    master, agents = where
     unique = new_job_id()[-12:]
     text = SHOP.format(master=master, agents=agents, cluster=f"attempts-{unique}")
     (tmp_path / f"shop_{unique}.py").write_text(text)

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +15,8 @@ import pytest
 from mesh import Mesh, State
 from mesh.job import new_job_id
 from mesh.roles import RoleOptions, make_role
-from mesh.testing.servers import NatsServer, PostgresServer
+
+from .processes import MESH
 
 PATIENCE = 60.0
 
@@ -44,9 +44,8 @@ class Workers:
         self._started: list[subprocess.Popen[str]] = []
 
     def start(self) -> subprocess.Popen[str]:
-        mesh = str(Path(sys.executable).parent / "mesh")
         process = subprocess.Popen(
-            [mesh, "worker", "shop:app"], cwd=self.folder, stderr=subprocess.PIPE, text=True
+            [MESH, "worker", "shop:app"], cwd=self.folder, stderr=subprocess.PIPE, text=True
         )
         self._started.append(process)
         return process
@@ -65,20 +64,10 @@ def workers(tmp_path: Path) -> Iterator[Workers]:
     workers.close()
 
 
-@pytest.fixture(params=["sqlite", "nats and postgresql"])
-async def app(
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    nats_server: NatsServer,
-    postgres: PostgresServer,
-    monkeypatch: pytest.MonkeyPatch,
-) -> AsyncIterator[Mesh]:
+@pytest.fixture
+async def app(where: tuple[str, dict[str, str]], tmp_path: Path) -> AsyncIterator[Mesh]:
     """The producer's end of the cluster, with a coordinator."""
-    if request.param == "sqlite":
-        master = f"sqlite:///{tmp_path}/mesh.db"
-        agents = {"local": master}
-    else:
-        master, agents = postgres.create_database(), {"nats-1": nats_server.url}
+    master, agents = where
     cluster = f"leases-{new_job_id()[-12:]}"
     shop = SHOP.format(master=master, agents=agents, cluster=cluster)
     (tmp_path / "shop.py").write_text(shop)

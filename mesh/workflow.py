@@ -134,6 +134,8 @@ class Workflow:
     def __init__(self) -> None:
         self.id = new_job_id()
         self._nodes: dict[str, Node] = {}
+        self._numbers: dict[str, int] = {}
+        """The last that was tried for a name: looking from 1 each time would take for ever."""
 
     def add(
         self,
@@ -169,11 +171,11 @@ class Workflow:
         return node
 
     def _free_name(self, base: str) -> str:
-        name, number = base, 1
-        while name in self._nodes:
-            number += 1
-            name = f"{base}-{number}"
-        return name
+        while True:
+            number = self._numbers[base] = self._numbers.get(base, 0) + 1
+            name = base if number == 1 else f"{base}-{number}"
+            if name not in self._nodes:
+                return name
 
     def _grow(self, step: Step, after: list[Node], feed: _Feed) -> list[Node]:
         """Add a step; returns its last nodes."""

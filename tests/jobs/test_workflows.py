@@ -181,7 +181,7 @@ async def test_a_workflow_is_stored_whole_or_not_at_all(rig: Rig) -> None:
     await app.close()
 
 
-@pytest.mark.parametrize("count", [2_000])
+@pytest.mark.parametrize("count", [10_000])
 async def test_many_children_complete(rig: Rig, count: int) -> None:
     app, _ = make_app(rig)
     h = app.handlers

@@ -8,18 +8,15 @@ nothing.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 
 from mesh.clock import Clock, SystemClock
-from mesh.errors import MasterError, WireError
+from mesh.errors import MasterError
 from mesh.ports import Master
 from mesh.service import Backoff, Service, pass_on
 from mesh.sql.outbox import Outbox
 
 __all__ = ["OutboxDuty"]
-
-log = logging.getLogger("mesh")
 
 _BATCH = 500
 
@@ -52,11 +49,7 @@ class OutboxDuty(Service):
         looks = 0
         while not self.stopping.is_set():
             self._wake.clear()
-            try:
-                moved = await backoff.retry(self.name, self._move, MasterError)
-            except WireError as error:
-                log.error("outbox at %s: %s", self._outbox.url, error)
-                moved = 0
+            moved = await backoff.retry(self.name, self._move, MasterError)
             looks = 0 if moved else looks + 1
             if not moved:
                 await self._clock.wait(self._wake, min(1.0, self._outbox.signals.pause(looks)))

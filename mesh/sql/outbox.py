@@ -9,6 +9,7 @@ storing a job twice changes nothing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,7 +18,7 @@ import msgspec
 from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, delete, select
 
 from mesh.clock import Clock
-from mesh.errors import MasterError, MasterUnavailable
+from mesh.errors import MasterError, MasterUnavailable, MeshError
 from mesh.held import Held
 from mesh.sql.bulk import one_of
 from mesh.sql.database import NOTIFY, Database, DatabaseErrors
@@ -27,6 +28,8 @@ from mesh.sql.within import executor_within
 from mesh.wire import VERSION, check_version
 
 __all__ = ["OUTBOX_TABLE", "Outbox"]
+
+log = logging.getLogger("mesh")
 
 OUTBOX_TABLE = "mesh_outbox"
 _TOPIC = "outbox"
@@ -52,6 +55,8 @@ class Outbox:
             Column("id", serial, primary_key=True, autoincrement=True),
             Column("job", LargeBinary, nullable=False),
         )
+        self._unread: set[int] = set()
+        """Rows of which it was said that they cannot be read."""
         self.signals = make_signals(self.database, f"{self.database.place} {OUTBOX_TABLE}")
 
     @property
@@ -88,21 +93,27 @@ class Outbox:
     @asynccontextmanager
     async def take(self, limit: int) -> AsyncIterator[list[Held]]:
         """Some jobs, the oldest first; at the end of the block, unless it raises, they are gone.
-        What others have taken is left out. Raises ``MasterError``, or ``UnsupportedVersion`` for
-        what a newer program wrote, which stays."""
+        What others have taken is left out; what cannot be read stays, with a log line. Raises
+        ``MasterError``."""
         async with self.database.write() as connection:
             oldest = select(self.table).order_by(self.table.c.id).limit(limit)
             rows = (await connection.execute(self.database.claiming(oldest))).all()
-            yield [_decode(row.job) for row in rows]
-            if rows:
-                gone = one_of(self.database, self.table.c.id, [row.id for row in rows])
+            read = {row.id: job for row in rows if (job := self._read(row.id, row.job)) is not None}
+            yield list(read.values())
+            if read:
+                gone = one_of(self.database, self.table.c.id, list(read))
                 await connection.execute(delete(self.table).where(gone))
+
+    def _read(self, number: int, data: bytes) -> Held | None:
+        try:
+            check_version(data)
+            return _decoder.decode(data)[1]
+        except (msgspec.MsgspecError, MeshError) as error:
+            if number not in self._unread:
+                self._unread.add(number)
+                log.error("outbox at %s: row %d stays: %s", self.url, number, error)
+            return None
 
     def waiting(self, event: Any) -> Any:
         """Within the block, ``event`` is set when jobs were put in."""
         return self.signals.waiting(_TOPIC, event)
-
-
-def _decode(data: bytes) -> Held:
-    check_version(data)
-    return _decoder.decode(data)[1]

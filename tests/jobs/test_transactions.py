@@ -189,3 +189,23 @@ async def test_a_coordinator_that_dies_in_between_moves_the_jobs_again(
         assert await other.result(PATIENCE) == 2
     assert ran == [1, 2]
     await outbox.close()
+
+
+async def test_what_cannot_be_read_stays_in_the_outbox(
+    rig: Rig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"sqlite:///{tmp_path}/shop.db"
+    app, _ = make_app(rig, outbox=url)
+    outbox = Outbox(url, app.clock, 5.0)
+    await outbox.open()
+    async with async_session(url) as session:
+        await session.execute(outbox.table.insert().values(job=b"no job at all"))
+        job = await app.handlers["order"].options(session=session).enqueue(1)
+        await session.commit()
+    async with rig.running(app):
+        assert await job.result(PATIENCE) == 1
+    assert "row 1 stays: " in caplog.text
+    async with outbox.database.read() as connection:
+        rows = (await connection.execute(outbox.table.select())).all()
+    assert [row.job for row in rows] == [b"no job at all"]
+    await outbox.close()

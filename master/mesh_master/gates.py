@@ -65,13 +65,7 @@ class Gates:
     def __init__(self, database: Database, tables: Tables) -> None:
         self._database = database
         self._tables = tables
-        self._counted = BulkUpdate(
-            database,
-            tables.limits,
-            ("key", "tokens", "counted_at"),
-            "key",
-            lambda new: tables.limits.c.key == new["key"],
-        )
+        self._counted = BulkUpdate(database, tables.limits, ("key", "tokens", "counted_at"), "key")
         self._last = ""
         """The gate that the last claim looked at: the next goes on behind it."""
 

@@ -45,13 +45,7 @@ class Holding:
         jobs, limits = tables.jobs.c, tables.limits.c
         self._jobs = BulkUpsert(database, tables.jobs, (*merge.JOB_COLUMNS, *_CONDITIONS), ["id"])
         self._keys = InsertNew(database, tables.keys, ("key", "job_id", "until"), "key")
-        self._take_over = BulkUpdate(
-            database,
-            tables.keys,
-            ("key", "job_id", "until"),
-            "key",
-            lambda new: tables.keys.c.key == new["key"],
-        )
+        self._take_over = BulkUpdate(database, tables.keys, ("key", "job_id", "until"), "key")
         self._replace = BulkUpdate(
             database, tables.jobs, _REPLACED, "id", lambda new: self._has_not_left(jobs)
         )
@@ -120,7 +114,7 @@ class Holding:
     ) -> dict[str, tuple[int, Held]]:
         """``_take_keys`` for some keys. Returns those for which it is to be tried again."""
         rows = {key: (key, h.job.id, _until(h.rule, now)) for key, (_, h) in part.items()}
-        new = await self._keys.run(run, list(rows.values()))  # type: ignore[arg-type]
+        new = await self._keys.run(run, list(rows.values()))
         contested = [key for key in part if key not in new]
         if not contested:
             return {}
@@ -131,7 +125,7 @@ class Holding:
             if not _stands(row, now):
                 over.append(rows[row.key])
             elif row.job_id != held.job.id:  # else it was stored before, and comes again
-                taken[index] = await self._meet(run, held, row, now)
+                taken[index] = await self._meet(run, held, row)
         await self._take_over.run(run, over)
         # One that was there and is not stood for a job that has been forgotten meanwhile.
         found = {row.key for row in holders}
@@ -153,7 +147,7 @@ class Holding:
         found: Sequence[Row[Any]] = (await run.execute(query.where(these))).all()
         return found
 
-    async def _meet(self, run: Executor, held: Held, row: Row[Any], now: float) -> Stored:
+    async def _meet(self, run: Executor, held: Held, row: Row[Any]) -> Stored:
         """A job whose key stands for another, which ``row`` tells of."""
         rule = held.rule or KeyRule()
         state = State.SCHEDULED if row.id is None else State(row.state)

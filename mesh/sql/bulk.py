@@ -103,7 +103,7 @@ class BulkUpdate:
         table: Table,
         columns: Sequence[str],
         key: str,
-        where: Callable[[Excluded], ColumnElement[bool]],
+        where: Callable[[Excluded], ColumnElement[bool]] | None = None,
         also: Mapping[str, Any] | None = None,
     ) -> None:
         """``columns`` are those of the rows, ``key`` among them. ``where`` gets the new values by
@@ -120,7 +120,8 @@ class BulkUpdate:
             new = {n: bindparam(f"{prefix}{n}", type_=table.c[n].type) for n in columns}
         values = {table.c[name]: value for name, value in new.items() if name != key}
         values |= {table.c[name]: value for name, value in (also or {}).items()}
-        self._statement = table.update().where(table.c[key] == new[key], where(new)).values(values)
+        conditions = [table.c[key] == new[key], *([] if where is None else [where(new)])]
+        self._statement = table.update().where(*conditions).values(values)
 
     async def run(self, connection: Executor, rows: Sequence[tuple[Any, ...]], **more: Any) -> int:
         """Change the rows, given as tuples in the order of the columns, no two with the same

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.sql.alone import Alone
 from mesh.sql.bulk import as_arrays, one_of, unnested
-from mesh.sql.database import NO_NOTICE, NOTIFY, Database, Notice
+from mesh.sql.database import NO_NOTICE, NOTIFY, Database, Executor, Notice
 from mesh.sql.faults import Conflict, is_conflict
 
 __all__ = ["InsertAll", "InsertNew"]
@@ -45,7 +45,7 @@ class InsertNew:
             insert = insert.from_select(self._columns, select(*unnested(table, self._columns).c))
         self._statement = insert.on_conflict_do_nothing().returning(table.c[key])
 
-    async def run(self, connection: AsyncConnection, rows: Rows) -> set[Any]:
+    async def run(self, connection: Executor, rows: Rows) -> set[Any]:
         """Insert those of the rows, tuples in the order of the columns, that conflict with none.
         Returns their keys.
 
@@ -53,7 +53,12 @@ class InsertNew:
         one then waits for the other; in different orders they deadlock.
         """
         inserted: set[Any] = set()
-        if self._as_arrays and len(rows) >= _WORTH_COPYING:
+        # A caller's own session has no COPY that we could use.
+        if (
+            self._as_arrays
+            and isinstance(connection, AsyncConnection)
+            and len(rows) >= _WORTH_COPYING
+        ):
             known = await self._known(connection, [row[self._key] for row in rows])
             new = [row for row in rows if row[self._key] not in known] if known else rows
             if await self._copy(connection, new):

@@ -374,7 +374,7 @@ class Mesh(Submitter):
         if options.conditional or rules:
             held = make_held(job, options, rules, vars(request))
             return raised(*await self.submit_held([held], options.session, [result]))
-        return await self.submit(job, options.agent, result)
+        return await self.submit(job, result)
 
     async def find(self, *, key: str) -> JobHandle[Any] | None:
         """The job for which an idempotency key stands now. Raises ``MasterError``."""
@@ -485,26 +485,24 @@ class Mesh(Submitter):
     def payload_limit(self) -> int:
         return self.config.payload_limit
 
-    async def submit(self, job: Envelope, agent: str | None, result: ValueCodec) -> JobHandle[Any]:
+    async def submit(self, job: Envelope, result: ValueCodec) -> JobHandle[Any]:
         if self._dresses:
             post = self._client().post
-            (outcome,) = await self._dressed(
-                [job], lambda jobs: asyncio.gather(*(post(job, agent) for job in jobs))
-            )
+            (outcome,) = await self._dressed([job], lambda jobs: asyncio.gather(*map(post, jobs)))
         else:
-            outcome = await self._client().post(job, agent)
+            outcome = await self._client().post(job)
         if isinstance(outcome, MeshError):
             raise outcome
         return JobHandle(job.id, job.name, self._client, result, outcome)
 
     async def submit_many(
-        self, jobs: Sequence[Envelope], agent: str | None, result: ValueCodec
+        self, jobs: Sequence[Envelope], result: ValueCodec
     ) -> list[JobHandle[Any] | MeshError]:
         store = self._client().submit_many
         if self._dresses:
-            outcomes = await self._dressed(jobs, lambda jobs: store(jobs, agent))
+            outcomes = await self._dressed(jobs, store)
         else:
-            outcomes = await store(jobs, agent)
+            outcomes = await store(jobs)
         return [
             outcome
             if isinstance(outcome, MeshError)

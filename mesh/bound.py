@@ -64,11 +64,11 @@ class Submitter:
     def payload_limit(self) -> int:
         raise NotImplementedError
 
-    async def submit(self, job: Envelope, agent: str | None, result: ValueCodec) -> JobHandle[Any]:
+    async def submit(self, job: Envelope, result: ValueCodec) -> JobHandle[Any]:
         raise NotImplementedError
 
     async def submit_many(
-        self, jobs: Sequence[Envelope], agent: str | None, result: ValueCodec
+        self, jobs: Sequence[Envelope], result: ValueCodec
     ) -> list[JobHandle[Any] | MeshError]:
         raise NotImplementedError
 
@@ -135,7 +135,7 @@ class Bound(Generic[P, R]):
         job = self._envelope(self._encode(args, kwargs), self._app.now())
         if self._is_held:
             return raised(*await self._store_held([job]))
-        return await self._app.submit(job, self._options.agent, self._handler.shape.result)
+        return await self._app.submit(job, self._handler.shape.result)
 
     async def enqueue_many(self, calls: Iterable[Call] | AsyncIterable[Call]) -> list[JobHandle[R]]:
         """Store a job for each call, in bulk; handles in the same order.
@@ -185,9 +185,7 @@ class Bound(Generic[P, R]):
         if self._is_held:
             outcomes = await self._store_held(jobs)
         else:
-            outcomes = await self._app.submit_many(
-                jobs, self._options.agent, self._handler.shape.result
-            )
+            outcomes = await self._app.submit_many(jobs, self._handler.shape.result)
         handles = [outcome for outcome in outcomes if not isinstance(outcome, MeshError)]
         if len(handles) < len(outcomes):
             raise _partly([job.id for job in jobs], outcomes, start)

@@ -235,20 +235,20 @@ class Client:
 
     # enqueuing -------------------------------------------------------------------------------
 
-    def post(self, job: Envelope, pinned: str | None) -> asyncio.Future[Outcome]:
+    def post(self, job: Envelope) -> asyncio.Future[Outcome]:
         """Store one job durably. The future's result says what became of it."""
-        key = (job.lane, pinned)
+        key = (job.lane, job.agent)
         batcher = self._batchers.get(key)
         if batcher is None:
             batcher = Batcher(partial(self._place, *key), max_items=BULK, max_in_flight=2)
             self._batchers[key] = batcher
         return batcher.post(job)
 
-    async def submit_many(self, jobs: Sequence[Envelope], pinned: str | None) -> list[Outcome]:
-        """Store many jobs of one lane; what became of each, in order."""
+    async def submit_many(self, jobs: Sequence[Envelope]) -> list[Outcome]:
+        """Store many jobs of one lane and one choice of agent; what became of each, in order."""
         outcomes: list[Outcome] = []
         for start in range(0, len(jobs), BULK):
-            outcomes += await self._place(jobs[0].lane, pinned, jobs[start : start + BULK])
+            outcomes += await self._place(jobs[0].lane, jobs[0].agent, jobs[start : start + BULK])
         return outcomes
 
     async def submit_held(

@@ -107,7 +107,8 @@ class BulkUpdate:
         also: Mapping[str, Any] | None = None,
     ) -> None:
         """``columns`` are those of the rows, ``key`` among them. ``where`` gets the new values by
-        column and returns the condition under which a row is changed. ``also`` is set as well,
+        column and returns the condition under which a row is changed, if
+        there is one. ``also`` is set as well,
         to the same in all rows; a ``bindparam`` there is for ``run`` to fill."""
         # Not the columns' own names: those are reserved for the values to set.
         prefix = "new_"

@@ -213,7 +213,7 @@ async def test_scopes_and_the_policy_for_jobs(tmp_path: Path) -> None:
         kinds = [await door.kind(name) for name in ("upkeep", "mail", "unknown")]
         assert kinds == ["system", "user", "user"]
         for action in ("enqueue", "retry", "cancel", "remove"):
-            door.check_job(ann, action, "system")  # type: ignore[arg-type]
+            door.check_job(ann, action, "system")
         door.check_job(ann, "retry", "user")
         for action in ("enqueue", "cancel", "remove"):
             with pytest.raises(Forbidden, match="operators_may"):

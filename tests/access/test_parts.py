@@ -111,7 +111,7 @@ def test_a_token_that_is_not_for_us_is_not_believed(changed: dict[str, Any], why
 def test_a_token_signed_otherwise_is_not_believed() -> None:
     for token in (
         jwt.encode(claims(), SHARED[::-1]),
-        jwt.encode(claims(), None, algorithm="none"),
+        jwt.encode(claims(), "", algorithm="none"),
         jwt.encode(claims(), SHARED * 2, algorithm="HS512"),
         "no.token.at-all",
         "",
@@ -198,9 +198,8 @@ def test_the_settings_of_sign_in() -> None:
             "MESH_JWT": json.dumps({"issuer": "us", "audience": "m", "secret": SHARED}),
         }
     )
-    assert (config.redact, config.operators_may, config.sign_in) == (
-        *(("password", "token"), ("retry",), "required"),
-    )
+    assert config.redact == ("password", "token")
+    assert (config.operators_may, config.sign_in) == (("retry",), "required")
     assert config.jwt is not None
     assert config.jwt.algorithms == ("HS256",)
     for wrong in ({"operators_may": ["fly"]}, {"sign_in": "never"}, {"session_ttl": 0}):

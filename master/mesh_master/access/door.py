@@ -255,8 +255,10 @@ class Door:
         own = self._app.handlers.get(handler)
         if own is not None:
             return own.definition.kind
-        handlers = await (await self._app.master()).handlers()
-        return next((h.definition.kind for h in handlers if h.name == handler), "user")
+        for known in await (await self._app.master()).handlers():
+            if known.name == handler:
+                return known.definition.kind
+        return "user"
 
 
 def _csrf(token: str) -> str:

@@ -61,10 +61,8 @@ class CredentialsConformance:
         await credentials.add_session("s-1", "ann", later)
         session = await credentials.find_session("s-1")
         assert session is not None
-        assert (session.user.name, session.user.scope, session.expires_at) == (
-            *("ann", Scope.READ),
-            pytest.approx(later, abs=0.001),
-        )
+        assert (session.user.name, session.user.scope) == ("ann", Scope.READ)
+        assert session.expires_at == pytest.approx(later, abs=0.001)
         await credentials.put_user("ann", Scope.ADMIN, "other")
         assert await credentials.find_session("s-1") is None
         user, stored = await credentials.find_user("ann")
@@ -94,17 +92,26 @@ class CredentialsConformance:
     async def test_the_audit_log_is_read_from_its_end(self, harness: _Harness) -> None:
         credentials = (await harness.connect()).credentials
         for number in range(5):
+            who = "user:ann" if number % 2 else "key:1"
+            detail = {"name": "send", "n": number}
             await credentials.audit(
                 AuditEntry(
-                    *(100.0 + number, "user:ann" if number % 2 else "key:1", "POST /jobs"),
-                    *(f"job-{number}", 202, "127.0.0.1", {"name": "send", "n": number}),
+                    at=100.0 + number,
+                    who=who,
+                    action="POST /jobs",
+                    target=f"job-{number}",
+                    status=202,
+                    client="127.0.0.1",
+                    detail=detail,
                 )
             )
         newest = await credentials.audit_log(limit=2)
         assert [entry.target for entry in newest] == ["job-4", "job-3"]
         before = await credentials.audit_log(before=newest[-1].id)
         assert [(e.target, e.detail["n"], e.at) for e in before] == [
-            *(("job-2", 2, 102.0), ("job-1", 1, 101.0), ("job-0", 0, 100.0)),
+            ("job-2", 2, 102.0),
+            ("job-1", 1, 101.0),
+            ("job-0", 0, 100.0),
         ]
         assert [e.target for e in await credentials.audit_log(who="user:ann")] == ["job-3", "job-1"]
 

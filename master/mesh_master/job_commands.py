@@ -32,6 +32,7 @@ from mesh_master import tail
 from mesh_master.enqueue_command import enqueue_job
 from mesh_master.job_display import duration, print_news, show_story
 from mesh_master.job_options import Chosen, takes_where
+from mesh_master.redacting import shown_event, shown_job
 
 __all__ = ["jobs"]
 
@@ -72,7 +73,7 @@ def list_jobs(
     async def look(mesh: Mesh) -> list[JobInfo]:
         return await (await mesh.master()).list_jobs(where)
 
-    found = ask(mesh, look)
+    found = [shown_job(mesh.redactor, job) for job in ask(mesh, look)]
     if as_json:
         print_json(found)
         return
@@ -108,7 +109,10 @@ def show_job(
         job = await _get(mesh, wanted)
         return job, await m.attempts(wanted), await m.events(wanted)
 
-    job, attempts, events = ask(find_app(app, master), look)
+    mesh = find_app(app, master)
+    job, attempts, events = ask(mesh, look)
+    job = shown_job(mesh.redactor, job)
+    events = [shown_event(mesh.redactor, event) for event in events]
     if as_json:
         print_json({"job": job, "attempts": attempts, "events": events})
     else:
@@ -142,6 +146,8 @@ def tail_jobs(
             news = tail.follow_one(m, await _get(mesh, job_id), mesh.clock)
         async with aclosing(news):  # type: ignore[type-var]
             async for one in news:
+                if isinstance(one.data, bytes):
+                    one = replace(one, data=mesh.redactor.json(one.data))
                 print_news(one, as_json)
 
     try:

@@ -22,6 +22,7 @@ from mesh.console import (
 )
 from mesh.recurring import ScheduleInfo, SlotOutcome
 from mesh.schedule import Schedule, parse
+from mesh_master.redacting import shown_schedule
 
 __all__ = ["schedules"]
 
@@ -42,7 +43,7 @@ def list_schedules(
 
     async def look(mesh: Mesh) -> list[tuple[ScheduleInfo, Sequence[SlotOutcome]]]:
         return [
-            (schedule, await mesh.schedules.outcomes(schedule.name))
+            (shown_schedule(mesh.redactor, schedule), await mesh.schedules.outcomes(schedule.name))
             for schedule in await mesh.schedules.list()
         ]
 
@@ -76,7 +77,8 @@ def show_schedule(
     """Show a schedule: its jobs' arguments, its options, its last and next slots."""
 
     async def look(mesh: Mesh) -> tuple[ScheduleInfo, Sequence[SlotOutcome]]:
-        return await mesh.schedules.get(name), await mesh.schedules.outcomes(name)
+        schedule = shown_schedule(mesh.redactor, await mesh.schedules.get(name))
+        return schedule, await mesh.schedules.outcomes(name)
 
     schedule, ends = _ask(app, master, look)
     facts = _facts(schedule, ends)

@@ -131,7 +131,7 @@ def test_what_is_to_be_hidden_is_in_no_commands_output(
             job = await sign_up.options(meta={"password": "s3cret"}).enqueue("ann", "s3cret")
             assert (await job.result(30))["password"] == "s3cret"  # workers and callers see it
             async with asyncio.timeout(30):
-                while not await app.schedules.list():  # another service declares them
+                while not await app.schedules.list():  # noqa: ASYNC110 - another service declares
                     await asyncio.sleep(0.02)
             await worker.stop()
             await coordinator.stop()

@@ -21,7 +21,8 @@ from mesh.console import (
 from mesh.errors import AgentError, ConfigError, did_you_mean
 from mesh.ports import Master
 from mesh.settings import AgentState, AgentStatus
-from mesh_master.cluster_commands import all_agents, depth_of, until_empty, with_master
+from mesh_master.cluster_commands import until_empty, with_master
+from mesh_master.standing import all_agents, depth_of, lag_of, look_at_agents
 
 __all__ = ["agents"]
 
@@ -37,63 +38,23 @@ def list_agents(
     app: AppOption = None, master: MasterOption = None, as_json: JsonOption = False
 ) -> None:
     """List the agents that the master knows, and what they have."""
-    found = with_master(find_app(app, master), _look)
+    found = with_master(find_app(app, master), look_at_agents)
     if as_json:
         print_json(found)
         return
     rows = table("agent", "url", "lanes", "state", "added", "jobs", "ledger", "recorded")
     for agent in found:
         rows.add_row(
-            agent["name"],
-            agent["url"],
-            ", ".join(agent["lanes"]) if agent["lanes"] else "all",
-            agent["state"],
-            "at run time" if agent["is_added"] else "configured",
-            agent["away"] or str(agent["jobs"]),
-            "" if agent["lag"] is None else str(agent["lag"]),
-            moment(agent["seen_at"] or None),
+            agent.name,
+            agent.url,
+            ", ".join(agent.lanes) if agent.lanes else "all",
+            agent.state,
+            "at run time" if agent.is_added else "configured",
+            agent.away or str(agent.jobs),
+            "" if agent.lag is None else str(agent.lag),
+            moment(agent.seen_at or None),
         )
     print_table(rows)
-
-
-async def _look(mesh: Mesh, master: Master) -> list[dict[str, Any]]:
-    standing, added = await master.cluster_settings(), await master.added_agents()
-    registered = {agent.name: agent for agent in await master.agents()}
-    reached = await all_agents(mesh)
-    found = []
-    for name in sorted({*registered, *reached}):
-        config, agent = mesh.config.agents.get(name), reached.get(name)
-        jobs: int | None = None
-        away = "not in this configuration"
-        if agent is not None:
-            depth = await depth_of(agent)
-            if isinstance(depth, AgentError):
-                away = str(depth)
-            else:
-                jobs, away = sum(d.total for d in depth.values()), ""
-        found.append(
-            {
-                "name": name,
-                "url": registered[name].url if name in registered else "",
-                "lanes": sorted(config.lanes) if config is not None and config.lanes else None,
-                "state": str(standing.agent(name).state),
-                "is_added": name in added,
-                "away": away,
-                "jobs": jobs,
-                "lag": None if jobs is None else await _lag(mesh, name),
-                "seen_at": registered[name].seen_at if name in registered else 0.0,
-            }
-        )
-    return found
-
-
-async def _lag(mesh: Mesh, name: str) -> int:
-    """How many ledger entries the master does not have yet."""
-    ledger = await (await mesh.agent(name)).ledger()
-    try:
-        return await ledger.lag()
-    finally:
-        await ledger.close()
 
 
 @agents.command()
@@ -172,7 +133,7 @@ async def _until_drained(mesh: Mesh, name: str) -> None:
     said = -1
     while True:
         await until_empty(mesh, lambda _: True, f"agent {name}", (name,))
-        lag = await _lag(mesh, name)
+        lag = await lag_of(mesh, name)
         if not lag:
             return
         if lag != said:
@@ -221,7 +182,7 @@ async def _check_empty(mesh: Mesh, master: Master, name: str) -> None:
     depth = await depth_of((await all_agents(mesh))[name])
     if isinstance(depth, AgentError):
         raise ConfigError(f"agent '{name}' cannot be asked whether it is empty: {depth}; {advice}")
-    jobs, lag = sum(d.total for d in depth.values()), await _lag(mesh, name)
+    jobs, lag = sum(d.total for d in depth.values()), await lag_of(mesh, name)
     if jobs or lag:
         raise ConfigError(
             f"agent '{name}' has {jobs} jobs, and {lag} ledger entries to be recorded: {advice}"

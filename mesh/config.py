@@ -94,6 +94,9 @@ class Config:
     """When a process starts whose code has a schedule that the master has otherwise."""
     schedules_orphaned: Orphaned = "disable"
     """What becomes of a schedule that no living process of the app has in its code any more."""
+    http: str = "127.0.0.1:8642"
+    """Where the HTTP API and the dashboard listen, or `off`. While sign-in is off this must be an
+    address of the machine itself."""
     sign_in: SignIn = "auto"
     """`auto`: as soon as there is a user, an API key, `jwt` or a hook, the HTTP API lets in none
     who does not sign in; before, it is open, on this machine alone. `required`: from the start."""

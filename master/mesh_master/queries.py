@@ -21,6 +21,7 @@ from mesh.ports import (
     HandlerInfo,
     JobFilter,
     JobInfo,
+    Links,
 )
 from mesh.sql import Database, Moment, one_of
 from mesh.wire import Heartbeat, LaneLoad
@@ -37,11 +38,15 @@ __all__ = [
     "get_jobs",
     "handlers",
     "last_events",
+    "links",
     "list_jobs",
     "workers",
 ]
 
 log = logging.getLogger("mesh")
+
+_LINKS = 1000
+"""The most children that are told of a job."""
 
 _lanes = msgspec.json.Decoder(list[LaneLoad])
 _meta = msgspec.json.Decoder(dict[str, str])
@@ -126,6 +131,21 @@ async def events(
         EventInfo(row.job_id, row.seq, row.at, row.kind, row.data.encode())
         for row in await connection.execute(query)
     ]
+
+
+async def links(tables: Tables, connection: AsyncConnection, job_id: str) -> Links:
+    columns = tables.dependencies.c
+    parents = select(columns.parent_id).where(columns.child_id == job_id).order_by(columns.position)
+    children = (
+        select(columns.child_id)
+        .where(columns.parent_id == job_id)
+        .order_by(columns.child_id)
+        .limit(_LINKS)
+    )
+    return Links(
+        tuple((await connection.execute(parents)).scalars()),
+        tuple((await connection.execute(children)).scalars()),
+    )
 
 
 async def last_events(

@@ -48,6 +48,7 @@ from mesh.ports import (
     JobInfo,
     Known,
     Lease,
+    Links,
     MasterCapabilities,
     MasterSettings,
     Outlived,
@@ -341,6 +342,12 @@ class SqlMaster:
             return []
         async with self.database.read(timeout=_PATIENCE) as connection:
             return await queries.attempts(self.tables, connection, job_id)
+
+    async def links(self, job_id: str) -> Links:
+        if not is_job_id(job_id):
+            return Links()
+        async with self.database.read(timeout=_PATIENCE) as connection:
+            return await queries.links(self.tables, connection, job_id)
 
     async def events(self, job_id: str, after: int = -1, limit: int = 1000) -> list[EventInfo]:
         if not is_job_id(job_id):

@@ -46,6 +46,7 @@ from mesh.ports.infos import Backlog as Backlog
 from mesh.ports.infos import EventInfo as EventInfo
 from mesh.ports.infos import HandlerInfo as HandlerInfo
 from mesh.ports.infos import JobInfo as JobInfo
+from mesh.ports.infos import Links as Links
 from mesh.ports.master import Claimed as Claimed
 from mesh.ports.master import Lease as Lease
 from mesh.ports.master import Master as Master
@@ -81,6 +82,7 @@ __all__ = [
     "Lease",
     "Ledger",
     "LedgerBatch",
+    "Links",
     "Lookup",
     "MANY_JOBS",
     "Master",

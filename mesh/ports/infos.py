@@ -15,6 +15,7 @@ __all__ = [
     "EventInfo",
     "HandlerInfo",
     "JobInfo",
+    "Links",
 ]
 
 
@@ -90,6 +91,15 @@ class EventInfo:
     """One of ``mesh.events.KINDS``."""
     data: bytes
     """JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """Which jobs a job runs after, and which run after it, by their ids."""
+
+    parents: tuple[str, ...] = ()
+    children: tuple[str, ...] = ()
+    """The earliest; at most 1000."""
 
 
 @dataclass(frozen=True, slots=True)

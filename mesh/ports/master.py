@@ -13,7 +13,7 @@ from mesh.held import Held, Stored
 from mesh.job import State
 from mesh.ports.common import Board, Check, Known, Signals
 from mesh.ports.credentials import Credentials
-from mesh.ports.infos import AgentInfo, AttemptInfo, Backlog, EventInfo, HandlerInfo, JobInfo
+from mesh.ports.infos import AgentInfo, AttemptInfo, Backlog, EventInfo, HandlerInfo, JobInfo, Links
 from mesh.recurring import Schedules
 from mesh.settings import ClusterSettings
 from mesh.wire import Envelope, Heartbeat, Record
@@ -238,6 +238,10 @@ class Master(Protocol):
 
     async def attempts(self, job_id: str) -> list[AttemptInfo]:
         """All attempts of a job, in order, the latest one included."""
+        ...
+
+    async def links(self, job_id: str) -> Links:
+        """What a job runs after, and what after it, as far as the history still has it."""
         ...
 
     async def events(self, job_id: str, after: int = -1, limit: int = 1000) -> list[EventInfo]:

@@ -15,6 +15,8 @@ from mesh.errors import AgentUnavailable as AgentUnavailable
 from mesh.errors import CannotDecrypt as CannotDecrypt
 from mesh.errors import ClusterArchived as ClusterArchived
 from mesh.errors import ConfigError as ConfigError
+from mesh.errors import EventsWait as EventsWait
+from mesh.errors import EventTooLarge as EventTooLarge
 from mesh.errors import InvalidArguments as InvalidArguments
 from mesh.errors import InvalidJob as InvalidJob
 from mesh.errors import InvalidResult as InvalidResult

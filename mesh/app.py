@@ -507,6 +507,10 @@ class Mesh(Submitter):
     def payload_limit(self) -> int:
         return self.config.payload_limit
 
+    @property
+    def event_size(self) -> int:
+        return self.config.event_size
+
     async def submit(self, job: Envelope, result: ValueCodec) -> JobHandle[Any]:
         if self._dresses:
             post = self._client().post

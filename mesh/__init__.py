@@ -39,6 +39,7 @@ from mesh.errors import ResultTimeout as ResultTimeout
 from mesh.errors import ScheduleExists as ScheduleExists
 from mesh.errors import ScheduleNotFound as ScheduleNotFound
 from mesh.errors import UnknownHandler as UnknownHandler
+from mesh.feed import JobEvent as JobEvent
 from mesh.handler import Handler as Handler
 from mesh.job import Priority as Priority
 from mesh.job import State as State
@@ -74,6 +75,8 @@ __all__ = [
     "Context",
     "Depends",
     "EventInfo",
+    "EventTooLarge",
+    "EventsWait",
     "Fail",
     "Failure",
     "Handler",
@@ -85,6 +88,7 @@ __all__ = [
     "InvalidSchedule",
     "Job",
     "JobCancelled",
+    "JobEvent",
     "JobFailed",
     "JobHandle",
     "JobInfo",

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from mesh import history
+from mesh import feed, history
 from mesh.bound import Bound, Submitter, make_envelope, make_held
 from mesh.client import Client, agent_settings, master_settings
 from mesh.clock import Clock, SystemClock
@@ -33,6 +33,7 @@ from mesh.errors import (
     did_you_mean,
     raised,
 )
+from mesh.feed import JobEvent, unsealed
 from mesh.filter import JobFilter
 from mesh.handler import Handler
 from mesh.held import Held, Stored
@@ -420,6 +421,15 @@ class Mesh(Submitter):
         """How many such jobs there are in each state. Raises as ``jobs`` does."""
         wanted = parse_where(where, self.now(), "app.count()", self.prefix)
         return await (await self.master()).count_jobs(wanted)
+
+    async def watch(self, **where: Unpack[Where]) -> AsyncIterator[JobEvent]:
+        """What happens from now on to the jobs that ``where`` means, and what their handlers say,
+        without end: of each job every event once, in order. For boards and people: where
+        hundreds of jobs begin and end at the same time some are left out; ``job.events()`` leaves
+        out none. Raises ``ConfigError``, ``MasterError``, ``CannotDecrypt``."""
+        wanted = parse_where(where, self.now(), "app.watch()", self.prefix)
+        async for told in feed.watch(await self.master(), self.clock, wanted):
+            yield JobEvent(told.job, unsealed(self.codec, told.event))
 
     async def retry(
         self, *, payload: Mapping[str, Any] | None = None, **where: Unpack[Where]

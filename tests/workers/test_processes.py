@@ -111,7 +111,7 @@ class TestRunning:
         self, pool: Pool, caplog: pytest.LogCaptureFixture
     ) -> None:
         outcome = await pool("say", count=200)
-        progress = [("progress", {"done": n, "total": 200, "label": ""}) for n in range(200)]
+        progress = [("progress", {"done": n, "total": 200, "label": None}) for n in range(200)]
         line = ("log", {"level": "warning", "message": "half", "data": {"part": 1}})
         assert pool.said == [*progress, line, ("chunk", "text")]
         assert isinstance(outcome, Succeeded)

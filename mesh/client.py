@@ -89,6 +89,8 @@ def master_settings(config: Config, clock: Clock) -> MasterSettings:
         schema=config.schema,
         table_prefix=config.table_prefix,
         connect_timeout=config.connect_timeout,
+        persist_events=config.persist_events,
+        event_ttl=config.event_ttl,
     )
 
 

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from mesh.clock import Clock
+from mesh.codecs.base import Codec, is_sealed, unseal
 from mesh.events import (
     Lifecycle,
     LifecycleError,
@@ -35,7 +36,7 @@ from mesh.filter import JobFilter
 from mesh.job import TERMINAL, State
 from mesh.ports import EVERY_JOB, AttemptInfo, EventInfo, JobInfo, Master, job_topics
 
-__all__ = ["JobEvent", "follow", "page", "watch"]
+__all__ = ["JobEvent", "follow", "page", "unsealed", "watch"]
 
 _PAGE = 1000
 _LOOK = 200
@@ -65,6 +66,13 @@ class JobEvent:
     event: EventInfo
 
 
+def unsealed(codec: Codec | None, event: EventInfo) -> EventInfo:
+    """The event with its data decrypted, if it is encrypted. Raises ``CannotDecrypt``."""
+    if not is_sealed(event.data):
+        return event
+    return replace(event, data=unseal(codec, event.data))
+
+
 async def page(master: Master, job_id: str, after: int = -1, limit: int = 1000) -> list[EventInfo]:
     """Up to ``limit`` events with ``seq > after``, in order; none of a job that is not known.
     A page that is not full is the last for now. Raises ``MasterError``."""
@@ -74,7 +82,7 @@ async def page(master: Master, job_id: str, after: int = -1, limit: int = 1000) 
 
 async def follow(
     master: Master, clock: Clock, job_id: str, after: int = -1
-) -> AsyncIterator[EventInfo]:
+) -> AsyncGenerator[EventInfo, None]:
     """All events with ``seq > after``, those to come too, until the job has ended, or is
     forgotten. One that is not known yet is waited for. Raises ``MasterError``; go on after the
     last ``seq``."""
@@ -101,7 +109,7 @@ async def follow(
             await clock.wait(changed, master.signals.pause(looks))
 
 
-async def watch(master: Master, clock: Clock, where: JobFilter) -> AsyncIterator[JobEvent]:
+async def watch(master: Master, clock: Clock, where: JobFilter) -> AsyncGenerator[JobEvent, None]:
     """What happens from now on to the jobs that ``where`` means, without end: of each job every
     event once, in order.
 
@@ -152,7 +160,7 @@ class _Told:
     """How far ``watch`` has told of each job."""
 
     def __init__(self, since: float) -> None:
-        self._since = since
+        self._since = since - _LATE
         self._seqs: OrderedDict[str, int] = OrderedDict()
 
     def skip(self, job: JobInfo, said: int) -> None:

@@ -38,8 +38,8 @@ async def _told(api: Api, name: str) -> HandlerInfo:
     if found is None:
         raise UnknownHandler(
             f"no worker has told of a handler '{name}'"
-            f"{did_you_mean(name, {*known, *api.mesh.handlers})}; start one that has its code, or see "
-            "GET /handlers"
+            f"{did_you_mean(name, {*known, *api.mesh.handlers})}; start one that has its code, or "
+            "see GET /handlers"
         )
     return found
 

@@ -43,8 +43,9 @@ class MasterHarness(Protocol):
     ttl: float
     """Seconds a lease lasts in the tests. Short where ``pass_time`` really waits."""
 
-    async def connect(self) -> Master:
-        """One more connection to the same master, opened. The harness closes it at the end."""
+    async def connect(self, **settings: Any) -> Master:
+        """One more connection to the same master, opened; ``settings`` are those of
+        ``MasterSettings`` that matter. The harness closes it at the end."""
         ...
 
     def now(self) -> float:

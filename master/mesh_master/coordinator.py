@@ -199,8 +199,10 @@ class Coordinator(Group):
         if self._cluster is not None:
             # Before the first duty: it would make jobs by settings that do not hold.
             board = await self.master.board()
-            self._cluster.hear(await board.read(0.0))
-            await board.close()
+            try:
+                self._cluster.hear(await board.read(0.0))
+            finally:
+                await board.close()
             self._heed(self._cluster)
         return True
 

@@ -81,11 +81,11 @@ class Rig:
     async def set_zone(self, zone: str | None) -> None:
         await self.master.change_settings(lambda s: replace(s, timezone=zone))
 
-    async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
+    async def until(self, condition: Callable[[], Awaitable[bool]], tick: float = TICK) -> None:
         """Let time go on, slowly, until it is so."""
         async with asyncio.timeout(PATIENCE):
             while not await condition():
-                self.clock.advance(TICK)
+                self.clock.advance(tick)
                 await asyncio.sleep(0.02)
 
     def go_to(self, moment: float) -> None:
@@ -148,13 +148,13 @@ class TestARunningCoordinator:
         async def made_anew() -> bool:
             return await rig.slots("floats") == [at(13, 0)]
 
-        await rig.until(made_anew)
+        await rig.until(made_anew, 0.5)
         await rig.set_zone(None)
 
         async def in_utc() -> bool:
             return (await rig.get("floats")).next_slot == at(9, 30, day=16)
 
-        await rig.until(in_utc)
+        await rig.until(in_utc, 0.5)
         for name in ("utc", "helsinki"):
             assert (await rig.get(name)).revision == 1
             assert await rig.slots(name) == [half_past]

@@ -6,7 +6,7 @@ from alembic.operations import Operations
 from sqlalchemy import Column, String
 
 revision = "0011"
-down_revision = "0006"
+down_revision = "0010"
 
 
 def upgrade(op: Operations, prefix: str, schema: str | None) -> None:

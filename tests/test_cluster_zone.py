@@ -259,14 +259,9 @@ class TestTheScheduler:
         assert await rig.slots("s", State.SKIPPED) == [at(9, 31)]
 
     async def test_rows_of_before_stay_in_utc_until_declared_again(self, rig: Rig) -> None:
-        written = {
-            "handler": "work",
-            "expression": "30 9 * * *",
-            "payload": "{}",
-            "lane": "default",
-        }
-        old = Definition(**written)
-        assert "zone" not in old.encode()
+        written = '{"handler":"work","expression":"30 9 * * *","payload":"{}","lane":"default"}'
+        old = Definition.decode(written)
+        assert old.encode() == written
         schedule = ScheduleInfo(
             *("s", old, "", "code", "active", 1, 1.0, 1.0), next_slot=at(9, 30), code_hash=old.hash
         )

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_type_hints
 import msgspec
 
 from mesh.clock import parse_duration
-from mesh.errors import ConfigError, did_you_mean
+from mesh.errors import ConfigError, InvalidSchedule, did_you_mean
 from mesh.events import Kind
 from mesh.job import TERMINAL, State, check_name
 from mesh.limits import LimitRules
@@ -102,6 +102,9 @@ class Config:
     prefix: str = ""
     """In front of the names of the app's handlers, lanes and schedules, and of its keys, as in
     `shop-`: for apps that share a cluster."""
+    timezone: str = "UTC"
+    """The zone, by its IANA name, in which schedules that name none are read. It is the
+    coordinators' that counts."""
     schedules_existing: Existing = "update_from_code"
     """When a process starts whose code has a schedule that the master has otherwise."""
     schedules_orphaned: Orphaned = "disable"
@@ -243,12 +246,24 @@ def _convert(place: str, key: str, value: Any) -> Any:
             Prefix(converted)
         except ValueError as error:
             raise ConfigError(f"{place}: {key}={value!r}: {error}") from None
+    if key == "timezone":
+        return _zone_name(place, converted)
     if isinstance(converted, int | float) and not (
         0 < converted < inf or (converted == 0 and key not in _POSITIVE)
     ):
         least = "above 0" if key in _POSITIVE else "0 or more"
         raise ConfigError(f"{place}: {key}={value!r}: must be a number, {least}")
     return converted
+
+
+def _zone_name(place: str, value: str) -> str:
+    # Not above: programs that only enqueue start faster without the language.
+    from mesh.schedule.zones import zone_named
+
+    try:
+        return zone_named(value).name
+    except InvalidSchedule as error:
+        raise ConfigError(f"{place}: timezone={value!r}: {error}") from None
 
 
 def _convert_to(kind: Any, place: str, key: str, value: Any) -> Any:

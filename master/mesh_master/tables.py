@@ -339,6 +339,7 @@ def _schedules(metadata: MetaData, prefix: str) -> Table:
         Column("synced_at", Moment),
         Column("failures_after", Moment, nullable=False),
         Column("pending", Boolean, nullable=False),
+        Column("zone", String),
         Index(f"{name}_next", "next_slot"),
     )
 

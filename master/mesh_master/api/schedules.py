@@ -85,13 +85,13 @@ class NewSchedule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 @get("/", guards=[require(Scope.READ)], responses=PROBLEMS)
 async def list_schedules(api: GivenApi) -> list[Schedule]:
     """All schedules, by name."""
-    return [_shown(api, schedule) for schedule in await api.mesh.schedules.list()]
+    return [await _shown(api, schedule) for schedule in await api.mesh.schedules.list()]
 
 
 @get("/{name:str}", guards=[require(Scope.READ)], responses=PROBLEMS)
 async def show_schedule(api: GivenApi, name: FromPath[str]) -> Schedule:
     """One schedule, with its next slots and how the last ones went."""
-    shown = _shown(api, await api.mesh.schedules.get(name))
+    shown = await _shown(api, await api.mesh.schedules.get(name))
     shown.ended = [
         Ended(slot=moment(end.slot), state=str(end.state), job_id=end.job_id)
         for end in (await api.mesh.schedules.outcomes(name))[:20]
@@ -111,7 +111,7 @@ async def create_schedule(api: GivenApi, data: JSONBody[NewSchedule]) -> Schedul
     made = await api.mesh.schedules.create(
         data.handler, data.expression, name=data.name, kwargs=data.payload, **given
     )
-    return _shown(api, made)
+    return await _shown(api, made)
 
 
 @delete("/{name:str}", guards=[require(Scope.ADMIN)], responses=PROBLEMS)
@@ -121,24 +121,25 @@ async def remove_schedule(api: GivenApi, name: FromPath[str]) -> None:
 
 
 @post("/explain", guards=[require(Scope.READ)], status_code=200, responses=PROBLEMS)
-async def explain(data: JSONBody[Expression]) -> Explained:
+async def explain(api: GivenApi, data: JSONBody[Expression]) -> Explained:
     """What an expression means, and when it would be."""
     from mesh.schedule import parse
 
-    parsed = parse(data.expression, timezone=data.timezone or "UTC")
+    zone = data.timezone or await api.mesh.schedules.timezone()
+    parsed = parse(data.expression, timezone=zone)
     return Explained(expression=parsed.text, explain=parsed.describe(), next=_slots(parsed))
 
 
 @post("/{name:str}/pause", guards=[require(Scope.OPERATE)], status_code=200, responses=PROBLEMS)
 async def pause(api: GivenApi, name: FromPath[str]) -> Schedule:
     """Make no more jobs; those made ahead are withdrawn."""
-    return _shown(api, await api.mesh.schedules.pause(name))
+    return await _shown(api, await api.mesh.schedules.pause(name))
 
 
 @post("/{name:str}/resume", guards=[require(Scope.OPERATE)], status_code=200, responses=PROBLEMS)
 async def resume(api: GivenApi, name: FromPath[str]) -> Schedule:
     """Go on, from now."""
-    return _shown(api, await api.mesh.schedules.resume(name))
+    return await _shown(api, await api.mesh.schedules.resume(name))
 
 
 @post("/{name:str}/run", guards=[require(Scope.OPERATE)], status_code=202, responses=PROBLEMS)
@@ -148,10 +149,10 @@ async def run_now(api: GivenApi, request: SignedIn, name: FromPath[str]) -> Enqu
     return Enqueued(id=handle.id)
 
 
-def _shown(api: Api, info: ScheduleInfo) -> Schedule:
+async def _shown(api: Api, info: ScheduleInfo) -> Schedule:
     shown = shown_schedule(api.mesh.redactor, info)
     definition = shown.definition
-    parsed = definition.schedule
+    parsed = definition.schedule_in(await api.mesh.schedules.timezone())
     return Schedule(
         name=shown.name,
         expression=definition.expression,

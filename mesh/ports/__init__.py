@@ -31,10 +31,13 @@ from mesh.ports.common import Check as Check
 from mesh.ports.common import Known as Known
 from mesh.ports.common import Lookup as Lookup
 from mesh.ports.common import Signals as Signals
+from mesh.ports.infos import RUN_TIMES as RUN_TIMES
 from mesh.ports.infos import AgentInfo as AgentInfo
 from mesh.ports.infos import AttemptInfo as AttemptInfo
 from mesh.ports.infos import Backlog as Backlog
+from mesh.ports.infos import Bucket as Bucket
 from mesh.ports.infos import EventInfo as EventInfo
+from mesh.ports.infos import FailureGroup as FailureGroup
 from mesh.ports.infos import HandlerInfo as HandlerInfo
 from mesh.ports.infos import JobInfo as JobInfo
 from mesh.ports.master import Claimed as Claimed
@@ -53,12 +56,14 @@ __all__ = [
     "AttemptInfo",
     "Backlog",
     "Board",
+    "Bucket",
     "Check",
     "Claimed",
     "Consumer",
     "Delivery",
     "EventInfo",
     "FAIR_TURN",
+    "FailureGroup",
     "HELD",
     "HandlerInfo",
     "JobFilter",
@@ -73,6 +78,7 @@ __all__ = [
     "MasterCapabilities",
     "MasterSettings",
     "Outlived",
+    "RUN_TIMES",
     "Settlement",
     "Signals",
     "Unblocked",

@@ -74,6 +74,7 @@ from mesh.sql import (
 from mesh.wire import Envelope, Heartbeat, Record, decode_frame, encode_frame
 from mesh_master import listing, merge, queries, schema, statistics, unblocking
 from mesh_master.again import Again
+from mesh_master.credentials import SqlCredentials
 from mesh_master.forget import Forgetting
 from mesh_master.gates import Gates
 from mesh_master.holding import Holding
@@ -124,6 +125,7 @@ class SqlMaster:
             lambda new: {"url": new["url"]},
         )
         self._schedules = SqlSchedules(self.database, self.tables)
+        self._credentials = SqlCredentials(self.database, self.tables)
         self._holding = Holding(self.database, self.tables)
         self._again = Again(self.database, self.tables, self._holding)
         self._forgetting = Forgetting(self.database, self.tables)
@@ -143,6 +145,10 @@ class SqlMaster:
     @property
     def schedules(self) -> SqlSchedules:
         return self._schedules
+
+    @property
+    def credentials(self) -> SqlCredentials:
+        return self._credentials
 
     async def open(self) -> None:
         try:
@@ -381,7 +387,8 @@ class SqlMaster:
 
     async def sweep(self, workers_before: float, limit: int) -> int:
         async with self.database.write(timeout=_PATIENCE) as connection:
-            return await self._forgetting.sweep(connection, workers_before, limit)
+            gone = await self._forgetting.sweep(connection, workers_before, limit)
+            return gone + await self._credentials.sweep(connection, limit)
 
     async def roll_up(self, kept: float, limit: int) -> int:
         async with self.database.write(timeout=_PATIENCE) as connection:

@@ -19,6 +19,7 @@ from mesh.testing.conformance import (
     ConditionsConformance,
     HistoryConformance,
     SchedulesConformance,
+    StatisticsConformance,
 )
 from mesh.testing.conformance.master import MasterConformance, Story
 from mesh.testing.servers import PostgresServer
@@ -75,7 +76,11 @@ class PostgresHarness(SqliteHarness):
 
 
 class TestSqlite(
-    MasterConformance, ConditionsConformance, HistoryConformance, SchedulesConformance
+    MasterConformance,
+    ConditionsConformance,
+    HistoryConformance,
+    SchedulesConformance,
+    StatisticsConformance,
 ):
     @pytest.fixture
     async def harness(self, tmp_path: Path) -> AsyncIterator[SqliteHarness]:
@@ -85,7 +90,11 @@ class TestSqlite(
 
 
 class TestPostgres(
-    MasterConformance, ConditionsConformance, HistoryConformance, SchedulesConformance
+    MasterConformance,
+    ConditionsConformance,
+    HistoryConformance,
+    SchedulesConformance,
+    StatisticsConformance,
 ):
     @pytest.fixture
     async def harness(self, postgres: PostgresServer) -> AsyncIterator[PostgresHarness]:

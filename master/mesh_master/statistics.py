@@ -15,7 +15,9 @@ from typing import Any, Literal
 
 from sqlalchemy import (
     BigInteger,
+    Column,
     ColumnElement,
+    Double,
     Row,
     Select,
     Table,
@@ -77,7 +79,7 @@ def spans(
     key = [] if by is None else [series.c[by].label("key")]
     place = (cast(extract("epoch", series.c["at"]), BigInteger) // step).label("place")
     query: Select[Any] = select(place, *key).add_columns(
-        *(cast(func.sum(series.c[column]), BigInteger).label(column) for column in COUNTED)
+        *(_sum(series.c[column]).label(column) for column in COUNTED)
     )
     return query.where(
         series.c.span.in_([MINUTE, HOUR]),
@@ -85,6 +87,13 @@ def spans(
         series.c["at"] < until,
         *_of(database, series, name, lane),
     ).group_by(*(["key"] if key else []), "place")
+
+
+def _sum(column: Column[Any]) -> ColumnElement[Any]:
+    if isinstance(column.type, BigInteger):
+        # Exact for any number that occurs; sums of these would be numerics, which are slow.
+        return func.sum(cast(column, Double))
+    return func.sum(column)
 
 
 def groups(tables: Tables, since: float, limit: int) -> Select[Any]:
@@ -222,7 +231,7 @@ class Statistics:
         )
         for these, become in (
             (and_(columns.span == MINUTE, at < hours_from), _of_the_hour),
-            (and_(columns.span == HOUR, at < now - kept), None),
+            (and_(columns.span == HOUR, at < now - max(kept, _BY_THE_MINUTE)), None),
             (and_(columns.shard != 0, at < now - _SETTLED), _as_it_is),
         ):
             room = limit - spared

@@ -29,12 +29,13 @@ from mesh.sql import JobId, Moment, board_table
 
 __all__ = ["COUNTED", "Tables"]
 
-COUNTED = (
+COUNTS = (
     *("enqueued", "started", "succeeded", "failed", "cancelled", "skipped", "expired", "retried"),
-    # Microseconds, so that sums are exact.
-    *("ran", "waited", "waits"),
-    *(f"ran_{place}" for place in range(len(RUN_TIMES) + 1)),
+    *("waits", *(f"ran_{place}" for place in range(len(RUN_TIMES) + 1))),
 )
+TIMES = ("ran", "waited")
+"""In microseconds, so that sums are exact."""
+COUNTED = (*COUNTS, *TIMES)
 """What ``series`` has of a span."""
 
 _HELD = text("envelope IS NOT NULL AND gate IS NULL")
@@ -473,7 +474,11 @@ def _series(metadata: MetaData, prefix: str) -> Table:
         Column("name", String, primary_key=True),
         Column("lane", String, primary_key=True),
         Column("shard", Integer, primary_key=True, autoincrement=False),
-        *(Column(column, BigInteger, nullable=False, server_default="0") for column in COUNTED),
+        *(
+            Column(column, kind, nullable=False, server_default="0")
+            for kind, columns in ((Integer, COUNTS), (BigInteger, TIMES))
+            for column in columns
+        ),
         # Those that are to be brought together.
         Index(f"{name}_shard", "at", postgresql_where=_SHARDED, sqlite_where=_SHARDED),
         sqlite_with_rowid=False,

@@ -320,7 +320,7 @@ class Master(Protocol):
     async def roll_up(self, kept: float, limit: int) -> int:
         """Bring together up to about ``limit`` rows of what ``series`` and ``count_jobs`` read,
         which does not change what they tell but as ``series`` says, and forget what happened over
-        ``kept`` seconds ago. Returns how many rows that spared: fewer than ``limit``, then that
+        ``kept`` seconds ago, two days at least. Returns how many rows that spared: fewer than ``limit``, then that
         is all for now. Any number may do so at once."""
         ...
 

@@ -1,8 +1,8 @@
 """Behaviour that every implementation of a port shows.
 
 Subclass ``AgentConformance``, or ``MasterConformance`` and the suites of a master's parts
-(``ConditionsConformance``, ``HistoryConformance``, ``SchedulesConformance``), in a test module
-and provide its ``harness`` fixture::
+(``ConditionsConformance``, ``HistoryConformance``, ``SchedulesConformance``, ``StatisticsConformance``), in a test
+module and provide its ``harness`` fixture::
 
     class TestMyAgent(AgentConformance):
         @pytest.fixture
@@ -19,6 +19,7 @@ from mesh.testing.conformance.history import HistoryConformance as HistoryConfor
 from mesh.testing.conformance.master import MasterConformance as MasterConformance
 from mesh.testing.conformance.master import MasterHarness as MasterHarness
 from mesh.testing.conformance.schedules import SchedulesConformance as SchedulesConformance
+from mesh.testing.conformance.statistics import StatisticsConformance as StatisticsConformance
 
 __all__ = [
     "AgentConformance",
@@ -28,5 +29,6 @@ __all__ = [
     "MasterConformance",
     "MasterHarness",
     "SchedulesConformance",
+    "StatisticsConformance",
     "make_job",
 ]

@@ -26,7 +26,10 @@ BOUNDS = (1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 
           30_000_000, 100_000_000, 300_000_000, 1_000_000_000)  # fmt: skip
 """Microseconds."""
 RAN = tuple(f"ran_{place}" for place in range(len(BOUNDS) + 1))
-COUNTED = ("enqueued", "started", *ENDS, "retried", "ran", "waited", "waits", *RAN)
+HAPPENED = ("enqueued", "started", *ENDS, "retried")
+COUNTS = (*HAPPENED, "waits", *RAN)
+TIMES = ("ran", "waited")
+COUNTED = (*COUNTS, *TIMES)
 KEY = ("span", "at", "name", "lane", "shard")
 
 
@@ -50,7 +53,11 @@ def upgrade(op: Operations, prefix: str, schema: str | None) -> None:
         Column("name", String, primary_key=True),
         Column("lane", String, primary_key=True),
         Column("shard", Integer, primary_key=True, autoincrement=False),
-        *(Column(name, BigInteger, nullable=False, server_default="0") for name in COUNTED),
+        *(
+            Column(name, kind, nullable=False, server_default="0")
+            for kind, names in ((Integer, COUNTS), (BigInteger, TIMES))
+            for name in names
+        ),
         schema=schema,
         sqlite_with_rowid=False,
     )
@@ -186,12 +193,12 @@ class _PostgreSQL:
             return f"coalesce(sum({what}) FILTER (WHERE {where}), 0)"
 
         is_end = "fact NOT IN ('enqueued', 'started')"
-        sums = [total("n", f"fact = '{fact}'") for fact in COUNTED[: COUNTED.index("ran")]]
-        sums += [
-            total("n * us", is_end),
-            total("n * us", "fact = 'started'"),
+        sums = [
+            *(total("n", f"fact = '{fact}'") for fact in HAPPENED),
             total("n", "fact = 'started' AND us IS NOT NULL"),
             *(total("n", f"bucket = {place}") for place in range(len(RAN))),
+            total("n * us", is_end),
+            total("n * us", "fact = 'started'"),
         ]
         # Its own level, so that the place is found once for each fact.
         bounds = ", ".join(map(str, BOUNDS))

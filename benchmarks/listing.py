@@ -18,6 +18,7 @@ from statistics import quantiles
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import typer
 from sqlalchemy import text
 
 from mesh.definition import Definition
@@ -146,7 +147,7 @@ async def fill(master: SqlMaster, past: Past) -> None:
     if batch:
         await write()
     took = time.perf_counter() - began
-    print(f"  {past.jobs} jobs written in {took:.0f} s", flush=True)
+    typer.echo(f"  {past.jobs} jobs written in {took:.0f} s")
     first = (await master.list_jobs(JobFilter(states=[State.SUCCEEDED], limit=1)))[0]
     loads = [LaneLoad(lane, 10, 3, 1) for lane in LANES]
     others: list[Record] = [
@@ -168,7 +169,7 @@ async def fill(master: SqlMaster, past: Past) -> None:
     else:
         async with database.write() as connection:
             await connection.execute(text("ANALYZE"))
-    print(f"  analyzed in {time.perf_counter() - began:.0f} s", flush=True)
+    typer.echo(f"  analyzed in {time.perf_counter() - began:.0f} s")
     while await master.roll_up(90 * DAY, 5000) >= 5000:
         pass
 
@@ -293,7 +294,7 @@ def questions(master: SqlMaster, end: float, some: Sequence[str]) -> dict[str, Q
 async def measure(master: SqlMaster, end: float, runs: int, only: str) -> None:
     newest = await master.list_jobs(JobFilter(states=[State.SUCCEEDED], limit=200))
     some = [job.id for job in newest]
-    print(f"  {'':34} {'p50':>8} {'p95':>8}   ms")
+    typer.echo(f"  {'':34} {'p50':>8} {'p95':>8}   ms")
     for name, ask in questions(master, end, some).items():
         if only not in name:
             continue
@@ -310,7 +311,7 @@ async def measure(master: SqlMaster, end: float, runs: int, only: str) -> None:
                 break
         cut = quantiles(took, n=20, method="inclusive") if len(took) > 1 else took * 19
         mark = "" if cut[18] < 100 else "   <<<"
-        print(f"  {name:34} {cut[9]:8.1f} {cut[18]:8.1f}{mark}", flush=True)
+        typer.echo(f"  {name:34} {cut[9]:8.1f} {cut[18]:8.1f}{mark}")
 
 
 @asynccontextmanager
@@ -337,7 +338,7 @@ async def opened(kind: str, folder: Path) -> AsyncIterator[SqlMaster]:
 
 async def run(arguments: argparse.Namespace, folder: Path) -> None:
     for kind in arguments.kind or ["postgres", "sqlite"]:
-        print(kind, flush=True)
+        typer.echo(kind)
         past = Past(arguments.jobs, arguments.queued)
         async with opened(kind, folder) as master:
             if not await master.count_jobs():

@@ -96,7 +96,9 @@ def _sum(column: Column[Any]) -> ColumnElement[Any]:
     return func.sum(column)
 
 
-def groups(tables: Tables, since: float, limit: int) -> Select[Any]:
+def groups(
+    database: Database, tables: Tables, since: float, limit: int, app: str = ""
+) -> Select[Any]:
     """The largest groups of failures."""
     jobs = tables.jobs.c
     size = func.count().label("jobs")
@@ -110,7 +112,11 @@ def groups(tables: Tables, since: float, limit: int) -> Select[Any]:
     ]
     return (
         select(*wanted)
-        .where(jobs.fingerprint.is_not(None), jobs.finished_at >= since)
+        .where(
+            jobs.fingerprint.is_not(None),
+            jobs.finished_at >= since,
+            *_of(database, tables.jobs, None, None, app),
+        )
         .group_by(jobs.fingerprint)
         .order_by(size.desc(), last.desc(), jobs.fingerprint)
         .limit(limit)
@@ -196,10 +202,11 @@ class Statistics:
         ]
 
     async def failures(
-        self, connection: AsyncConnection, since: float, limit: int
+        self, connection: AsyncConnection, since: float, limit: int, app: str
     ) -> list[FailureGroup]:
         found: list[FailureGroup] = []
-        for group in (await connection.execute(groups(self._tables, since, limit))).all():
+        largest = groups(self._database, self._tables, since, limit, app)
+        for group in (await connection.execute(largest)).all():
             query = newest(self._tables, group.fingerprint, since)
             jobs = (await connection.execute(query)).all()
             if jobs:  # else they were forgotten meanwhile

@@ -353,9 +353,11 @@ class SqlMaster:
                 connection, since, until, step, name=name, lane=lane, by=by
             )
 
-    async def failures(self, since: float = 0.0, limit: int = 50) -> list[FailureGroup]:
+    async def failures(
+        self, since: float = 0.0, limit: int = 50, *, app: str = ""
+    ) -> list[FailureGroup]:
         async with self.database.read(timeout=_PATIENCE) as connection:
-            return await self._statistics.failures(connection, since, limit)
+            return await self._statistics.failures(connection, since, limit, app)
 
     async def attempts(self, job_id: str) -> list[AttemptInfo]:
         if not is_job_id(job_id):

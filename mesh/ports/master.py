@@ -267,9 +267,11 @@ class Master(Protocol):
         """
         ...
 
-    async def failures(self, since: float = 0.0, limit: int = 50) -> list[FailureGroup]:
+    async def failures(
+        self, since: float = 0.0, limit: int = 50, *, app: str = ""
+    ) -> list[FailureGroup]:
         """Failed jobs in the history that ended from ``since`` on, in groups of those that look
-        alike: up to ``limit`` of them, the largest first."""
+        alike: up to ``limit`` of them, the largest first. ``app`` is as in ``JobFilter``."""
         ...
 
     async def attempts(self, job_id: str) -> list[AttemptInfo]:
@@ -320,8 +322,8 @@ class Master(Protocol):
     async def roll_up(self, kept: float, limit: int) -> int:
         """Bring together up to about ``limit`` rows of what ``series`` and ``count_jobs`` read,
         which does not change what they tell but as ``series`` says, and forget what happened over
-        ``kept`` seconds ago, two days at least. Returns how many rows that spared: fewer than ``limit``, then that
-        is all for now. Any number may do so at once."""
+        ``kept`` seconds ago, two days at least. Returns how many rows that took away: fewer than
+        ``limit``, then that is all for now. Any number may do so at once."""
         ...
 
     # steering --------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Behaviour that every implementation of a port shows.
 
 Subclass ``AgentConformance``, or ``MasterConformance`` and the suites of a master's parts
-(``ConditionsConformance``, ``HistoryConformance``, ``SchedulesConformance``, ``StatisticsConformance``), in a test
-module and provide its ``harness`` fixture::
+(``ConditionsConformance``, ``HistoryConformance``, ``SchedulesConformance``,
+``StatisticsConformance``), in a test module and provide its ``harness`` fixture::
 
     class TestMyAgent(AgentConformance):
         @pytest.fixture

@@ -29,6 +29,7 @@ from mesh.history import cancellable, removable, retryable
 from mesh.job import TERMINAL, State, check_job_id
 from mesh.ports import AttemptInfo, EventInfo, JobInfo
 from mesh_master.enqueue_command import enqueue_job
+from mesh_master.failure_commands import show_failures
 from mesh_master.job_display import duration, print_event, show_story
 from mesh_master.job_options import Chosen, takes_where
 from mesh_master.redacting import shown_event, shown_job
@@ -167,6 +168,7 @@ async def _get(mesh: Mesh, job_id: str) -> JobInfo:
 # doing ---------------------------------------------------------------------------------------
 
 jobs.command("enqueue")(enqueue_job)
+jobs.command("failures")(show_failures)
 
 
 @jobs.command("retry")

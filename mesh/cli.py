@@ -13,8 +13,11 @@ from mesh import __version__
 from mesh.app import Mesh
 from mesh.console import (
     AppArgument,
+    HttpOption,
     ImportOption,
     JsonOption,
+    WithHttpOption,
+    http_role,
     load_app,
     print_json,
     run,
@@ -83,12 +86,15 @@ def up(
         int, typer.Option("--concurrency", "-c", help="Jobs at once in each lane.")
     ] = 10,
     imports: ImportOption = None,
+    http: HttpOption = None,
+    with_http: WithHttpOption = None,
 ) -> None:
-    """Run everything in one process: the coordinator, and a worker for all lanes."""
+    """Run everything in one process: the coordinator, a worker for all lanes, and the HTTP API
+    with the dashboard."""
     loaded = load_app(app, imports)
-    options = RoleOptions(concurrency=concurrency)
+    options = RoleOptions(concurrency=concurrency, http=http)
     roles = [make_role(name, loaded, options) for name in ("coordinator", "worker")]
-    run_service(Group("mesh up", roles), loaded)
+    run_service(Group("mesh up", [*roles, *http_role(loaded, options, with_http)]), loaded)
 
 
 @cli.command()

@@ -22,6 +22,7 @@ from mesh.console import (
 )
 from mesh.recurring import ScheduleInfo, SlotOutcome
 from mesh.schedule import Schedule, parse
+from mesh_master.redacting import shown_schedule
 
 __all__ = ["schedules"]
 
@@ -45,7 +46,7 @@ def list_schedules(
 
     async def look(mesh: Mesh) -> tuple[str, list[tuple[ScheduleInfo, Sequence[SlotOutcome]]]]:
         return await mesh.schedules.timezone(), [
-            (schedule, await mesh.schedules.outcomes(schedule.name))
+            (shown_schedule(mesh.redactor, schedule), await mesh.schedules.outcomes(schedule.name))
             for schedule in await mesh.schedules.list()
         ]
 
@@ -206,7 +207,8 @@ def _ask(app: str | None, master: str | None, question: Callable[[Mesh], Awaitab
 
 async def _find(mesh: Mesh, name: str) -> tuple[ScheduleInfo, str]:
     """A schedule, and the cluster's zone."""
-    return await mesh.schedules.get(name), await mesh.schedules.timezone()
+    schedule = shown_schedule(mesh.redactor, await mesh.schedules.get(name))
+    return schedule, await mesh.schedules.timezone()
 
 
 def _next(schedule: Schedule, count: int) -> list[datetime]:

@@ -6,7 +6,7 @@ from alembic.operations import Operations
 from sqlalchemy import Column, String
 
 revision = "0011"
-down_revision = "0010"
+down_revision = "0008"
 
 
 def upgrade(op: Operations, prefix: str, schema: str | None) -> None:

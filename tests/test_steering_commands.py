@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -95,7 +96,9 @@ def test_settings_are_set_and_unset(shell: Shell) -> None:
     assert (shell.settings.timeout, shell.settings.retry) == (30.0, Retry(2, delay=1))
     found = json.loads(shell.mesh("settings", "ls", "--json"))
     assert found["timeout"] == 30.0
-    assert "default" in shell.mesh("settings", "ls")
+    shown = shell.mesh("settings", "ls")
+    assert re.search(r'retention +\{.*"succeeded": 604800.* default', shown)
+    assert re.search(r"timeout +30.0 *$", shown, re.MULTILINE)
     shell.mesh("settings", "unset", "timeout")
     assert shell.settings.timeout is None
     with pytest.raises(ConfigError, match="'timout'; did you mean 'timeout'"):

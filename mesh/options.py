@@ -266,8 +266,8 @@ def _check_meta(value: Any) -> dict[str, str]:
     size = sum(_size("meta", text) for item in tags.items() for text in item)
     if size > _MOST_META:
         raise ConfigError(
-            f"options(meta=...): the tags take {size} bytes, the limit is {_MOST_META}: they are for "
-            "finding jobs; give the handler arguments for what it is to know"
+            f"options(meta=...): the tags take {size} bytes, the limit is {_MOST_META}: they are "
+            "for finding jobs; give the handler arguments for what it is to know"
         )
     return tags
 

@@ -13,7 +13,15 @@ from mesh.held import Held, Stored
 from mesh.job import State
 from mesh.ports.common import Board, Check, Known, Signals
 from mesh.ports.credentials import Credentials
-from mesh.ports.infos import AgentInfo, AttemptInfo, Backlog, EventInfo, HandlerInfo, JobInfo
+from mesh.ports.infos import (
+    AgentInfo,
+    AttemptInfo,
+    Backlog,
+    EventInfo,
+    HandlerInfo,
+    JobInfo,
+    Wait,
+)
 from mesh.recurring import Schedules
 from mesh.settings import ClusterSettings
 from mesh.wire import Envelope, Heartbeat, Record
@@ -175,6 +183,11 @@ class Master(Protocol):
         A job counts against its limits' concurrency from its claim to its end, and against
         their rates once.
         """
+        ...
+
+    async def waits(self, job_ids: Sequence[str]) -> dict[str, Wait]:
+        """What keeps those of the jobs that are ``scheduled`` or ``waiting``; others are
+        missing."""
         ...
 
     async def hold(self, jobs: Sequence[Envelope]) -> None:
@@ -366,6 +379,10 @@ class Master(Protocol):
 
     async def release(self, lease: Lease) -> None:
         """Free the lease, if it is still held."""
+        ...
+
+    async def leases(self) -> dict[str, str]:
+        """Who holds which lease now: name → holder."""
         ...
 
     async def check(self) -> list[Check]:

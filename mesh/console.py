@@ -194,6 +194,9 @@ def run_service(service: Service, app: Mesh) -> None:
         level=os.environ.get("MESH_LOG", "INFO").upper(),
         format="%(asctime)s %(levelname)-7s %(message)s",
     )
+    # It tells of its plugins while it is imported, before anybody there can say otherwise.
+    if (alembic := logging.getLogger("alembic")).level == logging.NOTSET:
+        alembic.setLevel(logging.WARNING)
     status = 0
     # Closing the event loop waits for whatever handlers have left in it, perhaps for ever.
     overdue = threading.Timer(_LAST_MOMENT, lambda: _leave(status, "handlers"))

@@ -40,7 +40,7 @@ from mesh.history import Where, parse_where
 from mesh.job import PriorityName, State, check_job_id
 from mesh.job_handle import NO_REASON, JobHandle
 from mesh.limits import KeyFunction, LimitRules
-from mesh.middleware import Hooks, Middleware
+from mesh.middleware import Hooks, Middleware, OpenTelemetry
 from mesh.options import DEFINED, JobOptions, Options
 from mesh.outcome import Failure
 from mesh.plugins import connect_agent, connect_master
@@ -102,6 +102,9 @@ class Mesh(Submitter):
         self.clock: Clock = clock or SystemClock()
         self.handlers: dict[str, Handler[..., Any, Any]] = {}
         """The registered handlers by their names in the cluster, with the app's prefix."""
+        middleware = list(middleware)
+        if config.otel and not any(isinstance(each, OpenTelemetry) for each in middleware):
+            middleware.insert(0, OpenTelemetry())
         self.hooks = Hooks(middleware)
         if codec is not None and not isinstance(codec, Codec):
             raise ConfigError(f"codec={codec!r}: must be a mesh.codecs.Codec, such as Fernet(key)")

@@ -94,6 +94,9 @@ class Config:
     schedules_orphaned: Orphaned = "disable"
     """What becomes of a schedule that no living process of the app has in its code any more."""
 
+    otel: bool = False
+    """OpenTelemetry's spans and metrics of every job, as with `middleware=[OpenTelemetry()]`."""
+
     given: frozenset[str] = frozenset()
     """The keys that were given, and so are not the cluster's to set. Not a key itself."""
 

@@ -16,6 +16,7 @@ from mesh.codec import ValueCodec, encode_json
 from mesh.codecs.base import Codec, unseal
 from mesh.errors import InvalidResult
 from mesh.job import State
+from mesh.tracing import trace_fields
 from mesh.wire import Envelope, Parent
 
 if TYPE_CHECKING:
@@ -141,9 +142,10 @@ class Context(Generic[ProgressT]):
     @cached_property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger of the standard library, ``mesh.job.<name>``, whose records have the
-        attributes ``job_id``, ``job_name``, ``attempt`` and ``lane``. Unlike those of ``log``
-        its lines are not kept with the job."""
-        fields = job_fields(self)
+        attributes ``job_id``, ``job_name``, ``attempt`` and ``lane``, and within a trace
+        ``trace_id`` and ``span_id``. Unlike those of ``log`` its lines are not kept with the
+        job."""
+        fields = job_fields(self) | trace_fields()
         return logging.LoggerAdapter(logging.getLogger(f"mesh.job.{self.name}"), fields)
 
     # parents and children --------------------------------------------------------------------
@@ -305,5 +307,6 @@ class JobLog:
         if data:
             entry["data"] = data
         self._context._emit("log", encode_json(entry))
-        self._logger.log(level, "%s [job %s]", message, self._context.job_id)
+        fields = job_fields(self._context) | trace_fields()
+        self._logger.log(level, "%s [job %s]", message, self._context.job_id, extra=fields)
         return _SAID

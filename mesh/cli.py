@@ -13,9 +13,12 @@ from mesh import __version__
 from mesh.app import Mesh
 from mesh.console import (
     AppArgument,
+    HealthFileOption,
     ImportOption,
     JsonOption,
+    MonitorOption,
     load_app,
+    monitor_at,
     print_json,
     run,
     run_service,
@@ -83,9 +86,12 @@ def up(
         int, typer.Option("--concurrency", "-c", help="Jobs at once in each lane.")
     ] = 10,
     imports: ImportOption = None,
+    monitor: MonitorOption = None,
+    health_file: HealthFileOption = None,
 ) -> None:
     """Run everything in one process: the coordinator, and a worker for all lanes."""
     loaded = load_app(app, imports)
+    monitor_at(loaded, monitor, health_file)
     options = RoleOptions(concurrency=concurrency)
     roles = [make_role(name, loaded, options) for name in ("coordinator", "worker")]
     run_service(Group("mesh up", roles), loaded)

@@ -12,12 +12,15 @@ from mesh.console import (
     AgentsOption,
     AppArgument,
     AppOption,
+    HealthFileOption,
     ImportOption,
     JsonOption,
     MasterOption,
+    MonitorOption,
     ask,
     find_app,
     load_app,
+    monitor_at,
     print_json,
     print_table,
     run,
@@ -57,10 +60,17 @@ def register(cli: typer.Typer) -> None:
     cli.add_typer(db, name="db")
 
 
-def master(app: AppArgument, agent: AgentsOption = None, imports: ImportOption = None) -> None:
+def master(
+    app: AppArgument,
+    agent: AgentsOption = None,
+    imports: ImportOption = None,
+    monitor: MonitorOption = None,
+    health_file: HealthFileOption = None,
+) -> None:
     """Run the master's duties (recorders, dispatcher, scheduler, janitor) until SIGTERM or Ctrl-C.
     Any number of processes may do so."""
     loaded = load_app(app, imports)
+    monitor_at(loaded, monitor, health_file)
     options = RoleOptions(agents=tuple(agent or ()))
     run_service(make_role("coordinator", loaded, options), loaded)
 

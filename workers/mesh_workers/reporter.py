@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 
 from mesh.errors import AgentError
@@ -39,6 +40,7 @@ class Reporter:
         self._some = asyncio.Event()
         self._writing = asyncio.Lock()
         self.dropped = 0
+        self._beaten_at: float | None = None
 
     def started(self, run: Run) -> None:
         self._starts[run.job.id, run.attempt] = run
@@ -62,6 +64,11 @@ class Reporter:
     def heartbeat(self, record: Heartbeat) -> None:
         self._heartbeat = record
         self._some.set()
+
+    @property
+    def silence(self) -> float | None:
+        """Seconds since a heartbeat was written; ``None``: none was."""
+        return None if self._beaten_at is None else time.monotonic() - self._beaten_at
 
     def defined(self, records: Sequence[Defined]) -> None:
         """Say once what handlers there are."""
@@ -97,6 +104,8 @@ class Reporter:
                 self._events = events + self._events
                 self._heartbeat = self._heartbeat or heartbeat
                 raise
+            if heartbeat is not None:
+                self._beaten_at = time.monotonic()
 
     async def run(self) -> None:
         """Write what comes, until cancelled. What is left then needs a ``flush``."""

@@ -429,6 +429,9 @@ class SqlMaster:
     async def release(self, lease: Lease) -> None:
         await self._leases.release(lease)
 
+    async def leases(self) -> dict[str, str]:
+        return await self._leases.held()
+
     async def check(self) -> list[Check]:
         subject = "master"
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from importlib.metadata import version
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -89,11 +90,9 @@ def exposition(families: Families) -> tuple[bytes, str]:
     type."""
     from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-    from mesh import __version__
-
-    version = ".".join(map(str, sys.version_info[:3]))
+    python = ".".join(map(str, sys.version_info[:3]))
     text = "The version of jobmesh and of Python."
-    families.gauge("jobmesh_build_info", text, 1, version=__version__, python=version)
+    families.gauge("jobmesh_build_info", text, 1, version=version("jobmesh"), python=python)
     return generate_latest(_Both([families, _process()])), CONTENT_TYPE_LATEST
 
 

@@ -364,6 +364,10 @@ class Master(Protocol):
         """Free the lease, if it is still held."""
         ...
 
+    async def leases(self) -> dict[str, str]:
+        """Who holds which: holders by the names of leases, of those that are held now."""
+        ...
+
     async def check(self) -> list[Check]:
         """Findings for ``mesh doctor``. Never raises for a server's fault: reports it."""
         ...

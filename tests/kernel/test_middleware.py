@@ -343,8 +343,8 @@ async def test_spans_and_metrics_speak_as_the_conventions_do() -> None:
 async def test_what_was_not_stored_is_an_error_of_the_span_and_in_the_metrics() -> None:
     telemetry = Telemetry()
     nobody = f"nats://127.0.0.1:{free_port()}"
-    settings = {"agents": {"m": nobody}, "connect_timeout": 0.1}
-    async with Mesh(middleware=[telemetry.middleware], **settings) as app:
+    middleware = [telemetry.middleware]
+    async with Mesh(agents={"m": nobody}, connect_timeout=0.1, middleware=middleware) as app:
 
         @app.job
         async def work() -> None: ...

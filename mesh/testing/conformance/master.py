@@ -433,7 +433,9 @@ class MasterConformance(BoardConformance, SteeringConformance, HandlersConforman
         assert await other.acquire("duty", "two", harness.ttl) is None
         assert await master.acquire("duty", "one", harness.ttl) == first
         assert await other.acquire("another", "two", harness.ttl) is not None
+        assert await other.leases() == {"duty": "one", "another": "two"}
         await master.release(first)
+        assert await other.leases() == {"another": "two"}
         second = await other.acquire("duty", "two", harness.ttl)
         assert second is not None
         assert second.token > first.token
@@ -450,6 +452,7 @@ class MasterConformance(BoardConformance, SteeringConformance, HandlersConforman
         await harness.pass_time(harness.ttl * 0.6)
         assert await other.acquire("duty", "two", harness.ttl) is None
         await harness.pass_time(harness.ttl * 0.6)
+        assert await master.leases() == {}
         second = await other.acquire("duty", "two", harness.ttl)
         assert second is not None
         assert second.token > first.token

@@ -52,6 +52,8 @@ from mesh.ports import EventInfo as EventInfo
 from mesh.ports import JobInfo as JobInfo
 from mesh.request import Job as Job
 from mesh.retry import Retry as Retry
+from mesh.sign_in import Identity as Identity
+from mesh.sign_in import Scope as Scope
 from mesh.workflow import Workflow as Workflow
 from mesh.workflow import WorkflowHandle as WorkflowHandle
 from mesh.workflow import chain as chain
@@ -73,6 +75,7 @@ __all__ = [
     "Fail",
     "Failure",
     "Handler",
+    "Identity",
     "Injected",
     "InvalidArguments",
     "InvalidJob",
@@ -104,6 +107,7 @@ __all__ = [
     "Retry",
     "ScheduleExists",
     "ScheduleNotFound",
+    "Scope",
     "Snooze",
     "State",
     "UnknownHandler",

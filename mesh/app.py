@@ -49,9 +49,11 @@ from mesh.place import Place
 from mesh.plugins import connect_agent, connect_master
 from mesh.ports import Agent, JobInfo, Master
 from mesh.prefix import Prefix
+from mesh.redact import Redactor
 from mesh.request import DEFAULT_LANE, Job, request_codecs, requested
 from mesh.retry import Retry
 from mesh.schedules import AppSchedules, Expression, ScheduleOptions
+from mesh.sign_in import Authenticator
 from mesh.sync import Sync
 from mesh.wire import Envelope
 from mesh.workflow import WorkflowHandle
@@ -62,6 +64,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 H = TypeVar("H", bound=Handler[..., Any, Any])
+AuthenticatorT = TypeVar("AuthenticatorT", bound=Authenticator)
 
 
 class Mesh(Submitter):
@@ -119,6 +122,10 @@ class Mesh(Submitter):
         """What this process can tell of itself."""
         self._dresses = bool(self.hooks.enqueue) or codec is not None
         """Something is to be done to jobs before they are stored."""
+        self.redactor = Redactor(config.redact)
+        """Hides what ``redact`` names, wherever jobs are shown."""
+        self.authenticator: Authenticator | None = None
+        """The hook that was given to ``authenticate``."""
         self.dependency_overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
         """For tests: what to use instead of a provider, ``{get_session: fake_session}``."""
         self.schedules = AppSchedules(self)
@@ -128,6 +135,21 @@ class Mesh(Submitter):
         # The one that was asked for last: nearly always the one that is asked for next.
         self.sync = Sync(self.close)
         """``app.sync(awaitable)``: wait for it in code that has no event loop."""
+
+    def authenticate(self, hook: AuthenticatorT) -> AuthenticatorT:
+        """A decorator: let an ``async`` function say who sends a request to the HTTP API::
+
+            @app.authenticate
+            async def by_proxy(headers: Mapping[str, str]) -> Identity | None:
+                user = headers.get("x-forwarded-user")
+                return Identity(user, Scope.OPERATE) if user else None
+
+        It is asked about requests with neither a session nor an API key nor a believed token.
+        Raises ``ConfigError`` if there is one already."""
+        if self.authenticator is not None:
+            raise ConfigError("@app.authenticate: the app has such a hook already")
+        self.authenticator = hook
+        return hook
 
     @property
     def config(self) -> Config:

@@ -24,6 +24,7 @@ from mesh.console import (
     run_service,
 )
 from mesh.errors import MeshError
+from mesh.health import health
 from mesh.plugins import load, names
 from mesh.ports import Agent, Check, Master
 from mesh.roles import RoleOptions, make_role
@@ -194,6 +195,9 @@ async def _check_schedules(master: Master) -> list[Check]:
         active = sum(schedule.state == "active" for schedule in found)
         checks.append(Check("schedules", True, f"{active} active, {len(found) - active} paused"))
     return checks
+
+
+cli.command()(health)
 
 
 @cli.command()

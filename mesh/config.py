@@ -26,6 +26,7 @@ from mesh.place import Place
 from mesh.prefix import Prefix
 from mesh.recurring import Existing, Orphaned
 from mesh.retry import DEFAULT_RETRY, Retry
+from mesh.sign_in import JwtRules, OperatorMay, SignIn
 
 __all__ = ["RETENTION", "AgentConfig", "Config", "convert"]
 
@@ -94,6 +95,17 @@ class Config:
     """When a process starts whose code has a schedule that the master has otherwise."""
     schedules_orphaned: Orphaned = "disable"
     """What becomes of a schedule that no living process of the app has in its code any more."""
+    sign_in: SignIn = "auto"
+    """`auto`: as soon as there is a user, an API key, `jwt` or a hook, the HTTP API lets in none
+    who does not sign in; before, it is open, on this machine alone. `required`: from the start."""
+    session_ttl: float = 12 * 3600.0
+    """How long a browser stays signed in."""
+    jwt: JwtRules | None = None
+    """Bearer tokens that the HTTP API believes: `issuer`, `audience`, and `secret` or `jwks`."""
+    redact: tuple[str, ...] = ()
+    """Names of fields whose values are hidden wherever jobs are shown: `password,token`."""
+    operators_may: tuple[OperatorMay, ...] = ("retry", "cancel", "remove")
+    """What those with the scope `operate` may do with jobs of `kind="user"`."""
 
     otel: bool = False
     """OpenTelemetry's spans and metrics of every job, as with `middleware=[OpenTelemetry()]`."""
@@ -163,7 +175,15 @@ class Config:
         return [agent for agent in self.agents.values() if agent.serves(lane)]
 
 
-_POSITIVE = {"timeout", "lease", "heartbeat", "push_timeout", "connect_timeout", "payload_limit"}
+_POSITIVE = {
+    "timeout",
+    "lease",
+    "session_ttl",
+    "heartbeat",
+    "push_timeout",
+    "connect_timeout",
+    "payload_limit",
+}
 _TYPES = {key: kind for key, kind in get_type_hints(Config).items() if key != "given"}
 _KNOWN = ("url", *_TYPES)
 _RENAMED = {
@@ -205,6 +225,10 @@ def _convert(place: str, key: str, value: Any) -> Any:
         return _convert_retention(place, value)
     if key == "monitor":
         return str(Place.parse(str(value)))
+    if key == "jwt":
+        return JwtRules.parse(place, value)
+    if key in ("redact", "operators_may") and isinstance(value, str):
+        value = [word for word in re.split(r"[,\s]+", value) if word]
     if key in ("master", "outbox"):
         return _check_url(place, key, value)
     converted = _convert_to(_TYPES[key], place, key, value)

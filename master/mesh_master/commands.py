@@ -30,6 +30,7 @@ from mesh.console import (
 from mesh.errors import ConfigError
 from mesh.roles import RoleOptions, make_role
 from mesh.wire import Heartbeat
+from mesh_master.access_commands import api_keys, sign_in, users
 from mesh_master.agent_commands import agents
 from mesh_master.cluster_commands import cluster, lanes, settings
 from mesh_master.handler_commands import handlers
@@ -57,6 +58,9 @@ def register(cli: typer.Typer) -> None:
     cli.add_typer(agents, name="agents")
     cli.add_typer(settings, name="settings")
     cli.add_typer(cluster, name="cluster")
+    cli.add_typer(api_keys, name="api-keys")
+    cli.add_typer(users, name="users")
+    cli.add_typer(sign_in, name="sign-in")
     cli.add_typer(db, name="db")
 
 

@@ -72,6 +72,7 @@ from mesh.sql import (
 from mesh.wire import Envelope, Heartbeat, Record, decode_frame, encode_frame
 from mesh_master import listing, merge, queries, schema, unblocking
 from mesh_master.again import Again
+from mesh_master.credentials import SqlCredentials
 from mesh_master.forget import Forgetting
 from mesh_master.gates import Gates
 from mesh_master.holding import Holding
@@ -121,6 +122,7 @@ class SqlMaster:
             lambda new: {"url": new["url"]},
         )
         self._schedules = SqlSchedules(self.database, self.tables)
+        self._credentials = SqlCredentials(self.database, self.tables)
         self._holding = Holding(self.database, self.tables)
         self._again = Again(self.database, self.tables, self._holding)
         self._forgetting = Forgetting(self.database, self.tables)
@@ -139,6 +141,10 @@ class SqlMaster:
     @property
     def schedules(self) -> SqlSchedules:
         return self._schedules
+
+    @property
+    def credentials(self) -> SqlCredentials:
+        return self._credentials
 
     async def open(self) -> None:
         try:
@@ -355,7 +361,8 @@ class SqlMaster:
 
     async def sweep(self, workers_before: float, limit: int) -> int:
         async with self.database.write(timeout=_PATIENCE) as connection:
-            return await self._forgetting.sweep(connection, workers_before, limit)
+            gone = await self._forgetting.sweep(connection, workers_before, limit)
+            return gone + await self._credentials.sweep(connection, limit)
 
     # steering --------------------------------------------------------------------------------
 

@@ -72,6 +72,10 @@ class Tables:
     """The master's board."""
     cluster: Table
     """What the cluster agreed on, by key."""
+    api_keys: Table
+    users: Table
+    sessions: Table
+    audit: Table
 
     @classmethod
     def build(cls, prefix: str, schema: str | None) -> Tables:
@@ -94,6 +98,10 @@ class Tables:
             slots=_slots(metadata, prefix),
             notices=board_table(f"{prefix}notices", metadata),
             cluster=_cluster(metadata, prefix),
+            api_keys=_api_keys(metadata, prefix),
+            users=_users(metadata, prefix),
+            sessions=_sessions(metadata, prefix),
+            audit=_audit(metadata, prefix),
         )
 
 
@@ -417,4 +425,65 @@ def _cluster(metadata: MetaData, prefix: str) -> Table:
         metadata,
         Column("key", String, primary_key=True),
         Column("value", Text, nullable=False),
+    )
+
+
+def _api_keys(metadata: MetaData, prefix: str) -> Table:
+    return Table(
+        f"{prefix}api_keys",
+        metadata,
+        Column("id", String, primary_key=True),
+        Column("name", String, nullable=False),
+        Column("scope", String, nullable=False),
+        Column("digest", String, nullable=False),
+        Column("created_at", Moment, nullable=False),
+        Column("created_by", String, nullable=False),
+        Column("expires_at", Moment),
+        Column("used_at", Moment),
+        Column("revoked_at", Moment),
+    )
+
+
+def _users(metadata: MetaData, prefix: str) -> Table:
+    return Table(
+        f"{prefix}users",
+        metadata,
+        Column("name", String, primary_key=True),
+        Column("scope", String, nullable=False),
+        # Of argon2, with its parameters and salt.
+        Column("password_hash", String, nullable=False),
+        Column("created_at", Moment, nullable=False),
+        Column("changed_at", Moment, nullable=False),
+    )
+
+
+def _sessions(metadata: MetaData, prefix: str) -> Table:
+    name = f"{prefix}sessions"
+    return Table(
+        name,
+        metadata,
+        # Of the token in the browser's cookie.
+        Column("digest", String, primary_key=True),
+        Column("user_name", String, nullable=False),
+        Column("expires_at", Moment, nullable=False),
+        Index(f"{name}_user", "user_name"),
+        Index(f"{name}_expires", "expires_at"),
+    )
+
+
+def _audit(metadata: MetaData, prefix: str) -> Table:
+    name = f"{prefix}audit"
+    return Table(
+        name,
+        metadata,
+        Column("id", Integer, primary_key=True, autoincrement=True),
+        Column("at", Moment, nullable=False),
+        Column("who", String, nullable=False),
+        Column("action", String, nullable=False),
+        Column("target", String, nullable=False),
+        Column("status", SmallInteger, nullable=False),
+        Column("client", String, nullable=False),
+        Column("detail", Text, nullable=False),
+        Index(f"{name}_at", "at"),
+        Index(f"{name}_who", "who", "id"),
     )

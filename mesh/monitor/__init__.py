@@ -2,6 +2,7 @@
 Prometheus, by an HTTP port of its own, a file, or the HTTP API.
 """
 
+from mesh.monitor.door import FILE_EVERY as FILE_EVERY
 from mesh.monitor.door import Door as Door
 from mesh.monitor.door import HealthFile as HealthFile
 from mesh.monitor.door import doors as doors
@@ -13,6 +14,7 @@ from mesh.monitor.monitor import Monitored as Monitored
 from mesh.monitor.tally import Tally as Tally
 
 __all__ = [
+    "FILE_EVERY",
     "Door",
     "Families",
     "Health",

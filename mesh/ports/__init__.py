@@ -31,6 +31,11 @@ from mesh.ports.common import Check as Check
 from mesh.ports.common import Known as Known
 from mesh.ports.common import Lookup as Lookup
 from mesh.ports.common import Signals as Signals
+from mesh.ports.credentials import ApiKey as ApiKey
+from mesh.ports.credentials import AuditEntry as AuditEntry
+from mesh.ports.credentials import Credentials as Credentials
+from mesh.ports.credentials import Session as Session
+from mesh.ports.credentials import User as User
 from mesh.ports.infos import AgentInfo as AgentInfo
 from mesh.ports.infos import AttemptInfo as AttemptInfo
 from mesh.ports.infos import Backlog as Backlog
@@ -50,12 +55,15 @@ __all__ = [
     "AgentCapabilities",
     "AgentInfo",
     "AgentSettings",
+    "ApiKey",
     "AttemptInfo",
+    "AuditEntry",
     "Backlog",
     "Board",
     "Check",
     "Claimed",
     "Consumer",
+    "Credentials",
     "Delivery",
     "EventInfo",
     "FAIR_TURN",
@@ -73,7 +81,9 @@ __all__ = [
     "MasterCapabilities",
     "MasterSettings",
     "Outlived",
+    "Session",
     "Settlement",
     "Signals",
     "Unblocked",
+    "User",
 ]

@@ -12,6 +12,7 @@ from mesh.filter import JobFilter
 from mesh.held import Held, Stored
 from mesh.job import State
 from mesh.ports.common import Board, Check, Known, Signals
+from mesh.ports.credentials import Credentials
 from mesh.ports.infos import AgentInfo, AttemptInfo, Backlog, EventInfo, HandlerInfo, JobInfo
 from mesh.recurring import Schedules
 from mesh.settings import ClusterSettings
@@ -123,6 +124,9 @@ class Master(Protocol):
 
     @property
     def schedules(self) -> Schedules: ...
+
+    @property
+    def credentials(self) -> Credentials: ...
 
     @property
     def signals(self) -> Signals:

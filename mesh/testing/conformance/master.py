@@ -15,6 +15,7 @@ from mesh.ports import AttemptInfo, JobFilter, JobInfo, Lease, Master
 from mesh.retry import Retry
 from mesh.testing.conformance.agent import make_job
 from mesh.testing.conformance.board import BoardConformance
+from mesh.testing.conformance.credentials import CredentialsConformance
 from mesh.testing.conformance.handlers import HandlersConformance
 from mesh.testing.conformance.steering import SteeringConformance
 from mesh.wire import (
@@ -126,7 +127,9 @@ def told(attempts: Sequence[AttemptInfo]) -> list[tuple[int, str, str | None]]:
     return [(a.attempt, a.outcome, a.worker) for a in attempts]
 
 
-class MasterConformance(BoardConformance, SteeringConformance, HandlersConformance):
+class MasterConformance(
+    BoardConformance, SteeringConformance, HandlersConformance, CredentialsConformance
+):
     """Subclass, and give it a ``harness`` fixture."""
 
     # history ---------------------------------------------------------------------------------

@@ -1,0 +1,100 @@
+"""What ``mesh api-keys``, ``mesh users`` and ``mesh sign-in`` do and say."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from mesh import Mesh
+from mesh.errors import ConfigError
+from mesh.ports import Credentials
+from mesh.secret import digest, parse_key
+from mesh.sign_in import Scope
+from mesh_master.access.passwords import Passwords
+from mesh_master.commands import register
+
+T = TypeVar("T")
+
+
+class Shell:
+    def __init__(self, folder: Path) -> None:
+        self.url = f"sqlite:///{folder / 'mesh.db'}"
+        self._cli = typer.Typer()
+        register(self._cli)
+
+    def mesh(self, *arguments: str, given: str = "") -> str:
+        result = CliRunner().invoke(self._cli, [*arguments, "--master", self.url], input=given)
+        if result.exception is not None:
+            raise result.exception
+        return result.stdout
+
+    def ask(self, question: Callable[[Credentials], Awaitable[T]]) -> T:
+        async def asking() -> T:
+            async with Mesh(self.url) as app:
+                return await question((await app.master()).credentials)
+
+        return asyncio.run(asking())
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+def test_a_key_is_shown_once_and_kept_as_a_digest(shell: Shell) -> None:
+    assert "is off" in shell.mesh("sign-in", "status")
+    made = json.loads(shell.mesh("api-keys", "create", "deploys", "--scope", "operate", "--json"))
+    assert parse_key(made["key"]) == made["id"]
+    assert "is required" in shell.mesh("sign-in", "status")
+    (listed,) = json.loads(shell.mesh("api-keys", "ls", "--json"))
+    assert (listed["name"], listed["scope"], listed["revoked_at"]) == ("deploys", "operate", None)
+    assert made["key"] not in json.dumps(listed)
+    found = shell.ask(lambda c: c.find_key(made["id"]))
+    assert found is not None
+    assert found[1] == digest(made["key"])
+    assert made["id"] in shell.mesh("api-keys", "ls")
+    shell.mesh("api-keys", "revoke", made["id"])
+    with pytest.raises(ConfigError, match="no key in force"):
+        shell.mesh("api-keys", "revoke", made["id"])
+    assert "revoked" in shell.mesh("api-keys", "ls")
+    log = shell.ask(lambda c: c.audit_log())
+    assert [entry.action for entry in log] == ["api-keys revoke", "api-keys create"]
+    assert all(entry.who.startswith("cli:") for entry in log)
+
+
+def test_a_key_with_an_end(shell: Shell) -> None:
+    shell.mesh("api-keys", "create", "for a day", "--expires", "1d")
+    (key,) = shell.ask(lambda c: c.keys())
+    assert key.expires_at is not None
+    assert key.expires_at - key.created_at == pytest.approx(86_400)
+    with pytest.raises(ConfigError, match="--expires soon"):
+        shell.mesh("api-keys", "create", "x", "--expires", "soon")
+
+
+def test_users(shell: Shell) -> None:
+    password, other = "correct horse battery", "another horse battery"
+    shell.mesh("users", "add", "ann", "--scope", "admin", given=f"{password}\n{password}\n")
+    with pytest.raises(ConfigError, match="mesh users change ann"):
+        shell.mesh("users", "add", "ann", "--password-stdin", given=f"{password}\n")
+    with pytest.raises(ConfigError, match="12 to 256"):
+        shell.mesh("users", "add", "bob", "--password-stdin", given="short\n")
+    shell.mesh("users", "change", "ann", "--scope", "read")
+    shell.mesh("users", "change", "ann", "--password-stdin", given=f"{other}\n")
+    found = shell.ask(lambda c: c.find_user("ann"))
+    assert found is not None
+    assert found[0].scope is Scope.READ
+    assert asyncio.run(Passwords().check(other, found[1]))
+    assert json.loads(shell.mesh("users", "ls", "--json"))[0]["name"] == "ann"
+    with pytest.raises(ConfigError, match="did you mean 'ann'"):
+        shell.mesh("users", "rm", "anna")
+    shell.mesh("users", "rm", "ann")
+    assert "is required" in shell.mesh("sign-in", "status")
+    shell.mesh("sign-in", "off", "--yes")
+    assert "is off" in shell.mesh("sign-in", "status")

@@ -24,7 +24,7 @@ _PATIENCE = 5.0
 _STALE = 3 * FILE_EVERY
 """Seconds after which a file is old: the process has ended, or its event loop stands still."""
 
-_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - addresses to listen at, not to ask
+_EVERYWHERE = ("0.0.0.0", "::")
 
 
 def health(

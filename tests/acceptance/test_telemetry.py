@@ -1,21 +1,28 @@
-"""What a real cluster tells of itself: spans."""
+"""What a real cluster tells of itself: spans, metrics, health."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
-from collections.abc import Iterator
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from mesh import Mesh
+from mesh import JobFailed, Mesh
 from mesh.ports import Agent
-from mesh.testing.servers import NatsServer
+from mesh.testing.servers import NatsServer, free_port
 from mesh.wire import Finished
 
-from .processes import Start
+from .processes import MESH, Start
 
 APP = """
 import os
@@ -89,6 +96,100 @@ async def test_spans_of_a_job_and_its_children_hang_together_over_all_processes(
         assert attempt["kind"] == "SpanKind.CONSUMER"
     assert tried["attributes"]["error.type"] == "ValueError"
     assert tried["status"]["status_code"] == "ERROR"
+
+
+CLUSTER = """
+from mesh import Mesh, Retry
+
+app = Mesh.from_env(heartbeat=0.5)
+
+@app.job(lane="mail", retry=Retry(2, delay=0))
+async def send(number: int) -> None:
+    if number == 0:
+        raise ValueError("never")
+"""
+
+
+async def test_health_and_metrics_of_a_cluster_whose_agent_stands_still(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cluster.py").write_text(CLUSTER)
+    monkeypatch.setenv("MESH_MASTER", f"sqlite:///{tmp_path}/mesh.db")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    master, worker = (["--monitor", str(free_port())] for _ in range(2))
+    file, health = ["--health-file", "health"], tmp_path / "health"
+    with NatsServer() as nats:
+        monkeypatch.setenv("MESH_AGENTS", f"n={nats.url}")
+        start("master", "cluster:app", *master)
+        running = start("worker", "cluster:app", *worker, *file)
+        await _until(lambda: _is_ready(master) and _is_ready(worker))
+        async with importlib.import_module("cluster").app as app:
+            for job in await app.handlers["send"].enqueue_many([(n,) for n in range(10)]):
+                with suppress(JobFailed):
+                    await job.result(timeout=60)
+        counted = _Metrics(worker), _Metrics(master)
+        for metrics, prefix in zip(counted, ("jobmesh_worker", "jobmesh"), strict=True):
+            mail = {"handler": "send", "lane": "mail"}
+            ended = {"retrying": 1, "failed": 1, "succeeded": 9}
+            for outcome, count in ended.items():
+                assert (
+                    metrics.sum(f"{prefix}_attempts_ended_total", outcome=outcome, **mail) == count
+                )
+            for name in ("attempts_started_total", "attempt_duration_seconds_count"):
+                assert metrics.sum(f"{prefix}_{name}", **mail) == 11
+        assert counted[1].sum("jobmesh_jobs_enqueued_total") == 10
+        assert counted[1].sum("jobmesh_leader", duty="recorder:n") == 1
+        assert counted[1].sum("jobmesh_lane_workers", lane="mail") == 1
+        os.kill(nats.pid, signal.SIGSTOP)
+        try:
+            await _until(lambda: not _is_ready(worker) and b'"ready":false' in health.read_bytes())
+            assert not _is_well(*file)
+            assert _is_well(*worker, "--live")
+            assert _is_well(*master), "its agents' health is not its own"
+            assert _Metrics(master).sum("jobmesh_agent_up", agent="n") == 0
+        finally:
+            os.kill(nats.pid, signal.SIGCONT)
+        await _until(lambda: _is_ready(worker) and b'"ready":true' in health.read_bytes())
+        assert _is_well(*file)
+        os.kill(running.pid, signal.SIGSTOP)
+        assert not _is_well(*worker, "--live")
+        os.kill(running.pid, signal.SIGCONT)
+        assert _is_well(*worker, "--live")
+
+
+def _is_ready(monitor: Sequence[str]) -> bool:
+    try:
+        with urlopen(f"http://127.0.0.1:{monitor[1]}/health/ready", timeout=30):
+            return True
+    except OSError:
+        return False
+
+
+def _is_well(*arguments: str) -> bool:
+    return subprocess.run([MESH, "health", *arguments], capture_output=True).returncode == 0
+
+
+class _Metrics:
+    """What a process tells at its port."""
+
+    def __init__(self, monitor: Sequence[str]) -> None:
+        with urlopen(f"http://127.0.0.1:{monitor[1]}/metrics", timeout=30) as answer:
+            families = list(text_string_to_metric_families(answer.read().decode()))
+        self._samples = [sample for family in families for sample in family.samples]
+
+    def sum(self, name: str, **labels: str) -> float:
+        return sum(
+            sample.value
+            for sample in self._samples
+            if sample.name == name and sample.labels.items() >= labels.items()
+        )
+
+
+async def _until(what: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not await asyncio.to_thread(what):
+            await asyncio.sleep(0.05)
 
 
 async def _until_ended(agent: Agent, count: int) -> None:

@@ -36,10 +36,13 @@ from mesh.ports.credentials import AuditEntry as AuditEntry
 from mesh.ports.credentials import Credentials as Credentials
 from mesh.ports.credentials import Session as Session
 from mesh.ports.credentials import User as User
+from mesh.ports.infos import RUN_TIMES as RUN_TIMES
 from mesh.ports.infos import AgentInfo as AgentInfo
 from mesh.ports.infos import AttemptInfo as AttemptInfo
 from mesh.ports.infos import Backlog as Backlog
+from mesh.ports.infos import Bucket as Bucket
 from mesh.ports.infos import EventInfo as EventInfo
+from mesh.ports.infos import FailureGroup as FailureGroup
 from mesh.ports.infos import HandlerInfo as HandlerInfo
 from mesh.ports.infos import JobInfo as JobInfo
 from mesh.ports.master import Claimed as Claimed
@@ -60,6 +63,7 @@ __all__ = [
     "AuditEntry",
     "Backlog",
     "Board",
+    "Bucket",
     "Check",
     "Claimed",
     "Consumer",
@@ -67,6 +71,7 @@ __all__ = [
     "Delivery",
     "EventInfo",
     "FAIR_TURN",
+    "FailureGroup",
     "HELD",
     "HandlerInfo",
     "JobFilter",
@@ -81,6 +86,7 @@ __all__ = [
     "MasterCapabilities",
     "MasterSettings",
     "Outlived",
+    "RUN_TIMES",
     "Session",
     "Settlement",
     "Signals",

@@ -110,7 +110,7 @@ def test_waits_are_measured_from_when_a_job_is_due_if_that_is_known() -> None:
     assert waits([delayed.accepted(), delayed.finished(at=5)], delayed.begin) == 1.0
     assert waits([delayed.finished(at=5)], delayed.begin + 1) is None, "it may have been delayed"
     again = Story()
-    told = [again.retrying(at=2), again.finished(2, at=14)]
+    told: list[Record] = [again.retrying(at=2), again.finished(2, at=14)]
     assert waits(told, again.begin + 1) == 1.0  # due again 10 s after it failed
 
 

@@ -36,6 +36,7 @@ from mesh_master.cluster_commands import cluster, lanes, settings
 from mesh_master.handler_commands import handlers
 from mesh_master.job_commands import jobs
 from mesh_master.schedule_commands import schedules
+from mesh_master.top import top
 
 # What takes long to import (SQLAlchemy, Alembic, rich) is imported by the commands that need it:
 # this module is imported for every ``mesh`` command there is.
@@ -51,6 +52,7 @@ def register(cli: typer.Typer) -> None:
     """Add this part's commands."""
     cli.command()(master)
     cli.command()(workers)
+    cli.command()(top)
     cli.add_typer(jobs, name="jobs")
     cli.add_typer(handlers, name="handlers")
     cli.add_typer(schedules, name="schedules")

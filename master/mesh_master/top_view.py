@@ -144,17 +144,17 @@ class _Section:
         from rich.text import Text
 
         hidden = len(self.rows) - lines
-        title = self.title if hidden <= 0 else f"{self.title} {lines}/{len(self.rows)}"
+        count = f"({lines} of {len(self.rows)})" if hidden > 0 else ""
         table = Table(box=None, pad_edge=False, width=width, header_style="bold")
-        for column in (title, *self.columns):
+        for column in (self.title, *self.columns):
             # The id of a job whole: it is what one acts on.
             whole = column == "job"
             table.add_column(
-                column,
+                f"{column} {count}".strip() if column == self.columns[-1] else column,
                 no_wrap=True,
                 overflow="ellipsis",
-                min_width=36 if whole else len(title) if column == title else None,
-                ratio=None if whole else _WIDER.get(column, 3 if column == title else 2),
+                min_width=36 if whole else None,
+                ratio=None if whole else _WIDER.get(column, 3 if column == self.title else 2),
             )
         for row in self.rows[:lines] or [("none", *[""] * len(self.columns))]:
             # Text: what people and handlers wrote is no markup.

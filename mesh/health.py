@@ -47,7 +47,7 @@ def health(
 ) -> None:
     """Say how a worker or master process is. Exits 0 if it is ready (with --live: alive), else 1.
     Of several processes (--processes) all must be."""
-    if (monitor is None) == (health_file is None):
+    if monitor is None and health_file is None:
         raise ConfigError("mesh health: give --monitor or --health-file, as the process has it")
     if processes < 1:
         raise ConfigError(f"--processes {processes}: must be 1 or more")
@@ -62,10 +62,11 @@ def health(
 
 def _look(monitor: str | None, file: Path | None, processes: int) -> Iterator[Health]:
     for number in range(processes):
-        if monitor is not None:
-            yield _ask(Place.parse(monitor).next(number))
-        elif file is not None:
+        # Of both, as from the environment of a container, the file: it costs the process nothing.
+        if file is not None:
             yield _read(file if processes == 1 else Path(f"{file}.{number + 1}"))
+        elif monitor is not None:
+            yield _ask(Place.parse(monitor).next(number))
 
 
 def _ask(place: Place) -> Health:

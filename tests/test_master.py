@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from mesh.sql import InsertNew
 from mesh.testing import ManualClock
 from mesh.testing.conformance import (
     ConditionsConformance,
+    EventsConformance,
     HistoryConformance,
     SchedulesConformance,
     StatisticsConformance,
@@ -40,8 +43,8 @@ class SqliteHarness:
     def settings(self) -> MasterSettings:
         return MasterSettings(clock=self.clock)
 
-    async def connect(self) -> Master:
-        master = connect_master(self.url, self.settings())
+    async def connect(self, **settings: Any) -> Master:
+        master = connect_master(self.url, replace(self.settings(), **settings))
         self.opened.append(master)
         await master.open()
         return master
@@ -78,6 +81,7 @@ class PostgresHarness(SqliteHarness):
 class TestSqlite(
     MasterConformance,
     ConditionsConformance,
+    EventsConformance,
     HistoryConformance,
     SchedulesConformance,
     StatisticsConformance,
@@ -92,6 +96,7 @@ class TestSqlite(
 class TestPostgres(
     MasterConformance,
     ConditionsConformance,
+    EventsConformance,
     HistoryConformance,
     SchedulesConformance,
     StatisticsConformance,

@@ -14,9 +14,12 @@ from mesh.app import Mesh
 from mesh.console import (
     AppArgument,
     HealthFileOption,
+    HttpOption,
     ImportOption,
     JsonOption,
     MonitorOption,
+    WithHttpOption,
+    http_role,
     load_app,
     monitor_at,
     print_json,
@@ -89,13 +92,16 @@ def up(
     imports: ImportOption = None,
     monitor: MonitorOption = None,
     health_file: HealthFileOption = None,
+    http: HttpOption = None,
+    with_http: WithHttpOption = None,
 ) -> None:
-    """Run everything in one process: the coordinator, and a worker for all lanes."""
+    """Run everything in one process: the coordinator, a worker for all lanes, and the HTTP API
+    with the dashboard."""
     loaded = load_app(app, imports)
     monitor_at(loaded, monitor, health_file)
-    options = RoleOptions(concurrency=concurrency)
+    options = RoleOptions(concurrency=concurrency, http=http)
     roles = [make_role(name, loaded, options) for name in ("coordinator", "worker")]
-    run_service(Group("mesh up", roles), loaded)
+    run_service(Group("mesh up", [*roles, *http_role(loaded, options, with_http)]), loaded)
 
 
 @cli.command()
@@ -131,7 +137,8 @@ async def examine(app: Mesh) -> list[Check]:
         checks += agent_checks
     if master is not None and all(check.ok for check in checks):
         checks += await _check_lanes(app, master)
-        checks += await _check_schedules(master)
+        zone = app.cluster.under(await master.cluster_settings()).timezone
+        checks += await _check_schedules(master, zone)
     for agent in agents:
         await agent.close()
     if master is not None:
@@ -175,8 +182,8 @@ async def _check_lanes(app: Mesh, master: Master) -> list[Check]:
     ]
 
 
-async def _check_schedules(master: Master) -> list[Check]:
-    """Whether jobs are made, and no schedule was given up."""
+async def _check_schedules(master: Master, zone: str) -> list[Check]:
+    """Whether jobs are made, in the cluster's time zone, and no schedule was given up."""
     found = [s for s in await master.schedules.all() if s.state != "deleted"]
     if not found:
         return []
@@ -191,6 +198,14 @@ async def _check_schedules(master: Master) -> list[Check]:
             late = f"has made no job for {now - schedule.next_slot:.0f} s"
             advice = "start a coordinator: mesh master APP; if one runs, see its log"
             checks.append(Check(subject, False, late, advice))
+        elif (
+            schedule.state == "active"
+            and schedule.definition.cluster_zone
+            and schedule.zone != zone
+        ):
+            where = f"is made in the zone {schedule.zone}, and timezone is {zone} here"
+            advice = "tell all: mesh settings set timezone ZONE; a coordinator must run to hear it"
+            checks.append(Check(subject, False, where, advice))
     if not checks:
         active = sum(schedule.state == "active" for schedule in found)
         checks.append(Check("schedules", True, f"{active} active, {len(found) - active} paused"))

@@ -24,6 +24,7 @@ from mesh.discovery import import_all
 from mesh.errors import ConfigError, did_you_mean
 from mesh.monitor import doors
 from mesh.place import Place
+from mesh.roles import RoleOptions, make_role
 from mesh.service import Group, Service
 
 # rich takes long to import, and most commands print no table.
@@ -36,12 +37,15 @@ __all__ = [
     "AppOption",
     "ImportOption",
     "HealthFileOption",
+    "HttpOption",
     "JsonOption",
     "MasterOption",
     "MonitorOption",
+    "WithHttpOption",
     "ask",
     "fail",
     "find_app",
+    "http_role",
     "load_app",
     "moment",
     "monitor_at",
@@ -102,6 +106,19 @@ HealthFileOption = Annotated[
         "setting, else none.",
     ),
 ]
+HttpOption = Annotated[
+    str | None,
+    typer.Option(
+        "--http",
+        envvar="MESH_HTTP",
+        metavar="HOST:PORT",
+        help="Where the HTTP API and the dashboard listen, or 'off'. Default: 127.0.0.1:8642.",
+    ),
+]
+WithHttpOption = Annotated[
+    bool | None,
+    typer.Option("--with-http/--no-http", help="Default: with it, if jobmesh[api] is installed."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 
@@ -150,6 +167,20 @@ def monitor_at(app: Mesh, place: str | None, file: Path | None) -> None:
         app.monitor.place = Place.parse(place)
     if file is not None:
         app.monitor.file = file
+
+
+def http_role(app: Mesh, options: RoleOptions, wanted: bool | None) -> list[Service]:
+    """The HTTP API, if it is wanted; ``None`` is if it can be had. Raises ``ConfigError``."""
+    if wanted is False or (options.http or app.config.http) == "off":
+        return []
+    is_asked_for = wanted or options.http is not None
+    try:
+        return [make_role("api", app, options)]
+    except ConfigError as error:
+        if is_asked_for:
+            raise
+        log.info("no dashboard: %s", error)
+        return []
 
 
 def find_app(app: str | None, master: str | None) -> Mesh:

@@ -29,8 +29,8 @@ _SPACE = re.compile(r"\s+")
 
 
 def normalized(message: str) -> str:
-    """The message with ``…`` for each quoted text and ``#`` for each number or id, of one line.
-    What is normalized stays as it is."""
+    """The message with ``…`` for each quoted text and ``#`` for each number or id, of one line
+    and up to 200 characters."""
     text = _VARYING.sub(
         lambda found: "…" if found.lastgroup == "quoted" else "#", message[:_LOOKED_AT]
     )

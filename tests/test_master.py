@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,8 +19,10 @@ from mesh.sql import InsertNew
 from mesh.testing import ManualClock
 from mesh.testing.conformance import (
     ConditionsConformance,
+    EventsConformance,
     HistoryConformance,
     SchedulesConformance,
+    StatisticsConformance,
 )
 from mesh.testing.conformance.master import MasterConformance, Story
 from mesh.testing.servers import PostgresServer
@@ -39,8 +43,8 @@ class SqliteHarness:
     def settings(self) -> MasterSettings:
         return MasterSettings(clock=self.clock)
 
-    async def connect(self) -> Master:
-        master = connect_master(self.url, self.settings())
+    async def connect(self, **settings: Any) -> Master:
+        master = connect_master(self.url, replace(self.settings(), **settings))
         self.opened.append(master)
         await master.open()
         return master
@@ -75,7 +79,12 @@ class PostgresHarness(SqliteHarness):
 
 
 class TestSqlite(
-    MasterConformance, ConditionsConformance, HistoryConformance, SchedulesConformance
+    MasterConformance,
+    ConditionsConformance,
+    EventsConformance,
+    HistoryConformance,
+    SchedulesConformance,
+    StatisticsConformance,
 ):
     @pytest.fixture
     async def harness(self, tmp_path: Path) -> AsyncIterator[SqliteHarness]:
@@ -85,7 +94,12 @@ class TestSqlite(
 
 
 class TestPostgres(
-    MasterConformance, ConditionsConformance, HistoryConformance, SchedulesConformance
+    MasterConformance,
+    ConditionsConformance,
+    EventsConformance,
+    HistoryConformance,
+    SchedulesConformance,
+    StatisticsConformance,
 ):
     @pytest.fixture
     async def harness(self, postgres: PostgresServer) -> AsyncIterator[PostgresHarness]:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -25,7 +26,7 @@ from mesh.errors import ConfigError, InvalidArguments, JobNotFound, SchemaMismat
 from mesh.job import State, new_job_id
 from mesh.ports import MasterSettings
 from mesh.testing.conformance.master import Story
-from mesh.wire import Defined, Heartbeat, LaneLoad, Record
+from mesh.wire import Defined, ErrorInfo, Heartbeat, LaneLoad, Record
 from mesh_master.commands import register
 from mesh_master.store import SqlMaster
 
@@ -234,16 +235,20 @@ def test_many_jobs_are_cancelled_once_that_is_confirmed(shell: Shell) -> None:
 
 def test_an_ended_job_is_followed_to_its_end(shell: Shell) -> None:
     story = Story()
-    shell.record(story.accepted(), story.retrying(), story.event(0), story.event(1, "log"))
+    shell.record(story.accepted(), story.event(0), story.event(1, "log"), story.retrying())
     shell.record(story.finished(2, "w-2", at=20, state=State.FAILED))
     lines = shell.mesh("jobs", "tail", story.id).splitlines()
-    assert [line.split(" ")[4] for line in lines] == ["failed", "progress", "log"]
-    assert "(attempt 2) OSError" in lines[0]
+    assert [line.split(" ")[4] for line in lines] == [
+        *("enqueued", "started", "progress", "log", "retrying", "started", "failed")
+    ]
+    assert "failed (attempt 2) OSError" in lines[-1]
     told = [
         json.loads(line) for line in shell.mesh("jobs", "tail", story.id, "--json").splitlines()
     ]
-    assert [one["kind"] for one in told] == ["failed", "progress", "log"]
-    assert told[1]["data"] == {"seq": 0}
+    assert [one["data"].get("event") for one in told] == [
+        *("enqueued", "started", None, None, "retrying", "started", "failed")
+    ]
+    assert (told[2]["kind"], told[2]["data"]) == ("progress", {"number": 0})
     with pytest.raises(JobNotFound):
         shell.mesh("jobs", "tail", new_job_id())
     with pytest.raises(ConfigError, match="not both"):
@@ -269,12 +274,13 @@ def test_jobs_are_followed_until_ctrl_c(shell: Shell) -> None:
             assert told["job_id"] != before.id
             shell.record(story.accepted(), story.started())
             shell.record(story.event(0), story.finished())
-            kinds = []
-            while "succeeded" not in kinds:
+            kinds: list[str] = []
+            while kinds[-1:] != ["succeeded"]:
                 told = json.loads(process.stdout.readline())
                 if told["job_id"] == story.id:
-                    kinds.append(told["kind"])
-            assert kinds[-2:] == ["progress", "succeeded"]
+                    kinds.append(told["data"].get("event", told["kind"]))
+            # Of a result the data is any JSON: the story's is an object.
+            assert kinds == ["enqueued", "started", "progress", "result", "succeeded"]
         finally:
             process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
@@ -403,3 +409,32 @@ def test_an_app_with_a_prefix_sees_and_steers_its_own(
     states = {lane["lane"]: lane["state"] for lane in shell.json("lanes", "ls")["lanes"]}
     assert (states["shop-mail"], states["mail"]) == ("paused", "active")
     assert "shop-send is forgotten" in mesh("handlers", "rm", "send")
+
+
+def test_failures_are_shown_in_groups(shell: Shell) -> None:
+    assert shell.mesh("jobs", "failures").split() == HEADS
+    begin = time.time() - 3600
+    stories = [Story(begin, name="send", lane="mail") for _ in range(4)]
+    for n, (story, message) in enumerate(
+        zip(stories, ["user 1\nis gone", "user 2 is gone", "user 3 is 'gone'", "it"], strict=True)
+    ):
+        end = story.finished(state=State.FAILED, at=n + 2)
+        error = ErrorInfo("LookupError", message)
+        shell.record(story.accepted(), msgspec.structs.replace(end, error=error))
+    shown = shell.mesh("jobs", "failures").splitlines()
+    groups = shell.json("jobs", "failures")
+    assert [group["count"] for group in groups] == [2, 1, 1]
+    first = groups[0]["fingerprint"]
+    assert shown[1].split()[:3] == ["2", "send", "LookupError:"]
+    assert f"{stories[1].id} {first}" in " ".join(shown[1].split())
+    assert shown[-1] == f"do them again: mesh jobs retry --fingerprint {first}"
+    alike = shell.json("jobs", "ls", "--fingerprint", first)
+    assert {job["id"] for job in alike} == {story.id for story in stories[:2]}
+    retried = shell.json("jobs", "retry", "--fingerprint", first, "--yes")
+    assert retried.keys() == {story.id for story in stories[:2]}
+    assert shell.mesh("jobs", "failures").splitlines()[1].split()[:2] == ["2", "2"]
+    assert shell.json("jobs", "failures", "--since", "30m") == []
+    assert len(shell.json("jobs", "failures", "--since", "2h", "--limit", "2")) == 2
+
+
+HEADS = ["jobs", "again", "name", "error", "first", "last", "newest", "fingerprint"]

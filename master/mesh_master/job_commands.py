@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Annotated, Any
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from mesh import history
+from mesh import feed, history
 from mesh.app import Mesh
 from mesh.console import (
     AppOption,
@@ -28,10 +28,11 @@ from mesh.filter import JobFilter
 from mesh.history import cancellable, removable, retryable
 from mesh.job import TERMINAL, State, check_job_id
 from mesh.ports import AttemptInfo, EventInfo, JobInfo
-from mesh_master import tail
 from mesh_master.enqueue_command import enqueue_job
-from mesh_master.job_display import duration, print_news, show_story
+from mesh_master.failure_commands import show_failures
+from mesh_master.job_display import duration, print_event, show_story
 from mesh_master.job_options import Chosen, takes_where
+from mesh_master.redacting import shown_event, shown_job
 
 __all__ = ["jobs"]
 
@@ -72,7 +73,7 @@ def list_jobs(
     async def look(mesh: Mesh) -> list[JobInfo]:
         return await (await mesh.master()).list_jobs(where)
 
-    found = ask(mesh, look)
+    found = [shown_job(mesh.redactor, job) for job in ask(mesh, look)]
     if as_json:
         print_json(found)
         return
@@ -106,9 +107,12 @@ def show_job(
     async def look(mesh: Mesh) -> tuple[JobInfo, list[AttemptInfo], list[EventInfo]]:
         m = await mesh.master()
         job = await _get(mesh, wanted)
-        return job, await m.attempts(wanted), await m.events(wanted)
+        return job, await m.attempts(wanted), await feed.page(m, wanted)
 
-    job, attempts, events = ask(find_app(app, master), look)
+    mesh = find_app(app, master)
+    job, attempts, events = ask(mesh, look)
+    job = shown_job(mesh.redactor, job)
+    events = [shown_event(mesh.redactor, event) for event in events]
     if as_json:
         print_json({"job": job, "attempts": attempts, "events": events})
     else:
@@ -135,14 +139,15 @@ def tail_jobs(
 
     async def follow(mesh: Mesh) -> None:
         m = await mesh.master()
-        news: AsyncIterator[tail.News]
         if job_id is None:
-            news = tail.follow(m, where, mesh.clock)
+            async with aclosing(feed.watch(m, mesh.clock, where)) as news:
+                async for one in news:
+                    print_event(one.job, shown_event(mesh.redactor, one.event), as_json)
         else:
-            news = tail.follow_one(m, await _get(mesh, job_id), mesh.clock)
-        async with aclosing(news):  # type: ignore[type-var]
-            async for one in news:
-                print_news(one, as_json)
+            job = await _get(mesh, job_id)
+            async with aclosing(feed.follow(m, mesh.clock, job_id)) as events:
+                async for event in events:
+                    print_event(job, shown_event(mesh.redactor, event), as_json)
 
     try:
         ask(mesh, follow)
@@ -163,6 +168,7 @@ async def _get(mesh: Mesh, job_id: str) -> JobInfo:
 # doing ---------------------------------------------------------------------------------------
 
 jobs.command("enqueue")(enqueue_job)
+jobs.command("failures")(show_failures)
 
 
 @jobs.command("retry")

@@ -29,12 +29,13 @@ from mesh.sql import JobId, Moment, board_table
 
 __all__ = ["COUNTED", "Tables"]
 
-COUNTED = (
+COUNTS = (
     *("enqueued", "started", "succeeded", "failed", "cancelled", "skipped", "expired", "retried"),
-    # Microseconds, so that sums are exact.
-    *("ran", "waited", "waits"),
-    *(f"ran_{place}" for place in range(len(RUN_TIMES) + 1)),
+    *("waits", *(f"ran_{place}" for place in range(len(RUN_TIMES) + 1))),
 )
+TIMES = ("ran", "waited")
+"""In microseconds, so that sums are exact."""
+COUNTED = (*COUNTS, *TIMES)
 """What ``series`` has of a span."""
 
 _HELD = text("envelope IS NOT NULL AND gate IS NULL")
@@ -247,18 +248,24 @@ def _attempts(metadata: MetaData, prefix: str) -> Table:
         Column("error_type", Text),
         Column("error_message", Text),
         Column("error_traceback", Text),
+        # Of those that are to be repeated: when the next may start.
+        Column("due_at", Moment),
     )
 
 
 def _events(metadata: MetaData, prefix: str) -> Table:
+    name = f"{prefix}events"
     return Table(
-        f"{prefix}events",
+        name,
         metadata,
         Column("job_id", JobId, primary_key=True),
         Column("seq", BigInteger, primary_key=True, autoincrement=False),
         Column("at", Moment, nullable=False),
         Column("kind", String, nullable=False),
         Column("data", Text, nullable=False),
+        # Kept until then; NULL: as long as the job.
+        Column("until", Moment),
+        _where_given(f"{name}_until", "until"),
     )
 
 
@@ -353,6 +360,7 @@ def _schedules(metadata: MetaData, prefix: str) -> Table:
         Column("synced_at", Moment),
         Column("failures_after", Moment, nullable=False),
         Column("pending", Boolean, nullable=False),
+        Column("zone", String),
         Index(f"{name}_next", "next_slot"),
     )
 
@@ -467,13 +475,17 @@ def _series(metadata: MetaData, prefix: str) -> Table:
     return Table(
         name,
         metadata,
-        # Seconds: a minute, or an hour.
+        # Seconds, a minute or an hour; below 0: of a whole lane, with no name.
         Column("span", Integer, primary_key=True, autoincrement=False),
         Column("at", Moment, primary_key=True),
         Column("name", String, primary_key=True),
         Column("lane", String, primary_key=True),
         Column("shard", Integer, primary_key=True, autoincrement=False),
-        *(Column(column, BigInteger, nullable=False, server_default="0") for column in COUNTED),
+        *(
+            Column(column, kind, nullable=False, server_default="0")
+            for kind, columns in ((Integer, COUNTS), (BigInteger, TIMES))
+            for column in columns
+        ),
         # Those that are to be brought together.
         Index(f"{name}_shard", "at", postgresql_where=_SHARDED, sqlite_where=_SHARDED),
         sqlite_with_rowid=False,

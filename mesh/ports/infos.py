@@ -18,6 +18,7 @@ __all__ = [
     "FailureGroup",
     "HandlerInfo",
     "JobInfo",
+    "Links",
 ]
 
 RUN_TIMES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
@@ -82,18 +83,31 @@ class AttemptInfo:
     error_type: str | None = None
     error_message: str | None = None
     error_traceback: str | None = None
+    due_at: float | None = None
+    """Of one that is to be repeated: when the next may start."""
 
 
 @dataclass(frozen=True, slots=True)
 class EventInfo:
-    """Something a handler said while it ran."""
+    """Something that happened to a job, or that its handler said."""
 
     job_id: str
     seq: int
+    """See ``mesh.events``."""
     at: float
     kind: str
+    """One of ``mesh.events.KINDS``."""
     data: bytes
     """JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """Which jobs a job runs after, and which run after it, by their ids."""
+
+    parents: tuple[str, ...] = ()
+    children: tuple[str, ...] = ()
+    """The earliest; at most 1000."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from mesh.ports.infos import (
     FailureGroup,
     HandlerInfo,
     JobInfo,
+    Links,
 )
 from mesh.recurring import Schedules
 from mesh.settings import ClusterSettings
@@ -50,6 +51,10 @@ class MasterSettings:
     """The database schema (namespace) of the tables, where the database has such."""
     table_prefix: str = "mesh_"
     connect_timeout: float = 5.0
+    persist_events: Collection[str] = ("lifecycle", "progress", "result")
+    """The kinds of events that are kept as long as their jobs."""
+    event_ttl: float = 900.0
+    """Seconds for which others are kept; 0: not at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,17 +272,29 @@ class Master(Protocol):
         """
         ...
 
-    async def failures(self, since: float = 0.0, limit: int = 50) -> list[FailureGroup]:
+    async def failures(
+        self, since: float = 0.0, limit: int = 50, *, app: str = ""
+    ) -> list[FailureGroup]:
         """Failed jobs in the history that ended from ``since`` on, in groups of those that look
-        alike: up to ``limit`` of them, the largest first."""
+        alike: up to ``limit`` of them, the largest first. ``app`` is as in ``JobFilter``."""
         ...
 
     async def attempts(self, job_id: str) -> list[AttemptInfo]:
         """All attempts of a job, in order, the latest one included."""
         ...
 
+    async def links(self, job_id: str) -> Links:
+        """What a job runs after, and what after it, as far as the history still has it."""
+        ...
+
     async def events(self, job_id: str, after: int = -1, limit: int = 1000) -> list[EventInfo]:
-        """Persisted events with ``seq > after``, in order."""
+        """What is stored of a job's events with ``seq > after``, in order; ``mesh.feed`` makes the
+        whole of it. There may be one of kind ``lifecycle`` among them: a mark that the job ended
+        there, with an attempt before."""
+        ...
+
+    async def last_events(self, job_ids: Sequence[str]) -> dict[str, int]:
+        """The ``seq`` of the last that is stored, of those of the jobs that have any."""
         ...
 
     async def retry(self, job_ids: Sequence[str], payload: bytes | None = None) -> dict[str, str]:
@@ -313,15 +330,16 @@ class Master(Protocol):
         ...
 
     async def sweep(self, workers_before: float, limit: int) -> int:
-        """Forget up to ``limit`` workers last heard of before that moment, and idempotency keys
-        whose time is over. Returns how many there were: fewer than ``limit``, then that is all."""
+        """Forget up to ``limit`` workers last heard of before that moment, idempotency keys and
+        events whose time is over. Returns how many there were: fewer than ``limit``, then that
+        is all."""
         ...
 
     async def roll_up(self, kept: float, limit: int) -> int:
         """Bring together up to about ``limit`` rows of what ``series`` and ``count_jobs`` read,
         which does not change what they tell but as ``series`` says, and forget what happened over
-        ``kept`` seconds ago. Returns how many rows that spared: fewer than ``limit``, then that
-        is all for now. Any number may do so at once."""
+        ``kept`` seconds ago, two days at least. Returns how many rows that took away: fewer than
+        ``limit``, then that is all for now. Any number may do so at once."""
         ...
 
     # steering --------------------------------------------------------------------------------
@@ -369,8 +387,9 @@ class Master(Protocol):
         If it raises, some jobs' records may have been applied: record the same again. Records
         may come again and in any order between jobs: a job only moves forward by
         ``mesh.job.state_version``, and the first terminal outcome stands. A later outcome of
-        another attempt is kept as that attempt. Raises ``LeaseLost`` and writes nothing if
-        ``lease`` is no longer the newest of its name.
+        another attempt is kept as that attempt. An event that comes after the end of its attempt,
+        or of its job, is left out, as is one of an attempt older than the job's. Raises
+        ``LeaseLost`` and writes nothing if ``lease`` is no longer the newest of its name.
         """
         ...
 

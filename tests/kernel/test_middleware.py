@@ -33,6 +33,7 @@ from mesh import (
     Snooze,
     State,
 )
+from mesh.context import DONE
 from mesh.middleware import (
     JsonFormatter,
     Logs,
@@ -205,7 +206,7 @@ async def test_an_app_without_middleware_stores_jobs_as_they_are(app: MemoryMesh
 
 
 def context_of(job: Envelope) -> Context[Any]:
-    return Context(job, 1, 5, lambda kind, data: None)
+    return Context(job, 1, 5, lambda kind, data, joins=False: DONE)
 
 
 async def headers_of_a_job(middleware: Middleware) -> dict[str, str]:

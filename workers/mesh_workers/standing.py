@@ -66,6 +66,6 @@ def metrics_of(
             families.gauge(f"{prefix}_lane_{name}", text, value, **given)
     if reporter is not None:
         text = "Events of handlers that were dropped while the agent was away."
-        families.counter(f"{prefix}_events_dropped", text, reporter.dropped, **labels)
+        families.counter(f"{prefix}_events_dropped", text, reporter.outlets.dropped, **labels)
         text = "Seconds since the last heartbeat was written to the agent."
         families.gauge(f"{prefix}_heartbeat_age_seconds", text, reporter.silence or 0.0, **labels)

@@ -42,9 +42,16 @@ async def counted(master: SqlMaster) -> tuple[Sums, Sums]:
     async with master.database.read() as connection:
         for row in await connection.execute(select(totals)):
             jobs[row.state, row.name, row.lane] += row.jobs
+        of_lanes: Sums = Counter()
         for row in await connection.execute(select(series)):
             for name in COUNTED:
-                things[row.at, row.name, row.lane, name] += row._mapping[name]
+                if row.span > 0:
+                    things[row.at, row.name, row.lane, name] += row._mapping[name]
+                if row.span < 0 or row.shard != 0:
+                    of_lanes[row.at, row.lane, name] += row._mapping[name]
+    for (at, _, lane, name), count in things.items():
+        of_lanes[at, lane, name] -= count
+    assert not without_none(of_lanes)
     return without_none(jobs), without_none(things)
 
 

@@ -4,20 +4,21 @@ Triggers (see the migration that made them, 0009) keep two tables up to date in 
 that changes a job: ``totals``, how many jobs there are by state, handler and lane, and ``series``,
 what happened by the minute. So they are as exact as the jobs themselves, whatever is repeated or
 breaks off. On a server each connection counts in rows of its own (``shard``), and nobody waits for
-another's transaction; ``roll_up`` brings those together, and makes hours of minutes.
+another's transaction; ``roll_up`` brings those together in shard 0, sums them up by lane, and makes
+hours of minutes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 from typing import Any, Literal
 
 from sqlalchemy import (
     BigInteger,
-    Column,
     ColumnElement,
     Double,
+    FromClause,
     Row,
     Select,
     Table,
@@ -29,6 +30,7 @@ from sqlalchemy import (
     or_,
     select,
     tuple_,
+    union_all,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -75,21 +77,26 @@ def spans(
     by: Literal["name", "lane"] | None,
 ) -> Select[Any]:
     """The sums of what was counted, by ``key`` and by the number of the span, ``place``."""
-    series = tables.series
-    key = [] if by is None else [series.c[by].label("key")]
-    place = (cast(extract("epoch", series.c["at"]), BigInteger) // step).label("place")
+    columns = tables.series.c
+    within = [columns["at"] >= since, columns["at"] < until]
+    rows: FromClause = tables.series
+    if name is None and by != "name":
+        # What is settled was summed by lane; the rest is little.
+        settled = select(tables.series).where(columns.span.in_([-MINUTE, -HOUR]), *within)
+        fresh = select(tables.series).where(columns.shard != 0, *within)
+        rows, within = union_all(settled, fresh).subquery("of_lanes"), []
+    else:
+        within.append(columns.span.in_([MINUTE, HOUR]))
+    key = [] if by is None else [rows.c[by].label("key")]
+    place = (cast(extract("epoch", rows.c["at"]), BigInteger) // step).label("place")
     query: Select[Any] = select(place, *key).add_columns(
-        *(_sum(series.c[column]).label(column) for column in COUNTED)
+        *(_sum(rows.c[column]).label(column) for column in COUNTED)
     )
-    return query.where(
-        series.c.span.in_([MINUTE, HOUR]),
-        series.c["at"] >= since,
-        series.c["at"] < until,
-        *_of(database, series, name, lane),
-    ).group_by(*(["key"] if key else []), "place")
+    query = query.where(*within, *_of(database, rows, name, lane))
+    return query.group_by(*(["key"] if key else []), "place")
 
 
-def _sum(column: Column[Any]) -> ColumnElement[Any]:
+def _sum(column: ColumnElement[Any]) -> ColumnElement[Any]:
     if isinstance(column.type, BigInteger):
         # Exact for any number that occurs; sums of these would be numerics, which are slow.
         return func.sum(cast(column, Double))
@@ -136,7 +143,7 @@ def newest(tables: Tables, fingerprint: str, since: float) -> Select[Any]:
 
 
 def _of(
-    database: Database, table: Table, name: str | None, lane: str | None, app: str = ""
+    database: Database, table: FromClause, name: str | None, lane: str | None, app: str = ""
 ) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     if name is not None:
@@ -232,63 +239,71 @@ class Statistics:
         now, columns, total = self._database.now(), self._tables.series.c, self._tables.totals.c
         at = columns["at"]
         hours_from = (now - _BY_THE_MINUTE) // HOUR * HOUR
+        gone_before = now - max(kept, _BY_THE_MINUTE)
         loose = or_(total.shard != 0, total.jobs == 0)
-        spared = await self._bring_together(
-            connection, self._tables.totals, loose, limit, self._totals, _as_it_is
-        )
-        for these, become in (
-            (and_(columns.span == MINUTE, at < hours_from), _of_the_hour),
-            (and_(columns.span == HOUR, at < now - max(kept, _BY_THE_MINUTE)), None),
-            (and_(columns.shard != 0, at < now - _SETTLED), _as_it_is),
+        is_fresh = and_(columns.shard != 0, at < now - _SETTLED)
+        is_old = and_(columns.span.in_([MINUTE, -MINUTE]), columns.shard == 0, at < hours_from)
+        is_over = and_(columns.span.in_([HOUR, -HOUR]), at < gone_before)
+        taken = 0
+        for table, write, these, become in (
+            (self._tables.totals, self._totals, loose, _one_total),
+            (self._tables.series, self._series, is_fresh, _settled),
+            (self._tables.series, self._series, is_old, _of_the_hour),
+            (self._tables.series, self._series, is_over, _nothing),
         ):
-            room = limit - spared
-            if room > 0:
-                spared += await self._bring_together(
-                    connection, self._tables.series, these, room, self._series, become
-                )
-        return spared
+            if taken < limit:
+                left = limit - taken
+                rows = await self._take(connection, table, these, left)
+                await self._add(connection, table, write, [new for r in rows for new in become(r)])
+                taken += len(rows)
+        return taken
 
-    async def _bring_together(
-        self,
-        connection: AsyncConnection,
-        table: Table,
-        these: ColumnElement[bool],
-        limit: int,
-        write: BulkUpsert,
-        become: Any,
-    ) -> int:
-        """Take some rows away and add what they ``become`` to the first shard. Returns how many
-        there were."""
+    async def _take(
+        self, connection: AsyncConnection, table: Table, these: ColumnElement[bool], limit: int
+    ) -> list[Mapping[str, Any]]:
         keys = list(table.primary_key.columns)
         some = select(*keys).where(these).limit(limit)
         # Rows to which somebody is adding are left to the next time, so nobody waits for them.
         free = self._database.once(self._database.claiming(some), "free")
         gone = delete(table).where(tuple_(*keys).in_(free)).returning(*table.c)
-        rows = (await connection.execute(gone)).all()
-        if become is None:
-            return len(rows)
+        return [row._mapping for row in await connection.execute(gone)]
+
+    async def _add(
+        self,
+        connection: AsyncConnection,
+        table: Table,
+        write: BulkUpsert,
+        rows: Iterable[dict[str, Any]],
+    ) -> None:
+        keys = [column.name for column in table.primary_key.columns]
+        counts = [column.name for column in table.c if not column.primary_key]
         sums: dict[tuple[Any, ...], dict[str, Any]] = {}
         for row in rows:
-            values = {**become(row._mapping), "shard": 0}
-            key = tuple(values[column.name] for column in keys)
-            known = sums.setdefault(key, values)
-            if known is not values:
-                for column in table.c:
-                    if not column.primary_key:
-                        known[column.name] += values[column.name]
-        counted = [column.name for column in table.c if not column.primary_key]
-        left = [sums[key] for key in sorted(sums) if any(sums[key][name] for name in counted)]
+            known = sums.setdefault(tuple(row[name] for name in keys), row)
+            if known is not row:
+                for name in counts:
+                    known[name] += row[name]
         # In the order of their keys, as another may be at it.
-        await write.run(connection, left)
-        return len(rows)
+        left = [sums[key] for key in sorted(sums)]
+        await write.run(connection, [row for row in left if any(row[name] for name in counts)])
 
 
-def _as_it_is(row: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(row)
+def _one_total(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{**row, "shard": 0}]
 
 
-def _of_the_hour(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {**row, "span": HOUR, "at": row["at"] // HOUR * HOUR}
+def _settled(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """As it is, and a part of its lane's."""
+    return [{**row, "shard": 0}, {**row, "shard": 0, "span": -row["span"], "name": ""}]
+
+
+def _of_the_hour(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    span = HOUR if row["span"] > 0 else -HOUR
+    return [{**row, "span": span, "at": row["at"] // HOUR * HOUR}]
+
+
+def _nothing(_: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return []
 
 
 def _places(since: float, until: float, step: float) -> range:

@@ -475,7 +475,7 @@ def _series(metadata: MetaData, prefix: str) -> Table:
     return Table(
         name,
         metadata,
-        # Seconds: a minute, or an hour.
+        # Seconds, a minute or an hour; below 0: of a whole lane, with no name.
         Column("span", Integer, primary_key=True, autoincrement=False),
         Column("at", Moment, primary_key=True),
         Column("name", String, primary_key=True),

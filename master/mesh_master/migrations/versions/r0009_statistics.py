@@ -114,6 +114,15 @@ def _adding(names: tuple[str, ...], known: str) -> str:
     return f"ON CONFLICT ({', '.join(KEY)}) DO UPDATE SET {added}"
 
 
+def _fill_lanes(series: str) -> str:
+    """The rows that are of whole lanes."""
+    sums = ", ".join(f"sum({name})" for name in COUNTED)
+    return (
+        f"INSERT INTO {series} ({_columns(COUNTED)}) "
+        f"SELECT -span, at, '', lane, 0, {sums} FROM {series} GROUP BY span, at, lane"
+    )
+
+
 class _PostgreSQL:
     """Triggers for each statement: what it changed is counted at once. A connection counts in
     rows of its own, so that nobody waits for another's transaction; ``Master.roll_up`` brings
@@ -134,6 +143,7 @@ class _PostgreSQL:
             "THEN date_trunc('hour', at, 'UTC') ELSE at END",
             "0",
         )
+        yield _fill_lanes(self._known("series"))
 
     def triggers(self) -> Iterator[str]:
         new, old = ("1", "new_rows"), ("-1", "old_rows")
@@ -192,37 +202,44 @@ class _PostgreSQL:
         def total(what: str, where: str) -> str:
             return f"coalesce(sum({what}) FILTER (WHERE {where}), 0)"
 
-        is_end = "fact NOT IN ('enqueued', 'started')"
         sums = [
             *(total("n", f"fact = '{fact}'") for fact in HAPPENED),
             total("n", "fact = 'started' AND us IS NOT NULL"),
-            *(total("n", f"bucket = {place}") for place in range(len(RAN))),
-            total("n * us", is_end),
-            total("n * us", "fact = 'started'"),
+            *(total("n", f"place = {place}") for place in range(len(RAN))),
+            total("us", "fact <> 'started'"),
+            total("us", "fact = 'started'"),
         ]
-        # Its own level, so that the place is found once for each fact.
-        bounds = ", ".join(map(str, BOUNDS))
-        place = f"CASE WHEN {is_end} THEN width_bucket(us, CAST(ARRAY[{bounds}] AS bigint[])) END"
         named = ", ".join(f"{what} AS {name}" for name, what in zip(COUNTED, sums, strict=True))
         changes = " OR ".join(f"{name} <> 0" for name in COUNTED)
         return (
             f"INSERT INTO {self._known('series')} AS known ({_columns(COUNTED)}) "
             f"SELECT span, at, name, lane, {shard}, {', '.join(COUNTED)} FROM ("
-            f"SELECT {span} AS span, {at} AS at, name, lane, {named} FROM ("
-            f"SELECT *, {place} AS bucket FROM ({' UNION ALL '.join(facts)}) AS facts"
-            f") AS placed GROUP BY 1, 2, 3, 4) AS changed WHERE {changes} "
-            f"{_adding(COUNTED, 'known')}"
+            f"SELECT {span} AS span, {at} AS at, name, lane, {named} "
+            f"FROM ({' UNION ALL '.join(facts)}) AS facts GROUP BY 1, 2, 3, 4) AS changed "
+            f"WHERE {changes} {_adding(COUNTED, 'known')}"
         )
 
 
 def _minute(moment: str) -> str:
-    return f"date_trunc('minute', {moment}, 'UTC')"
+    return f"date_bin('1 minute', {moment}, TIMESTAMPTZ '2000-01-01 00:00:00+00')"
 
 
 def _between(since: str, until: str) -> str:
     return (
         f"CASE WHEN {since} IS NOT NULL THEN "
-        f"greatest(0, CAST(extract(epoch FROM {until} - {since}) * 1000000 AS bigint)) END"
+        f"greatest(0, CAST(date_part('epoch', {until} - {since}) * 1000000 AS bigint)) END"
+    )
+
+
+_PLACE = f"width_bucket(us, CAST(ARRAY[{', '.join(map(str, BOUNDS))}] AS bigint[]))"
+
+
+def _summed(sign: str, fact: str, rows: str, place: str = "CAST(NULL AS integer)") -> str:
+    """How often something happened, by minute, handler and lane, and how long that took."""
+    return (
+        f"SELECT at, name, lane, {fact} AS fact, {place} AS place, "
+        f"{sign} * count(*) AS n, {sign} * sum(us) AS us FROM ({rows}) AS one "
+        "GROUP BY 1, 2, 3, 4, 5"
     )
 
 
@@ -230,26 +247,39 @@ def _job_facts(sign: str, source: str) -> list[str]:
     """What each job adds: its enqueuing, the start of its latest attempt unless that is to be
     retried (it has a row of its own then), its end."""
     waited = _between("greatest(due_at, enqueued_at)", "started_at")
+    ran = _between("started_at", "finished_at")
+    enqueued = (
+        f"SELECT {_minute('enqueued_at')} AS at, name, lane, CAST(NULL AS bigint) AS us "
+        f"FROM {source}"
+    )
+    started = (
+        f"SELECT {_minute('started_at')} AS at, name, lane, {waited} AS us FROM {source} "
+        "WHERE started_at IS NOT NULL AND (finished_at IS NOT NULL OR state = 'running')"
+    )
+    ended = (
+        f"SELECT {_minute('finished_at')} AS at, name, lane, state, {ran} AS us FROM {source} "
+        "WHERE finished_at IS NOT NULL"
+    )
     return [
-        f"SELECT {sign} AS n, name, lane, {_minute('enqueued_at')} AS at, 'enqueued' AS fact, "
-        f"CAST(NULL AS bigint) AS us FROM {source}",
-        f"SELECT {sign}, name, lane, {_minute('started_at')}, 'started', {waited} FROM {source} "
-        "WHERE started_at IS NOT NULL AND (finished_at IS NOT NULL OR state = 'running')",
-        f"SELECT {sign}, name, lane, {_minute('finished_at')}, state, "
-        f"{_between('started_at', 'finished_at')} FROM {source} WHERE finished_at IS NOT NULL",
+        _summed(sign, "'enqueued'", enqueued),
+        _summed(sign, "'started'", started),
+        _summed(sign, "state", ended, _PLACE),
     ]
 
 
 def _attempt_facts(sign: str, source: str, jobs: str) -> list[str]:
     """What each attempt adds that has a row of its own: its start, its end."""
-    of = f"FROM {source} AS one JOIN {jobs} AS job ON job.id = one.job_id"
-    fact = "CASE one.outcome WHEN 'retrying' THEN 'retried' ELSE 'late' END"
-    return [
-        f"SELECT {sign} AS n, job.name, job.lane, {_minute('one.started_at')} AS at, "
-        f"'started' AS fact, CAST(NULL AS bigint) AS us {of} WHERE one.started_at IS NOT NULL",
-        f"SELECT {sign}, job.name, job.lane, {_minute('one.finished_at')}, {fact}, "
-        f"{_between('one.started_at', 'one.finished_at')} {of} WHERE one.finished_at IS NOT NULL",
-    ]
+    of = f"FROM {source} AS it JOIN {jobs} AS job ON job.id = it.job_id"
+    started = (
+        f"SELECT {_minute('it.started_at')} AS at, job.name, job.lane, CAST(NULL AS bigint) AS us "
+        f"{of} WHERE it.started_at IS NOT NULL"
+    )
+    ended = (
+        f"SELECT {_minute('it.finished_at')} AS at, job.name, job.lane, "
+        "CASE it.outcome WHEN 'retrying' THEN 'retried' ELSE 'late' END AS outcome, "
+        f"{_between('it.started_at', 'it.finished_at')} AS us {of} WHERE it.finished_at IS NOT NULL"
+    )
+    return [_summed(sign, "'started'", started), _summed(sign, "outcome", ended, _PLACE)]
 
 
 class _Fact(NamedTuple):
@@ -264,14 +294,12 @@ class _Fact(NamedTuple):
     us: str = "NULL"
     """The duration that is ``us`` there."""
     of: tuple[str, ...] = ()
-    """The columns of the row that all that hangs on."""
+    """The columns of the row that all that hangs on, or expressions of ``{row}``."""
 
 
 def _sqlite_job_facts(row: str) -> list[_Fact]:
-    started = (
-        f"({row}.started_at IS NOT NULL AND "
-        f"({row}.finished_at IS NOT NULL OR {row}.state = 'running'))"
-    )
+    begun = "({row}.finished_at IS NOT NULL OR {row}.state = 'running')"
+    started = f"{row}.started_at IS NOT NULL AND {begun.format(row=row)}"
     waited = _sqlite_between(
         f"max(coalesce({row}.due_at, ''), {row}.enqueued_at)", f"{row}.started_at"
     )
@@ -284,7 +312,7 @@ def _sqlite_job_facts(row: str) -> list[_Fact]:
             started,
             {"started": "1", "waited": "us", "waits": "1"},
             waited,
-            (*whose, "state", "enqueued_at", "due_at", "started_at", "finished_at"),
+            (*whose, "enqueued_at", "due_at", "started_at", begun),
         ),
         _sqlite_end(row, ended, (*whose, "state", "started_at", "finished_at")),
     ]
@@ -336,7 +364,7 @@ def _sqlite_between(since: str, until: str) -> str:
 
 
 class _SQLite:
-    """Triggers for each row: there is one writer, and so one shard."""
+    """Triggers for each row. There is one writer, who counts in the shard 1."""
 
     def __init__(self, known: Callable[[str], str], local: Callable[[str], str]) -> None:
         self._known = known
@@ -353,6 +381,7 @@ class _SQLite:
             yield self._fill(fact, self._known("jobs"), "it", "")
         for fact in of_attempts:
             yield self._fill(fact, self._known("attempts"), "job", job)
+        yield _fill_lanes(self._known("series"))
 
     def _fill(self, fact: _Fact, source: str, whose: str, job: str) -> str:
         old = f"{fact.at} < strftime('%Y-%m-%d %H:%M:%S', 'now', '-2 days')"
@@ -422,12 +451,15 @@ class _SQLite:
         values = ", ".join(f"{sign} * ({value})" for value in fact.values.values())
         return (
             f"INSERT INTO {self._known('series')} ({_columns(names)}) "
-            f"SELECT 60, {_sqlite_minute(fact.at)}, {whose}.name, {whose}.lane, 0, {values} "
+            f"SELECT 60, {_sqlite_minute(fact.at)}, {whose}.name, {whose}.lane, 1, {values} "
             f"FROM (SELECT {fact.us} AS us) {job} WHERE {fact.where} AND {where} "
             f"{_adding(names, self._known('series'))}"
         )
 
 
 def _differ(columns: tuple[str, ...]) -> str:
-    old, new = (", ".join(f"{row}.{name}" for name in columns) for row in ("old", "new"))
+    old, new = (
+        ", ".join(c.format(row=row) if "{" in c else f"{row}.{c}" for c in columns)
+        for row in ("old", "new")
+    )
     return f"({old}) IS NOT ({new})"

@@ -20,6 +20,7 @@ from mesh_master.api import (
     jobs,
     lanes,
     overview,
+    pages,
     schedules,
     session,
     settings,
@@ -58,7 +59,7 @@ def build(app: Mesh) -> Litestar:
         ],
     )
     return Litestar(
-        [router, *health.routes],
+        [router, *pages.routes, *health.routes],
         state=State({"api": api}),
         dependencies={
             "api": Provide(provide_api, sync_to_thread=False),

@@ -15,6 +15,8 @@ from mesh.errors import AgentUnavailable as AgentUnavailable
 from mesh.errors import CannotDecrypt as CannotDecrypt
 from mesh.errors import ClusterArchived as ClusterArchived
 from mesh.errors import ConfigError as ConfigError
+from mesh.errors import EventsWait as EventsWait
+from mesh.errors import EventTooLarge as EventTooLarge
 from mesh.errors import InvalidArguments as InvalidArguments
 from mesh.errors import InvalidJob as InvalidJob
 from mesh.errors import InvalidResult as InvalidResult
@@ -37,6 +39,7 @@ from mesh.errors import ResultTimeout as ResultTimeout
 from mesh.errors import ScheduleExists as ScheduleExists
 from mesh.errors import ScheduleNotFound as ScheduleNotFound
 from mesh.errors import UnknownHandler as UnknownHandler
+from mesh.feed import JobEvent as JobEvent
 from mesh.handler import Handler as Handler
 from mesh.job import Priority as Priority
 from mesh.job import State as State
@@ -72,6 +75,8 @@ __all__ = [
     "Context",
     "Depends",
     "EventInfo",
+    "EventTooLarge",
+    "EventsWait",
     "Fail",
     "Failure",
     "Handler",
@@ -83,6 +88,7 @@ __all__ = [
     "InvalidSchedule",
     "Job",
     "JobCancelled",
+    "JobEvent",
     "JobFailed",
     "JobHandle",
     "JobInfo",

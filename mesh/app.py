@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from mesh import history
+from mesh import feed, history
 from mesh.bound import Bound, Submitter, make_envelope, make_held
 from mesh.client import Client, agent_settings, master_settings
 from mesh.clock import Clock, SystemClock
@@ -33,6 +33,7 @@ from mesh.errors import (
     did_you_mean,
     raised,
 )
+from mesh.feed import JobEvent, unsealed
 from mesh.filter import JobFilter
 from mesh.handler import Handler
 from mesh.held import Held, Stored
@@ -421,6 +422,15 @@ class Mesh(Submitter):
         wanted = parse_where(where, self.now(), "app.count()", self.prefix)
         return await (await self.master()).count_jobs(wanted)
 
+    async def watch(self, **where: Unpack[Where]) -> AsyncIterator[JobEvent]:
+        """What happens from now on to the jobs that ``where`` means, and what their handlers say,
+        without end: of each job every event once, in order. For boards and people: where
+        hundreds of jobs begin and end at the same time some are left out; ``job.events()`` leaves
+        out none. Raises ``ConfigError``, ``MasterError``, ``CannotDecrypt``."""
+        wanted = parse_where(where, self.now(), "app.watch()", self.prefix)
+        async for told in feed.watch(await self.master(), self.clock, wanted):
+            yield JobEvent(told.job, unsealed(self.codec, told.event))
+
     async def retry(
         self, *, payload: Mapping[str, Any] | None = None, **where: Unpack[Where]
     ) -> list[JobHandle[Any]]:
@@ -506,6 +516,10 @@ class Mesh(Submitter):
     @property
     def payload_limit(self) -> int:
         return self.config.payload_limit
+
+    @property
+    def event_size(self) -> int:
+        return self.config.event_size
 
     async def submit(self, job: Envelope, result: ValueCodec) -> JobHandle[Any]:
         if self._dresses:

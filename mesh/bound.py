@@ -64,6 +64,10 @@ class Submitter:
     def payload_limit(self) -> int:
         raise NotImplementedError
 
+    @property
+    def event_size(self) -> int:
+        raise NotImplementedError
+
     async def submit(self, job: Envelope, result: ValueCodec) -> JobHandle[Any]:
         raise NotImplementedError
 

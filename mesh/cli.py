@@ -13,8 +13,11 @@ from mesh import __version__
 from mesh.app import Mesh
 from mesh.console import (
     AppArgument,
+    HttpOption,
     ImportOption,
     JsonOption,
+    WithHttpOption,
+    http_role,
     load_app,
     print_json,
     run,
@@ -84,12 +87,15 @@ def up(
         int, typer.Option("--concurrency", "-c", help="Jobs at once in each lane.")
     ] = 10,
     imports: ImportOption = None,
+    http: HttpOption = None,
+    with_http: WithHttpOption = None,
 ) -> None:
-    """Run everything in one process: the coordinator, and a worker for all lanes."""
+    """Run everything in one process: the coordinator, a worker for all lanes, and the HTTP API
+    with the dashboard."""
     loaded = load_app(app, imports)
-    options = RoleOptions(concurrency=concurrency)
+    options = RoleOptions(concurrency=concurrency, http=http)
     roles = [make_role(name, loaded, options) for name in ("coordinator", "worker")]
-    run_service(Group("mesh up", roles), loaded)
+    run_service(Group("mesh up", [*roles, *http_role(loaded, options, with_http)]), loaded)
 
 
 @cli.command()
@@ -129,7 +135,8 @@ async def examine(app: Mesh) -> list[Check]:
     if master is not None and all(check.ok for check in checks):
         checks += await _check_cluster(master)
         checks += await _check_lanes(app, master)
-        checks += await _check_schedules(master)
+        zone = app.cluster.under(await master.cluster_settings()).timezone
+        checks += await _check_schedules(master, zone)
     for agent in agents:
         await agent.close()
     if master is not None:
@@ -195,8 +202,8 @@ async def _check_lanes(app: Mesh, master: Master) -> list[Check]:
     ]
 
 
-async def _check_schedules(master: Master) -> list[Check]:
-    """Whether jobs are made, and no schedule was given up."""
+async def _check_schedules(master: Master, zone: str) -> list[Check]:
+    """Whether jobs are made, in the cluster's time zone, and no schedule was given up."""
     found = [s for s in await master.schedules.all() if s.state != "deleted"]
     if not found:
         return []
@@ -211,6 +218,14 @@ async def _check_schedules(master: Master) -> list[Check]:
             late = f"has made no job for {now - schedule.next_slot:.0f} s"
             advice = "start a coordinator: mesh master APP; if one runs, see its log"
             checks.append(Check(subject, False, late, advice))
+        elif (
+            schedule.state == "active"
+            and schedule.definition.cluster_zone
+            and schedule.zone != zone
+        ):
+            where = f"is made in the zone {schedule.zone}, and timezone is {zone} here"
+            advice = "tell all: mesh settings set timezone ZONE; a coordinator must run to hear it"
+            checks.append(Check(subject, False, where, advice))
     if not checks:
         active = sum(schedule.state == "active" for schedule in found)
         checks.append(Check("schedules", True, f"{active} active, {len(found) - active} paused"))

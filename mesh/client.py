@@ -17,12 +17,13 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from mesh import feed
 from mesh.batcher import Batcher
 from mesh.clock import Clock
 from mesh.cluster import Cluster
 from mesh.codecs.base import Codec
 from mesh.config import AgentConfig, Config
-from mesh.ends import FIRST_POLL, LONGEST_POLL, Ends
+from mesh.ends import Ends
 from mesh.errors import (
     AgentError,
     AgentUnavailable,
@@ -36,7 +37,7 @@ from mesh.errors import (
     PublishOutcomeUnknown,
 )
 from mesh.held import Held, Stored
-from mesh.job import TERMINAL, State
+from mesh.job import State
 from mesh.plugins import connect_agent, connect_master, hide_password
 from mesh.ports import (
     Agent,
@@ -88,6 +89,8 @@ def master_settings(config: Config, clock: Clock) -> MasterSettings:
         schema=config.schema,
         table_prefix=config.table_prefix,
         connect_timeout=config.connect_timeout,
+        persist_events=config.persist_events,
+        event_ttl=config.event_ttl,
     )
 
 
@@ -426,21 +429,9 @@ class Client:
         return await (await self.master()).get_jobs(job_ids)
 
     async def events(self, job_id: str, after: int) -> AsyncIterator[EventInfo]:
-        master = await self.master()
-        pause = FIRST_POLL
-        while True:
-            # The state first: events that came before the end are recorded with it or before.
-            state = (await master.get_jobs([job_id])).get(job_id)
-            events = await master.events(job_id, after)
-            for event in events:
-                after = event.seq
-                pause = FIRST_POLL
-                yield event
-            if not events:
-                if state is not None and state.state in TERMINAL:
-                    return
-                await self._clock.sleep(pause)
-                pause = min(pause * 1.5, LONGEST_POLL)
+        """See ``mesh.feed.follow``."""
+        async for event in feed.follow(await self.master(), self._clock, job_id, after):
+            yield event
 
 
 def _closed() -> MeshError:

@@ -14,12 +14,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import msgspec
 
 from mesh.clock import parse_duration
-from mesh.errors import ConfigError, did_you_mean
+from mesh.errors import ConfigError, InvalidSchedule, did_you_mean
+from mesh.events import Kind
 from mesh.job import TERMINAL, State, check_name
 from mesh.limits import LimitRules
 from mesh.prefix import Prefix
@@ -27,12 +28,14 @@ from mesh.recurring import Existing, Orphaned
 from mesh.retry import DEFAULT_RETRY, Retry
 from mesh.sign_in import JwtRules, OperatorMay, SignIn
 
-__all__ = ["RETENTION", "AgentConfig", "Config", "convert"]
+__all__ = ["RETENTION", "AgentConfig", "Config", "LogEvents", "convert"]
 
 _DAY = 86_400.0
 RETENTION: Mapping[str, float] = {
     state: (7 if state is State.SUCCEEDED else 30) * _DAY for state in sorted(TERMINAL)
 }
+
+LogEvents = Literal["off", "debug", "info", "warning", "error"]
 
 LOCAL_AGENT = "local"
 """The agent's name where one URL is both master and agent."""
@@ -87,13 +90,28 @@ class Config:
     retention: Mapping[str, float] = field(default_factory=lambda: dict(RETENTION))
     """How long the history keeps ended jobs, by state, in seconds or as `7d`; a state that is not
     named is kept for ever, `{}` or `off` keeps all. Default: `succeeded` 7 days, others 30."""
+    persist_events: tuple[Kind, ...] = ("lifecycle", "progress", "result")
+    """The kinds of events that are kept as long as their jobs, of `progress`, `log`, `chunk` and
+    `metric`; `lifecycle` and `result` always are: `progress,log`."""
+    event_ttl: float = 900.0
+    """How long events of other kinds are kept; 0: they are not stored."""
+    event_size: int = 32 * 1024
+    """The most that one event of a handler may take."""
+    log_events: LogEvents = "off"
+    """From this level on, what a handler and what it calls say to `logging` become events too."""
     prefix: str = ""
     """In front of the names of the app's handlers, lanes and schedules, and of its keys, as in
     `shop-`: for apps that share a cluster."""
+    timezone: str = "UTC"
+    """The zone, by its IANA name, in which schedules that name none are read. It is the
+    coordinators' that counts."""
     schedules_existing: Existing = "update_from_code"
     """When a process starts whose code has a schedule that the master has otherwise."""
     schedules_orphaned: Orphaned = "disable"
     """What becomes of a schedule that no living process of the app has in its code any more."""
+    http: str = "127.0.0.1:8642"
+    """Where the HTTP API and the dashboard listen, or `off`. While sign-in is off this must be an
+    address of the machine itself."""
     sign_in: SignIn = "auto"
     """`auto`: as soon as there is a user, an API key, `jwt` or a hook, the HTTP API lets in none
     who does not sign in; before, it is open, on this machine alone. `required`: from the start."""
@@ -166,6 +184,7 @@ class Config:
 
 
 _POSITIVE = {
+    "event_size",
     "timeout",
     "lease",
     "session_ttl",
@@ -215,7 +234,7 @@ def _convert(place: str, key: str, value: Any) -> Any:
         return _convert_retention(place, value)
     if key == "jwt":
         return JwtRules.parse(place, value)
-    if key in ("redact", "operators_may") and isinstance(value, str):
+    if key in ("redact", "operators_may", "persist_events") and isinstance(value, str):
         value = [word for word in re.split(r"[,\s]+", value) if word]
     if key in ("master", "outbox"):
         return _check_url(place, key, value)
@@ -227,12 +246,24 @@ def _convert(place: str, key: str, value: Any) -> Any:
             Prefix(converted)
         except ValueError as error:
             raise ConfigError(f"{place}: {key}={value!r}: {error}") from None
+    if key == "timezone":
+        return _zone_name(place, converted)
     if isinstance(converted, int | float) and not (
         0 < converted < inf or (converted == 0 and key not in _POSITIVE)
     ):
         least = "above 0" if key in _POSITIVE else "0 or more"
         raise ConfigError(f"{place}: {key}={value!r}: must be a number, {least}")
     return converted
+
+
+def _zone_name(place: str, value: str) -> str:
+    # Not above: programs that only enqueue start faster without the language.
+    from mesh.schedule.zones import zone_named
+
+    try:
+        return zone_named(value).name
+    except InvalidSchedule as error:
+        raise ConfigError(f"{place}: timezone={value!r}: {error}") from None
 
 
 def _convert_to(kind: Any, place: str, key: str, value: Any) -> Any:

@@ -21,6 +21,7 @@ from mesh.app import Mesh
 from mesh.clock import to_datetime
 from mesh.discovery import import_all
 from mesh.errors import ConfigError, did_you_mean
+from mesh.roles import RoleOptions, make_role
 from mesh.service import Service
 
 # rich takes long to import, and most commands print no table.
@@ -32,11 +33,14 @@ __all__ = [
     "AppArgument",
     "AppOption",
     "ImportOption",
+    "HttpOption",
     "JsonOption",
     "MasterOption",
+    "WithHttpOption",
     "ask",
     "fail",
     "find_app",
+    "http_role",
     "load_app",
     "moment",
     "print_json",
@@ -79,6 +83,19 @@ ImportOption = Annotated[
         help="A module with handlers of the app, or a package of such, to import. Repeatable.",
     ),
 ]
+HttpOption = Annotated[
+    str | None,
+    typer.Option(
+        "--http",
+        envvar="MESH_HTTP",
+        metavar="HOST:PORT",
+        help="Where the HTTP API and the dashboard listen, or 'off'. Default: 127.0.0.1:8642.",
+    ),
+]
+WithHttpOption = Annotated[
+    bool | None,
+    typer.Option("--with-http/--no-http", help="Default: with it, if jobmesh[api] is installed."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 
@@ -119,6 +136,20 @@ def _load_app(path: str) -> Mesh:
     if not isinstance(app, Mesh):
         raise ConfigError(f"app '{path}' is a {type(app).__name__}, not a mesh.Mesh")
     return app
+
+
+def http_role(app: Mesh, options: RoleOptions, wanted: bool | None) -> list[Service]:
+    """The HTTP API, if it is wanted; ``None`` is if it can be had. Raises ``ConfigError``."""
+    if wanted is False or (options.http or app.config.http) == "off":
+        return []
+    is_asked_for = wanted or options.http is not None
+    try:
+        return [make_role("api", app, options)]
+    except ConfigError as error:
+        if is_asked_for:
+            raise
+        log.info("no dashboard: %s", error)
+        return []
 
 
 def find_app(app: str | None, master: str | None) -> Mesh:

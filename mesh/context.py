@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from collections.abc import Awaitable, Coroutine, Generator, Iterator, Mapping
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Unpack, overload
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, Unpack, overload
 
 import msgspec
 from typing_extensions import TypeVar
@@ -14,7 +15,7 @@ from typing_extensions import TypeVar
 from mesh.clock import to_datetime
 from mesh.codec import ValueCodec, encode_json
 from mesh.codecs.base import Codec, unseal
-from mesh.errors import InvalidResult
+from mesh.errors import EventTooLarge, InvalidResult
 from mesh.job import State
 from mesh.wire import Envelope, Parent
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from mesh.request import Job
     from mesh.sync import Sync
 
-__all__ = ["Context", "Emit", "ParentJob", "call_off", "job_fields"]
+__all__ = ["DONE", "SAID", "Context", "Emit", "ParentJob", "call_off", "job_fields", "log_event"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,26 +36,38 @@ T = TypeVar("T")
 # With a default, a plain ``Context`` holds no Any, over which mypy could not tell overloads apart.
 ProgressT = TypeVar("ProgressT", default=object)
 
-Emit = Callable[[str, bytes], None]
-"""``(kind, JSON)``: hand an event to the worker, from any thread, without waiting."""
+SAID = "mesh_said"
+"""The attribute of log records that are events already."""
+
+_EVENT_SIZE = 32 * 1024
 
 
-class _Said(Awaitable[None]):
-    """Already done: may be awaited in ``async def`` handlers and ignored in ``def`` ones."""
+class Emit(Protocol):
+    """Hands events to the worker, from any thread."""
 
+    def __call__(self, kind: str, data: bytes, joins: bool = False) -> Awaitable[None]:
+        """``data`` is JSON; ``joins``: it is text that may be joined with text before it. The
+        result may be awaited, until there is room for more. Raises ``EventsWait``."""
+        ...
+
+
+class _Done(Awaitable[None]):
     def __await__(self) -> Generator[None, None, None]:
         return
         yield
 
 
-_SAID = _Said()
+DONE: Awaitable[None] = _Done()
+"""What ``Emit`` returns when there is room."""
 
 
 class Context(Generic[ProgressT]):
     """Give a handler a parameter annotated ``Context`` and it gets one per attempt.
 
-    ``progress``, ``chunk`` and ``log`` may be called from ``async`` and from ``def`` handlers;
-    in the former they may be awaited. Events reach the master with the worker's next write.
+    ``progress``, ``chunk``, ``metric`` and ``log`` may be called from ``async`` and from ``def``
+    handlers; in the former await them: it takes time only if so much is said that it must be
+    written first. Events reach the master with the worker's next write. All of them raise
+    ``EventTooLarge`` for what takes more than ``event_size``, and ``EventsWait``.
     """
 
     def __init__(
@@ -204,20 +217,55 @@ class Context(Generic[ProgressT]):
     def progress(
         self, value: ProgressT | float, total: float | None = None, label: str = ""
     ) -> Awaitable[None]:
-        """How far the work is: ``progress(3, 10, "pages")``, or one value of your own type.
+        """How far the work is: ``progress(3, 10, "pages")``, or one value of your own type. Of
+        what is said in quick succession, only the latest is kept.
 
         Raises ``TypeError`` if the value cannot be encoded.
         """
-        if total is None and not label:
-            self._emit("progress", encode_json(value))
-        else:
-            self._emit("progress", encode_json({"done": value, "total": total, "label": label}))
-        return _SAID
+        said: dict[str, Any] = {"value": value}
+        if isinstance(value, int | float):
+            said = {"done": value, "total": total, "label": label or None}
+        return self._emit("progress", self._encode("progress", said))
 
     def chunk(self, value: Any) -> Awaitable[None]:
-        """A piece of output: text, or anything that can be encoded."""
-        self._emit("chunk", encode_json(value))
-        return _SAID
+        """A piece of output: text, or anything that can be encoded. Pieces of text that come in
+        quick succession are kept as one; one that is longer than an event may be, as several."""
+        if not isinstance(value, str):
+            return self._emit("chunk", self._encode("chunk", value))
+        *before, last = _pieces(value, self._event_size)
+        for piece in before:
+            self._emit("chunk", piece, joins=True)
+        return self._emit("chunk", last, joins=True)
+
+    def metric(self, name: str, value: float) -> Awaitable[None]:
+        """A number that was measured: ``metric("rows", 1200)``."""
+        if not isinstance(value, int | float) or not isfinite(value):
+            raise TypeError(f"ctx.metric({name!r}, {value!r}): the value must be a finite number")
+        return self._emit("metric", self._encode("metric", {"name": name, "value": value}))
+
+    @property
+    def _event_size(self) -> int:
+        return _EVENT_SIZE if self._app is None else self._app.event_size
+
+    def _encode(self, kind: str, value: Any) -> bytes:
+        data, most = encode_json(value), self._event_size
+        if len(data) > most:
+            raise EventTooLarge(
+                f"job {self.job_id} ({self.name}): ctx.{kind}(...) takes {len(data)} bytes, the "
+                f"limit is {most}: say less, store it elsewhere, or raise event_size"
+            )
+        return data
+
+
+def _pieces(text: str, most: int) -> Iterator[bytes]:
+    """The text as JSON, in as many pieces as it takes, none longer than ``most`` bytes."""
+    data = encode_json(text)
+    if len(data) <= most or len(text) < 2:
+        yield data
+        return
+    half = len(text) // 2
+    yield from _pieces(text[:half], most)
+    yield from _pieces(text[half:], most)
 
 
 class ParentJob:
@@ -301,9 +349,22 @@ class JobLog:
         return self._say(logging.ERROR, message, data)
 
     def _say(self, level: int, message: str, data: dict[str, Any]) -> Awaitable[None]:
+        context = self._context
         entry: dict[str, Any] = {"level": logging.getLevelName(level).lower(), "message": message}
         if data:
             entry["data"] = data
-        self._context._emit("log", encode_json(entry))
-        self._logger.log(level, "%s [job %s]", message, self._context.job_id)
-        return _SAID
+        said = context._emit("log", log_event(entry, context._event_size))
+        extra = {**job_fields(context), SAID: True, "data": data}
+        self._logger.log(level, "%s [job %s]", message, context.job_id, extra=extra)
+        return said
+
+
+def log_event(entry: dict[str, Any], most: int) -> bytes:
+    """The data of a ``log`` event, in at most ``most`` bytes: of one that is longer the message is
+    cut, and what else there is left out."""
+    data = encode_json(entry)
+    if len(data) <= most:
+        return data
+    # A character takes up to six bytes.
+    short = {"level": entry["level"], "message": entry["message"][: max(1, most // 8)] + " …"}
+    return encode_json({**short, "cut": len(data)})

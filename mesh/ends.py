@@ -11,10 +11,10 @@ from mesh.job import TERMINAL
 from mesh.ports import JobInfo
 from mesh.service import Backoff
 
-__all__ = ["FIRST_POLL", "LONGEST_POLL", "Ends"]
+__all__ = ["Ends"]
 
-FIRST_POLL = 0.005
-LONGEST_POLL = 0.5
+_FIRST_POLL = 0.005
+_LONGEST_POLL = 0.5
 
 
 class Ends:
@@ -61,12 +61,12 @@ class Ends:
 
     async def _poll(self) -> None:
         """Ask for all jobs that anyone waits for, in one query; less often the longer it takes."""
-        pause = FIRST_POLL
+        pause = _FIRST_POLL
         backoff = Backoff(self._closing, clock=self._clock)
         while self._waiting:
             if self._new_waiter.is_set():
                 self._new_waiter.clear()
-                pause = FIRST_POLL
+                pause = _FIRST_POLL
             try:
                 found = await backoff.retry("waiting for results", self._look, MasterUnavailable)
             except Exception as error:
@@ -77,9 +77,9 @@ class Ends:
                     for future in self._waiting.pop(job_id, []):
                         if not future.done():
                             future.set_result(job)
-                    pause = FIRST_POLL
+                    pause = _FIRST_POLL
             await self._clock.wait(self._new_waiter, pause)
-            pause = min(pause * 1.5, LONGEST_POLL)
+            pause = min(pause * 1.5, _LONGEST_POLL)
 
     def _fail(self, error: Exception) -> None:
         for waiters in self._waiting.values():

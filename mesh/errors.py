@@ -9,6 +9,8 @@
     │   ├── InvalidArguments        an argument is missing, of a wrong type, or cannot be encoded
     │   └── PayloadTooLarge         the encoded arguments exceed the cluster's limit
     ├── CannotDecrypt               arguments or a result, encrypted with a key that is not here
+    ├── EventTooLarge               what a handler said exceeds ``event_size``; a ``ValueError``
+    ├── EventsWait                  more than may wait was said of what is persisted: await it
     ├── ClusterArchived             the cluster's mode is ``archive``: nothing was stored
     ├── UnknownHandler              no handler of that name is registered in this app
     ├── WireError                   bytes that this version cannot read
@@ -51,6 +53,8 @@ __all__ = [
     "ClusterArchived",
     "ConfigError",
     "CorruptMessage",
+    "EventTooLarge",
+    "EventsWait",
     "InvalidArguments",
     "InvalidJob",
     "InvalidResult",
@@ -120,6 +124,14 @@ class InvalidArguments(InvalidJob, TypeError):
 
 class PayloadTooLarge(InvalidJob):
     """The encoded arguments exceed the cluster's payload limit (bytes)."""
+
+
+class EventTooLarge(MeshError, ValueError):
+    """What a handler said takes more bytes than ``event_size`` allows."""
+
+
+class EventsWait(MeshError):
+    """So many events wait for the agent that no more are taken: await them."""
 
 
 class ClusterArchived(MeshError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -11,7 +10,7 @@ import msgspec
 
 from mesh import history
 from mesh.codec import ValueCodec, encode_payload
-from mesh.codecs.base import is_sealed, seal, unseal
+from mesh.codecs.base import seal, unseal
 from mesh.errors import (
     ConfigError,
     InvalidResult,
@@ -20,6 +19,7 @@ from mesh.errors import (
     JobNotFound,
     ResultTimeout,
 )
+from mesh.feed import unsealed
 from mesh.held import Stored
 from mesh.job import TERMINAL, State
 from mesh.ports import EventInfo, JobInfo
@@ -161,10 +161,9 @@ class JobHandle(Generic[R]):
         await history.remove_one(await self._client().master(), self.id)
 
     async def events(self, after: int = -1) -> AsyncIterator[EventInfo]:
-        """What the handler says, as the master hears it, until the job ends. Pass the last
-        ``seq`` you saw to go on from there."""
+        """All that happens to the job and that its handler says, from the beginning or after the
+        ``seq`` that you saw last, until the job ends; see ``mesh.events`` for the order. Raises
+        ``MasterError``, ``CannotDecrypt``."""
         client = self._client()
         async for event in client.events(self.id, after):
-            if is_sealed(event.data):
-                event = replace(event, data=unseal(client.codec, event.data))
-            yield event
+            yield unsealed(client.codec, event)

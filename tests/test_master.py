@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from mesh.sql import InsertNew
 from mesh.testing import ManualClock
 from mesh.testing.conformance import (
     ConditionsConformance,
+    EventsConformance,
     HistoryConformance,
     SchedulesConformance,
 )
@@ -39,8 +42,8 @@ class SqliteHarness:
     def settings(self) -> MasterSettings:
         return MasterSettings(clock=self.clock)
 
-    async def connect(self) -> Master:
-        master = connect_master(self.url, self.settings())
+    async def connect(self, **settings: Any) -> Master:
+        master = connect_master(self.url, replace(self.settings(), **settings))
         self.opened.append(master)
         await master.open()
         return master
@@ -75,7 +78,11 @@ class PostgresHarness(SqliteHarness):
 
 
 class TestSqlite(
-    MasterConformance, ConditionsConformance, HistoryConformance, SchedulesConformance
+    MasterConformance,
+    ConditionsConformance,
+    EventsConformance,
+    HistoryConformance,
+    SchedulesConformance,
 ):
     @pytest.fixture
     async def harness(self, tmp_path: Path) -> AsyncIterator[SqliteHarness]:
@@ -85,7 +92,11 @@ class TestSqlite(
 
 
 class TestPostgres(
-    MasterConformance, ConditionsConformance, HistoryConformance, SchedulesConformance
+    MasterConformance,
+    ConditionsConformance,
+    EventsConformance,
+    HistoryConformance,
+    SchedulesConformance,
 ):
     @pytest.fixture
     async def harness(self, postgres: PostgresServer) -> AsyncIterator[PostgresHarness]:

@@ -102,6 +102,15 @@ def test_settings_are_set_and_unset(shell: Shell) -> None:
     assert re.search(r"timeout +30.0 *$", shown, re.MULTILINE)
     shell.mesh("settings", "unset", "timeout")
     assert shell.settings.timeout is None
+    shell.mesh("settings", "set", "timezone", "europe/amsterdam")
+    assert shell.settings.timezone == "Europe/Amsterdam"
+    assert "Europe/Amsterdam" in shell.mesh("settings", "ls")
+    shell.mesh("settings", "unset", "timezone")
+    assert shell.settings.timezone is None
+    with pytest.raises(
+        ConfigError, match="'Amsterdam' is unknown; did you mean 'Europe/Amsterdam'"
+    ):
+        shell.mesh("settings", "set", "timezone", "Amsterdam")
     with pytest.raises(ConfigError, match="'timout'; did you mean 'timeout'"):
         shell.mesh("settings", "set", "timout", "3")
     with pytest.raises(ConfigError, match="payload_limit=0"):

@@ -12,11 +12,14 @@ from mesh.console import (
     AgentsOption,
     AppArgument,
     AppOption,
+    HttpOption,
     ImportOption,
     JsonOption,
     MasterOption,
+    WithHttpOption,
     ask,
     find_app,
+    http_role,
     load_app,
     print_json,
     print_table,
@@ -26,6 +29,7 @@ from mesh.console import (
 )
 from mesh.errors import ConfigError
 from mesh.roles import RoleOptions, make_role
+from mesh.service import Group
 from mesh.wire import Heartbeat
 from mesh_master.access_commands import api_keys, sign_in, users
 from mesh_master.agent_commands import agents
@@ -61,12 +65,19 @@ def register(cli: typer.Typer) -> None:
     cli.add_typer(db, name="db")
 
 
-def master(app: AppArgument, agent: AgentsOption = None, imports: ImportOption = None) -> None:
-    """Run the master's duties (recorders, dispatcher, scheduler, janitor) until SIGTERM or Ctrl-C.
-    Any number of processes may do so."""
+def master(
+    app: AppArgument,
+    agent: AgentsOption = None,
+    imports: ImportOption = None,
+    http: HttpOption = None,
+    with_http: WithHttpOption = None,
+) -> None:
+    """Run the master's duties (recorders, dispatcher, scheduler, janitor), and the HTTP API with
+    the dashboard, until SIGTERM or Ctrl-C. Any number of processes may do so."""
     loaded = load_app(app, imports)
-    options = RoleOptions(agents=tuple(agent or ()))
-    run_service(make_role("coordinator", loaded, options), loaded)
+    options = RoleOptions(agents=tuple(agent or ()), http=http)
+    duties = make_role("coordinator", loaded, options)
+    run_service(Group("mesh master", [duties, *http_role(loaded, options, with_http)]), loaded)
 
 
 def workers(

@@ -12,6 +12,7 @@ that are removed lose theirs; in the mode ``archive`` there is neither dispatche
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from mesh.app import Mesh
@@ -19,10 +20,11 @@ from mesh.clock import Clock, SystemClock
 from mesh.cluster import Cluster
 from mesh.config import RETENTION, AgentConfig
 from mesh.emptying import Mover
-from mesh.errors import MasterError, MasterUnavailable
+from mesh.errors import InvalidSchedule, MasterError, MasterUnavailable
 from mesh.plugins import hide_password
 from mesh.ports import Agent, Master
 from mesh.roles import RoleOptions
+from mesh.schedule.zones import zone_named
 from mesh.schedules import Declaring
 from mesh.service import Backoff, Group, Service, unique_name
 from mesh.sql.outbox import Outbox
@@ -37,6 +39,8 @@ from mesh_master.scheduler import Scheduler
 
 __all__ = ["Coordinator", "coordinator_role"]
 
+log = logging.getLogger("mesh")
+
 
 class Coordinator(Group):
     """Opens its connections, and closes them when it stops: give it connections of its own."""
@@ -48,6 +52,7 @@ class Coordinator(Group):
         *,
         serves: Callable[[str], Sequence[str]] | None = None,
         transient_threshold: float = 60.0,
+        timezone: str = "UTC",
         cluster: Cluster | None = None,
         connect: Callable[[str], Agent] | None = None,
         retention: Mapping[str, float] = RETENTION,
@@ -76,7 +81,12 @@ class Coordinator(Group):
         for agent in self.agents.values():
             self._add_recorder(agent)
         self.scheduler = Scheduler(
-            master, self.agents, ahead=transient_threshold, holder=self._holder, clock=self._clock
+            master,
+            self.agents,
+            ahead=transient_threshold,
+            holder=self._holder,
+            timezone=timezone,
+            clock=self._clock,
         )
         self.janitor = Janitor(
             master,
@@ -128,14 +138,22 @@ class Coordinator(Group):
         """Do as the settings say: they are new. Raises ``MasterError``."""
         cluster = self._cluster
         assert cluster is not None
-        threshold = cluster.config.transient_threshold
-        self.dispatcher.threshold = self.scheduler.ahead = threshold
-        self.dispatcher.leaving_out = cluster.draining_lanes
+        self._heed(cluster)
         if self._connect is not None:
             if cluster.is_missing_agents:
                 cluster.set_added(await self.master.added_agents())
             await self._meet(cluster.config.agents, self._connect)
         self._duties.look_again()
+
+    def _heed(self, cluster: Cluster) -> None:
+        threshold = cluster.config.transient_threshold
+        self.dispatcher.threshold = self.scheduler.ahead = threshold
+        self.dispatcher.leaving_out = cluster.draining_lanes
+        try:
+            self.scheduler.timezone = zone_named(cluster.config.timezone).name
+        except InvalidSchedule as error:
+            zone = self.scheduler.timezone
+            log.error("schedules that name no time zone stay in %s: %s", zone, error)
 
     async def _meet(
         self, wanted: Mapping[str, AgentConfig], connect: Callable[[str], Agent]
@@ -178,6 +196,14 @@ class Coordinator(Group):
     async def _open_master(self) -> bool:
         await self.master.open()
         await self.master.register_agents({a.name: a.url for a in self.agents.values()})
+        if self._cluster is not None:
+            # Before the first duty: it would make jobs by settings that do not hold.
+            board = await self.master.board()
+            try:
+                self._cluster.hear(await board.read(0.0))
+            finally:
+                await board.close()
+            self._heed(self._cluster)
         return True
 
 
@@ -221,6 +247,7 @@ def coordinator_role(app: Mesh, options: RoleOptions) -> Service:
         {name: app.connect_agent(name) for name in names},
         serves=lambda lane: [agent.name for agent in app.cluster.agents_for(lane)],
         transient_threshold=app.config.transient_threshold,
+        timezone=app.config.timezone,
         cluster=app.cluster,
         connect=None if options.agents else app.connect_agent,
         retention=app.config.retention,

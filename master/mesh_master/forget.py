@@ -210,14 +210,16 @@ class Forgetting:
     # what is no job's ------------------------------------------------------------------------
 
     async def sweep(self, connection: AsyncConnection, workers_before: float, limit: int) -> int:
-        workers, keys = self._tables.workers, self._tables.keys
-        count = 0
-        for table, key, is_old in (
-            (workers, workers.c.worker, workers.c["at"] < workers_before),
-            (keys, keys.c.key, keys.c.until <= self._database.now()),
+        workers, keys, events = self._tables.workers, self._tables.keys, self._tables.events
+        count, now = 0, self._database.now()
+        for table, is_old in (
+            (workers, workers.c["at"] < workers_before),
+            (keys, keys.c.until <= now),
+            (events, events.c.until <= now),
         ):
-            some = select(key).where(is_old).limit(limit - count)
+            key = tuple(table.primary_key.columns)
+            some = select(*key).where(is_old).limit(limit - count)
             # Said again for those that somebody changes meanwhile: of them the first is the past.
-            gone = await connection.execute(delete(table).where(key.in_(some), is_old))
+            gone = await connection.execute(delete(table).where(tuple_(*key).in_(some), is_old))
             count += gone.rowcount
         return count

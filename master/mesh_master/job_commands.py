@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Annotated, Any
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from mesh import history
+from mesh import feed, history
 from mesh.app import Mesh
 from mesh.console import (
     AppOption,
@@ -28,12 +28,12 @@ from mesh.filter import JobFilter
 from mesh.history import cancellable, removable, retryable
 from mesh.job import TERMINAL, State, check_job_id
 from mesh.ports import AttemptInfo, EventInfo, JobInfo
-from mesh_master import tail
 from mesh_master.enqueue_command import enqueue_job
-from mesh_master.job_display import duration, print_news, show_reasons, show_story, show_troubles
+from mesh_master.facts import find_facts
+from mesh_master.job_display import duration, print_event, show_reasons, show_story, show_troubles
 from mesh_master.job_options import Chosen, takes_where
-from mesh_master.standing import find_standing
-from mesh_master.why import Reason, Standing, why
+from mesh_master.redacting import shown_event, shown_job
+from mesh_master.why import Facts, Reason, why
 
 __all__ = ["jobs"]
 
@@ -72,14 +72,15 @@ def list_jobs(
     mesh = find_app(app, master)
     where = replace(chosen.filter(mesh), limit=limit, before=before)
 
-    async def look(mesh: Mesh) -> tuple[list[JobInfo], Standing | None]:
+    async def look(mesh: Mesh) -> tuple[list[JobInfo], Facts | None]:
         found = await (await mesh.master()).list_jobs(where)
         unfinished = [job for job in found if job.state not in TERMINAL]
         if as_json or not unfinished:
             return found, None
-        return found, await find_standing(mesh, unfinished, thorough=False)
+        return found, await find_facts(mesh, unfinished, thorough=False)
 
-    found, standing = ask(mesh, look)
+    seen, facts = ask(mesh, look)
+    found = [shown_job(mesh.redactor, job) for job in seen]
     if as_json:
         print_json(found)
         return
@@ -96,8 +97,8 @@ def list_jobs(
             job.error_type or "",
         )
     print_table(rows)
-    if standing is not None:
-        show_troubles(found, standing)
+    if facts is not None:
+        show_troubles(found, facts)
     if len(found) == limit:
         typer.echo(f"more: --before {where.next_page(found[-1]).before}")
 
@@ -119,10 +120,13 @@ def show_job(
         m = await mesh.master()
         job = await _get(mesh, wanted)
         is_over = job.state in TERMINAL
-        reasons = [] if is_over else why(job, await find_standing(mesh, [job], thorough=True))
-        return job, await m.attempts(wanted), await m.events(wanted), reasons
+        reasons = [] if is_over else why(job, await find_facts(mesh, [job], thorough=True))
+        return job, await m.attempts(wanted), await feed.page(m, wanted), reasons
 
-    job, attempts, events, reasons = ask(find_app(app, master), look)
+    mesh = find_app(app, master)
+    job, attempts, events, reasons = ask(mesh, look)
+    job = shown_job(mesh.redactor, job)
+    events = [shown_event(mesh.redactor, event) for event in events]
     if as_json:
         print_json({"job": job, "attempts": attempts, "events": events, "waits": reasons})
     else:
@@ -150,14 +154,15 @@ def tail_jobs(
 
     async def follow(mesh: Mesh) -> None:
         m = await mesh.master()
-        news: AsyncIterator[tail.News]
         if job_id is None:
-            news = tail.follow(m, where, mesh.clock)
+            async with aclosing(feed.watch(m, mesh.clock, where)) as news:
+                async for one in news:
+                    print_event(one.job, shown_event(mesh.redactor, one.event), as_json)
         else:
-            news = tail.follow_one(m, await _get(mesh, job_id), mesh.clock)
-        async with aclosing(news):  # type: ignore[type-var]
-            async for one in news:
-                print_news(one, as_json)
+            job = await _get(mesh, job_id)
+            async with aclosing(feed.follow(m, mesh.clock, job_id)) as events:
+                async for event in events:
+                    print_event(job, shown_event(mesh.redactor, event), as_json)
 
     try:
         ask(mesh, follow)

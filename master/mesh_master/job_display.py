@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import msgspec
 import typer
 
 from mesh.console import moment
+from mesh.events import Lifecycle
 from mesh.job import Priority
 from mesh.ports import AttemptInfo, EventInfo, JobInfo
-from mesh_master import tail
-from mesh_master.why import Reason, Standing, why
+from mesh_master.why import Facts, Reason, why
 
-__all__ = ["duration", "print_news", "show_reasons", "show_story", "show_troubles"]
+__all__ = ["duration", "print_event", "show_reasons", "show_story", "show_troubles"]
 
 
-def print_news(news: tail.News, as_json: bool) -> None:
+def print_event(job: JobInfo, event: EventInfo, as_json: bool) -> None:
     if as_json:
-        given = {key: value for key, value in asdict(news).items() if value is not None}
-        if isinstance(news.data, bytes):
-            given["data"] = msgspec.Raw(news.data)
-        typer.echo(msgspec.json.encode(given))
+        line = {
+            "job_id": job.id,
+            "name": job.name,
+            "seq": event.seq,
+            "at": event.at,
+            "kind": event.kind,
+            "data": msgspec.Raw(event.data),
+        }
+        typer.echo(msgspec.json.encode(line))
         return
-    detail = _shown(news.data) if isinstance(news.data, bytes) else news.data or ""
-    attempt = f" (attempt {news.attempt})" if (news.attempt or 0) > 1 else ""
-    typer.echo(
-        f"{moment(news.at)} {news.job_id} {news.name} {news.kind}{attempt} {detail}".rstrip()
-    )
+    what, detail = event.kind, _shown(event.data)
+    if event.kind == "lifecycle":
+        life = Lifecycle.decode(event.data)
+        what = life.event + (f" (attempt {life.attempt})" if life.attempt > 1 else "")
+        detail = f"{life.error.type}: {life.error.message}" if life.error else ""
+    typer.echo(f"{moment(event.at)} {job.id} {job.name} {what} {detail}".rstrip())
 
 
 def duration(begin: float | None, end: float | None) -> str:
@@ -70,6 +74,8 @@ def show_story(job: JobInfo, attempts: list[AttemptInfo], events: list[EventInfo
             f"{duration(attempt.started_at, attempt.finished_at)}{error}"
         )
     for event in events:
+        if event.kind in ("lifecycle", "result"):  # told above
+            continue
         typer.echo(f"event {event.seq:<4} {moment(event.at)} {event.kind} {_shown(event.data)}")
     if job.error_traceback:
         typer.echo(job.error_traceback.rstrip())
@@ -82,11 +88,11 @@ def show_reasons(reasons: list[Reason]) -> None:
             typer.echo(f"{'':<10} → {reason.advice}")
 
 
-def show_troubles(jobs: list[JobInfo], standing: Standing) -> None:
+def show_troubles(jobs: list[JobInfo], facts: Facts) -> None:
     """What keeps these jobs that does not go away by itself, once for all that it keeps."""
     kept: dict[Reason, int] = {}
     for job in jobs:
-        for reason in why(job, standing):
+        for reason in why(job, facts):
             if reason.trouble:
                 kept[reason] = kept.get(reason, 0) + 1
     for reason, count in kept.items():

@@ -12,19 +12,24 @@ will not tell of it, in four cases:
 - it was running, and the row goes to another attempt or another worker: lost as well;
 - it ended after the job had ended otherwise: its worker had lost the lease, and came too late.
 
+Events that come after the end of their attempt, by a worker that had lost it, are left out: so an
+attempt's events stand in the master before its end does, and nothing comes in behind a reader.
+
 Of two rows of one attempt a real outcome takes the place of ``lost``, else the first stays.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
-from mesh.job import State, is_job_id, state_version
+from mesh.events import attempt_of, end_seq
+from mesh.job import TERMINAL, State, is_job_id, state_version
+from mesh.ports import EVERY_JOB, MANY_JOBS, changed_topics
 from mesh.wire import (
     Accepted,
     Aside,
@@ -49,6 +54,7 @@ __all__ = [
     "as_json",
     "as_text",
     "as_type",
+    "changed",
     "description",
     "held_row",
     "ids",
@@ -61,6 +67,8 @@ log = logging.getLogger("mesh")
 
 LOST = "lost"
 _MOST_TYPE = 200
+_MANY = 200
+"""Records that are not looked at one by one to see whom they concern."""
 
 Row = dict[str, Any]
 Run = Started | Retrying | Finished
@@ -112,15 +120,39 @@ class Plan:
     handlers: list[Row] = field(default_factory=list)
 
 
-def ids(records: Iterable[Record]) -> list[str]:
-    """The jobs whose heads ``plan`` needs, each once."""
-    found = {_job_id(r): None for r in records if not isinstance(r, Aside)}
+def ids(records: Iterable[Record], trusted: Container[str] = ()) -> list[str]:
+    """The jobs whose heads ``plan`` needs, each once: those of all but events of jobs that are
+    ``trusted`` to take them."""
+    found = {
+        _job_id(r): None
+        for r in records
+        if not (isinstance(r, Heartbeat | Defined) or (isinstance(r, Event) and r.id in trusted))
+    }
     return [job_id for job_id in found if is_job_id(job_id)]
 
 
-def of_jobs(records: Iterable[Record], job_ids: Set[str]) -> list[Record]:
-    """The records that are of these jobs' states, and those that are of no job's."""
-    return [r for r in records if isinstance(r, Aside) or _job_id(r) in job_ids]
+def changed(records: Sequence[Record]) -> set[str]:
+    """The topics of those who wait for what the records tell of jobs."""
+    if len(records) > _MANY:
+        return {EVERY_JOB, MANY_JOBS}
+    found = {_job_id(r) for r in records if not isinstance(r, Heartbeat | Defined)}
+    return changed_topics(found) if found else set()
+
+
+def of_jobs(
+    records: Iterable[Record], job_ids: Set[str], stores: Callable[[str], bool]
+) -> list[Record]:
+    """The records that are of these jobs' states, and those that are of no job's; of events
+    those of a kind that ``stores`` allows."""
+    return [
+        r
+        for r in records
+        if (
+            stores(r.kind)
+            if isinstance(r, Event)
+            else isinstance(r, Aside) or _job_id(r) in job_ids
+        )
+    ]
 
 
 def parts(records: Sequence[Record], count: int) -> list[Sequence[Record]]:
@@ -134,12 +166,18 @@ def parts(records: Sequence[Record], count: int) -> list[Sequence[Record]]:
     return [part for part in found if part]
 
 
-def plan(agent: str, records: Sequence[Record], heads: Mapping[str, Head]) -> Plan:
+def plan(
+    agent: str,
+    records: Sequence[Record],
+    heads: Mapping[str, Head],
+    keep: Callable[[str], float | None] = lambda kind: None,
+) -> Plan:
     """What to write for an agent's records, given the heads of the jobs that the master has.
+    ``keep`` says until when an event of a kind is kept; ``None``: as long as its job.
 
     ``heads`` is left as it is. Records whose job id is none are logged and left out.
     """
-    merger = _Merger(agent, heads)
+    merger = _Merger(agent, heads, keep)
     for record in records:
         merger.apply(record)
     return merger.result()
@@ -160,8 +198,11 @@ def held_row(job: Envelope, encoded: bytes) -> Row:
 
 
 class _Merger:
-    def __init__(self, agent: str, heads: Mapping[str, Head]) -> None:
+    def __init__(
+        self, agent: str, heads: Mapping[str, Head], keep: Callable[[str], float | None]
+    ) -> None:
         self._agent = agent
+        self._keep = keep
         self._heads = heads
         self._new_heads: dict[str, Head] = {}
         self._jobs: dict[str, Row] = {}
@@ -189,7 +230,8 @@ class _Merger:
                 _job_id(record),
             )
         elif isinstance(record, Event):
-            self._events.setdefault((record.id, record.seq), _event_row(record))
+            if self._takes(record):
+                self._events.setdefault((record.id, record.seq), _event_row(record, self._keep))
         elif isinstance(record, Accepted):
             self._accepted(record)
         else:
@@ -201,6 +243,16 @@ class _Merger:
 
     def _head(self, job_id: str) -> Head | None:
         return self._new_heads.get(job_id) or self._heads.get(job_id)
+
+    def _takes(self, event: Event) -> bool:
+        """Not what comes after the end of its attempt: a worker said it that had lost the job,
+        and readers have gone on."""
+        head, attempt = self._head(event.id), attempt_of(event.seq)
+        if head is None:
+            return True
+        if head.state in TERMINAL or attempt < head.attempt:
+            return False
+        return attempt > head.attempt or head.state is not State.RETRYING
 
     def _accepted(self, record: Accepted) -> None:
         job, head = record.job, self._head(record.job.id)
@@ -237,6 +289,11 @@ class _Merger:
             return
         if head is not None and head.state is State.RUNNING and not is_heads:
             self._note(record.id, _lost_row(record.id, head.attempt, head))
+
+        if head is not None and state in TERMINAL and head.attempt > record.attempt:
+            # Readers are beyond it: the job's end is told where they will see it.
+            mark = Event(record.id, end_seq(head.attempt), record.at, "lifecycle", b"{}")
+            self._events[mark.id, mark.seq] = _event_row(mark, _for_ever)
 
         error = getattr(record, "error", None) or ErrorInfo("", "")
         result = record.result if isinstance(record, Finished) else None
@@ -366,6 +423,7 @@ def _attempt_row(record: Retrying | Finished, state: State) -> Row:
         "error_type": as_type(error.type) or None,
         "error_message": as_text(error.message) or None,
         "error_traceback": as_text(error.traceback) or None,
+        "due_at": record.due_at if isinstance(record, Retrying) else None,
     }
 
 
@@ -380,16 +438,22 @@ def _lost_row(job_id: str, attempt: int, head: Head | None) -> Row:
         "error_type": None,
         "error_message": None,
         "error_traceback": None,
+        "due_at": None,
     }
 
 
-def _event_row(event: Event) -> Row:
+def _for_ever(kind: str) -> None:
+    return None
+
+
+def _event_row(event: Event, keep: Callable[[str], float | None]) -> Row:
     return {
         "job_id": event.id,
         "seq": event.seq,
         "at": event.at,
         "kind": as_text(event.kind),
         "data": as_json(event.data),
+        "until": keep(event.kind),
     }
 
 

@@ -21,6 +21,7 @@ from mesh.ports import (
     HandlerInfo,
     JobFilter,
     JobInfo,
+    Links,
 )
 from mesh.sql import Database, Moment, one_of
 from mesh.wire import Heartbeat, LaneLoad
@@ -36,11 +37,16 @@ __all__ = [
     "events",
     "get_jobs",
     "handlers",
+    "last_events",
+    "links",
     "list_jobs",
     "workers",
 ]
 
 log = logging.getLogger("mesh")
+
+_LINKS = 1000
+"""The most children that are told of a job."""
 
 _lanes = msgspec.json.Decoder(list[LaneLoad])
 _meta = msgspec.json.Decoder(dict[str, str])
@@ -125,6 +131,32 @@ async def events(
         EventInfo(row.job_id, row.seq, row.at, row.kind, row.data.encode())
         for row in await connection.execute(query)
     ]
+
+
+async def links(tables: Tables, connection: AsyncConnection, job_id: str) -> Links:
+    columns = tables.dependencies.c
+    parents = select(columns.parent_id).where(columns.child_id == job_id).order_by(columns.position)
+    children = (
+        select(columns.child_id)
+        .where(columns.parent_id == job_id)
+        .order_by(columns.child_id)
+        .limit(_LINKS)
+    )
+    return Links(
+        tuple((await connection.execute(parents)).scalars()),
+        tuple((await connection.execute(children)).scalars()),
+    )
+
+
+async def last_events(
+    database: Database, tables: Tables, connection: AsyncConnection, job_ids: Sequence[str]
+) -> dict[str, int]:
+    jobs, columns = tables.jobs.c, tables.events.c
+    # One step in the index for each job, however many events it has.
+    last = select(func.max(columns.seq)).where(columns.job_id == jobs.id).scalar_subquery()
+    query = select(jobs.id, last).where(one_of(database, jobs.id, job_ids))
+    rows = await connection.execute(query)
+    return {job_id: seq for job_id, seq in rows if seq is not None}
 
 
 async def workers(

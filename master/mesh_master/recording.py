@@ -6,7 +6,7 @@ A large batch goes in parts, each a transaction of its own, all of a job's recor
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Container, Sequence
 from typing import Any
 
 from sqlalchemy import and_, bindparam, case, func, literal, null, or_, select
@@ -37,8 +37,17 @@ _STATES = {state.value: state for state in State}
 class Recording:
     """The bulk statements, built once, and the order in which they run."""
 
-    def __init__(self, database: Database, tables: Tables, leases: Leases) -> None:
+    def __init__(
+        self,
+        database: Database,
+        tables: Tables,
+        leases: Leases,
+        persist_events: Collection[str],
+        event_ttl: float,
+    ) -> None:
         self._database = database
+        self._persist = frozenset(persist_events)
+        self._event_ttl = event_ttl
         self._tables = tables
         self._leases = leases
         jobs, attempts = tables.jobs.c, tables.attempts.c
@@ -153,7 +162,9 @@ class Recording:
             if plain.tagged:
                 await self.tags.write(connection, plain.tagged)
             if odd or plain.others:
-                await self._write_odd(connection, agent, merge.of_jobs(records, odd))
+                rest = merge.of_jobs(records, odd, self._stores)
+                trusted = (plain.new.keys() | plain.moved.keys()) - odd if plain.others else ()
+                await self._write_odd(connection, agent, rest, trusted)
             if note_seen:
                 seen = {"name": agent, "url": "", "seen_at": self._database.now()}
                 await self.seen.run(connection, [seen])
@@ -171,16 +182,28 @@ class Recording:
         return failed
 
     async def _write_odd(
-        self, connection: AsyncConnection, agent: str, records: Sequence[Record]
+        self,
+        connection: AsyncConnection,
+        agent: str,
+        records: Sequence[Record],
+        trusted: Container[str],
     ) -> None:
-        """Write what must be decided by what there is."""
-        heads = await self._heads(connection, merge.ids(records))
-        plan = merge.plan(agent, records, heads)
+        """Write what must be decided by what there is. Of the jobs that are ``trusted`` all
+        has been written but their events."""
+        heads = await self._heads(connection, merge.ids(records, trusted))
+        plan = merge.plan(agent, records, heads, self._until)
         await self.jobs.run(connection, plan.jobs)
         await self.attempts.run(connection, plan.attempts)
         await self.events.run(connection, plan.events)
         await self.workers.run(connection, plan.workers)
         await self.handlers.run(connection, plan.handlers)
+
+    def _stores(self, kind: str) -> bool:
+        """Whether events of this kind are stored at all."""
+        return self._event_ttl > 0 or kind in self._persist
+
+    def _until(self, kind: str) -> float | None:
+        return None if kind in self._persist else self._database.now() + self._event_ttl
 
     async def _heads(
         self, connection: AsyncConnection, job_ids: Sequence[str]

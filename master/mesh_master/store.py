@@ -48,11 +48,13 @@ from mesh.ports import (
     JobInfo,
     Known,
     Lease,
+    Links,
     MasterCapabilities,
     MasterSettings,
     Outlived,
     Unblocked,
     Wait,
+    changed_topics,
 )
 from mesh.settings import ClusterSettings
 from mesh.sql import (
@@ -113,7 +115,9 @@ class SqlMaster:
             settings.table_prefix, settings.schema if self.database.has_schemas else None
         )
         self._leases = Leases(self.database, self.tables)
-        self.recording = Recording(self.database, self.tables, self._leases)
+        self.recording = Recording(
+            self.database, self.tables, self._leases, settings.persist_events, settings.event_ttl
+        )
         self._held = BulkUpsert(self.database, self.tables.jobs, merge.JOB_COLUMNS, ["id"])
         self._agents = BulkUpsert(
             self.database,
@@ -206,7 +210,7 @@ class SqlMaster:
             return await self._submit_within(within, jobs)
         async with self.database.write(timeout=_PATIENCE) as connection:
             stored = await self._holding.store(connection, jobs)
-        self._signals.signal({HELD})
+        self._signals.signal({HELD, *changed_topics([held.job.id for held in jobs])})
         return stored
 
     async def _submit_within(self, within: Any, jobs: Sequence[Held]) -> list[Stored]:
@@ -276,7 +280,7 @@ class SqlMaster:
         async with self.database.write(timeout=_PATIENCE) as connection:
             await self._held.run(connection, [rows[key] for key in sorted(rows)])
             await self.recording.tags.write(connection, jobs)
-        self._signals.signal({HELD})
+        self._signals.signal({HELD, *changed_topics(rows)})
 
     async def claim_due(
         self, until: float, limit: int, claim: float, leaving_out: Collection[str] = ()
@@ -302,7 +306,9 @@ class SqlMaster:
         return job
 
     async def cancel(self, job_ids: Sequence[str], reason: str) -> dict[str, State]:
-        return await self._steering.cancel(job_ids, reason)
+        states = await self._steering.cancel(job_ids, reason)
+        self._signals.signal(changed_topics(states))
+        return states
 
     async def take_back(self, jobs: Sequence[Envelope]) -> None:
         rows = {job.id: merge.held_row(job, encode_frame([job])) for job in jobs}
@@ -343,17 +349,30 @@ class SqlMaster:
         async with self.database.read(timeout=_PATIENCE) as connection:
             return await queries.attempts(self.tables, connection, job_id)
 
+    async def links(self, job_id: str) -> Links:
+        if not is_job_id(job_id):
+            return Links()
+        async with self.database.read(timeout=_PATIENCE) as connection:
+            return await queries.links(self.tables, connection, job_id)
+
     async def events(self, job_id: str, after: int = -1, limit: int = 1000) -> list[EventInfo]:
         if not is_job_id(job_id):
             return []
         async with self.database.read(timeout=_PATIENCE) as connection:
             return await queries.events(self.tables, connection, job_id, after, limit)
 
+    async def last_events(self, job_ids: Sequence[str]) -> dict[str, int]:
+        known = [job_id for job_id in job_ids if is_job_id(job_id)]
+        if not known:
+            return {}
+        async with self.database.read(timeout=_PATIENCE) as connection:
+            return await queries.last_events(self.database, self.tables, connection, known)
+
     async def retry(self, job_ids: Sequence[str], payload: bytes | None = None) -> dict[str, str]:
         async with self.database.write(timeout=_PATIENCE) as connection:
             made = await self._again.run(connection, job_ids, payload)
         if made:
-            self._signals.signal({HELD})
+            self._signals.signal({HELD, *changed_topics(made.values())})
         return made
 
     async def remove(self, job_ids: Sequence[str]) -> set[str]:
@@ -399,6 +418,8 @@ class SqlMaster:
 
     async def record(self, agent: str, records: Sequence[Record], lease: Lease) -> None:
         await self.recording.record(agent, records, lease)
+        if changed := merge.changed(records):
+            self._signals.signal(changed)
 
     async def known(self, job_ids: Sequence[str]) -> dict[str, Known]:
         jobs = self.tables.jobs.c

@@ -227,18 +227,24 @@ def _attempts(metadata: MetaData, prefix: str) -> Table:
         Column("error_type", Text),
         Column("error_message", Text),
         Column("error_traceback", Text),
+        # Of those that are to be repeated: when the next may start.
+        Column("due_at", Moment),
     )
 
 
 def _events(metadata: MetaData, prefix: str) -> Table:
+    name = f"{prefix}events"
     return Table(
-        f"{prefix}events",
+        name,
         metadata,
         Column("job_id", JobId, primary_key=True),
         Column("seq", BigInteger, primary_key=True, autoincrement=False),
         Column("at", Moment, nullable=False),
         Column("kind", String, nullable=False),
         Column("data", Text, nullable=False),
+        # Kept until then; NULL: as long as the job.
+        Column("until", Moment),
+        _where_given(f"{name}_until", "until"),
     )
 
 
@@ -333,6 +339,7 @@ def _schedules(metadata: MetaData, prefix: str) -> Table:
         Column("synced_at", Moment),
         Column("failures_after", Moment, nullable=False),
         Column("pending", Boolean, nullable=False),
+        Column("zone", String),
         Index(f"{name}_next", "next_slot"),
     )
 

@@ -25,12 +25,16 @@ from mesh.ports.agent import LaneDepth as LaneDepth
 from mesh.ports.agent import Ledger as Ledger
 from mesh.ports.agent import LedgerBatch as LedgerBatch
 from mesh.ports.agent import Settlement as Settlement
+from mesh.ports.common import EVERY_JOB as EVERY_JOB
 from mesh.ports.common import HELD as HELD
+from mesh.ports.common import MANY_JOBS as MANY_JOBS
 from mesh.ports.common import Board as Board
 from mesh.ports.common import Check as Check
 from mesh.ports.common import Known as Known
 from mesh.ports.common import Lookup as Lookup
 from mesh.ports.common import Signals as Signals
+from mesh.ports.common import changed_topics as changed_topics
+from mesh.ports.common import job_topics as job_topics
 from mesh.ports.credentials import ApiKey as ApiKey
 from mesh.ports.credentials import AuditEntry as AuditEntry
 from mesh.ports.credentials import Credentials as Credentials
@@ -43,6 +47,7 @@ from mesh.ports.infos import EventInfo as EventInfo
 from mesh.ports.infos import HandlerInfo as HandlerInfo
 from mesh.ports.infos import JobInfo as JobInfo
 from mesh.ports.infos import LimitInfo as LimitInfo
+from mesh.ports.infos import Links as Links
 from mesh.ports.infos import Wait as Wait
 from mesh.ports.master import Claimed as Claimed
 from mesh.ports.master import Lease as Lease
@@ -67,6 +72,7 @@ __all__ = [
     "Consumer",
     "Credentials",
     "Delivery",
+    "EVERY_JOB",
     "EventInfo",
     "FAIR_TURN",
     "HELD",
@@ -78,7 +84,9 @@ __all__ = [
     "Lease",
     "Ledger",
     "LedgerBatch",
+    "Links",
     "Lookup",
+    "MANY_JOBS",
     "Master",
     "MasterCapabilities",
     "MasterSettings",

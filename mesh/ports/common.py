@@ -13,10 +13,14 @@ from mesh.job import State
 __all__ = [
     "Board",
     "Check",
+    "EVERY_JOB",
     "HELD",
     "Known",
     "Lookup",
+    "MANY_JOBS",
     "Signals",
+    "changed_topics",
+    "job_topics",
 ]
 
 
@@ -80,3 +84,23 @@ class Signals(Protocol):
 
 HELD = "held"
 """The topic of those who wait for jobs that may be dispatched."""
+
+EVERY_JOB = "jobs"
+"""The topic of those who wait for anything new of any job."""
+
+MANY_JOBS = "jobs.many"
+"""Signalled in place of the topics of single jobs, when there are many."""
+
+_FEW = 64
+
+
+def job_topics(job_id: str) -> tuple[str, str]:
+    """The topics of those who wait for something new of one job."""
+    return f"jobs.{job_id[-2:]}", MANY_JOBS
+
+
+def changed_topics(job_ids: Collection[str]) -> set[str]:
+    """What to signal when there is something new of these jobs."""
+    if len(job_ids) > _FEW:
+        return {EVERY_JOB, MANY_JOBS}
+    return {EVERY_JOB, *(job_topics(job_id)[0] for job_id in job_ids)}

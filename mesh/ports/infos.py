@@ -17,6 +17,7 @@ __all__ = [
     "HandlerInfo",
     "JobInfo",
     "LimitInfo",
+    "Links",
     "Wait",
 ]
 
@@ -77,18 +78,31 @@ class AttemptInfo:
     error_type: str | None = None
     error_message: str | None = None
     error_traceback: str | None = None
+    due_at: float | None = None
+    """Of one that is to be repeated: when the next may start."""
 
 
 @dataclass(frozen=True, slots=True)
 class EventInfo:
-    """Something a handler said while it ran."""
+    """Something that happened to a job, or that its handler said."""
 
     job_id: str
     seq: int
+    """See ``mesh.events``."""
     at: float
     kind: str
+    """One of ``mesh.events.KINDS``."""
     data: bytes
     """JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """Which jobs a job runs after, and which run after it, by their ids."""
+
+    parents: tuple[str, ...] = ()
+    children: tuple[str, ...] = ()
+    """The earliest; at most 1000."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from mesh.ports.infos import (
     EventInfo,
     HandlerInfo,
     JobInfo,
+    Links,
     Wait,
 )
 from mesh.recurring import Schedules
@@ -49,6 +50,10 @@ class MasterSettings:
     """The database schema (namespace) of the tables, where the database has such."""
     table_prefix: str = "mesh_"
     connect_timeout: float = 5.0
+    persist_events: Collection[str] = ("lifecycle", "progress", "result")
+    """The kinds of events that are kept as long as their jobs."""
+    event_ttl: float = 900.0
+    """Seconds for which others are kept; 0: not at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,8 +254,18 @@ class Master(Protocol):
         """All attempts of a job, in order, the latest one included."""
         ...
 
+    async def links(self, job_id: str) -> Links:
+        """What a job runs after, and what after it, as far as the history still has it."""
+        ...
+
     async def events(self, job_id: str, after: int = -1, limit: int = 1000) -> list[EventInfo]:
-        """Persisted events with ``seq > after``, in order."""
+        """What is stored of a job's events with ``seq > after``, in order; ``mesh.feed`` makes the
+        whole of it. There may be one of kind ``lifecycle`` among them: a mark that the job ended
+        there, with an attempt before."""
+        ...
+
+    async def last_events(self, job_ids: Sequence[str]) -> dict[str, int]:
+        """The ``seq`` of the last that is stored, of those of the jobs that have any."""
         ...
 
     async def retry(self, job_ids: Sequence[str], payload: bytes | None = None) -> dict[str, str]:
@@ -286,8 +301,9 @@ class Master(Protocol):
         ...
 
     async def sweep(self, workers_before: float, limit: int) -> int:
-        """Forget up to ``limit`` workers last heard of before that moment, and idempotency keys
-        whose time is over. Returns how many there were: fewer than ``limit``, then that is all."""
+        """Forget up to ``limit`` workers last heard of before that moment, idempotency keys and
+        events whose time is over. Returns how many there were: fewer than ``limit``, then that
+        is all."""
         ...
 
     # steering --------------------------------------------------------------------------------
@@ -335,8 +351,9 @@ class Master(Protocol):
         If it raises, some jobs' records may have been applied: record the same again. Records
         may come again and in any order between jobs: a job only moves forward by
         ``mesh.job.state_version``, and the first terminal outcome stands. A later outcome of
-        another attempt is kept as that attempt. Raises ``LeaseLost`` and writes nothing if
-        ``lease`` is no longer the newest of its name.
+        another attempt is kept as that attempt. An event that comes after the end of its attempt,
+        or of its job, is left out, as is one of an attempt older than the job's. Raises
+        ``LeaseLost`` and writes nothing if ``lease`` is no longer the newest of its name.
         """
         ...
 

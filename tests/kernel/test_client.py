@@ -32,10 +32,11 @@ from mesh import (
     ResultTimeout,
     State,
 )
+from mesh.events import start_seq
 from mesh.job import new_job_id
 from mesh.ports import Lease
 from mesh.testing import ManualClock, MemoryAgent
-from mesh.wire import Accepted, Envelope, ErrorInfo, Event, Finished, Record
+from mesh.wire import Accepted, Envelope, ErrorInfo, Event, Finished, Record, Started
 
 NEVER = 3600.0
 
@@ -78,6 +79,10 @@ class Cluster(Mesh):
         self.lease = self.lease or await master.acquire("recorder:a", "test", NEVER)
         assert self.lease is not None
         await master.record("a", records, self.lease)
+
+    async def start(self, job_id: str) -> None:
+        now = self.now()
+        await self.record(Started(job_id, 1, now, "work", "default", 3, now, "w1", now, 0))
 
     async def finish(
         self,
@@ -568,20 +573,24 @@ async def test_a_job_of_a_handler_that_this_app_lacks(make: Callable[..., Cluste
 async def test_events(make: Callable[..., Cluster]) -> None:
     cluster = make(a=None)
     handle = await work(cluster).enqueue()
+    first = start_seq(1)
+    await cluster.start(handle.id)
     await cluster.record(
-        *(Event(handle.id, seq, cluster.now(), "log", b"%d" % seq) for seq in (1, 2))
+        *(Event(handle.id, first + n, cluster.now(), "log", b"%d" % n) for n in (1, 2))
     )
     stream = handle.events()
-    assert [(await anext(stream)).seq for _ in range(2)] == [1, 2]
+    assert [(await anext(stream)).seq for _ in range(4)] == [0, first, first + 1, first + 2]
     rest = asyncio.ensure_future(anext(stream))
     await asyncio.sleep(0)
-    await cluster.record(Event(handle.id, 5, cluster.now(), "chunk", b'"x"'))
+    await cluster.record(Event(handle.id, first + 5, cluster.now(), "chunk", b'"x"'))
     event = await rest
-    assert (event.seq, event.kind, event.data) == (5, "chunk", b'"x"')
-    await cluster.finish(handle.id)
+    assert (event.seq, event.kind, event.data) == (first + 5, "chunk", b'"x"')
+    await cluster.finish(handle.id)  # at its second attempt
     async with asyncio.timeout(10):
-        assert [event async for event in stream] == []
-        assert [event.seq async for event in handle.events(after=2)] == [5]
+        rest_of = ["lifecycle", "lifecycle", "result", "lifecycle"]
+        assert [event.kind async for event in stream] == rest_of
+        again = [event.kind async for event in handle.events(after=first + 2)]
+        assert again == ["chunk", *rest_of]
 
 
 # connections -------------------------------------------------------------------------------------

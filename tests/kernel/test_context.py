@@ -11,6 +11,7 @@ import pytest
 from mesh import CannotDecrypt, Context, InvalidArguments, InvalidResult, Job, JobHandle, State
 from mesh.codecs import Fernet
 from mesh.codecs.base import seal
+from mesh.context import DONE
 from mesh.testing.conformance.agent import make_job
 from mesh.wire import Envelope, Parent
 
@@ -18,7 +19,7 @@ from .conftest import MemoryMesh
 
 
 def context_of(job: Envelope, app: MemoryMesh | None = None) -> Context[Any]:
-    return Context(job, 2, 5, lambda kind, data: None, app)
+    return Context(job, 2, 5, lambda kind, data, joins=False: DONE, app)
 
 
 def test_a_job_with_everything() -> None:

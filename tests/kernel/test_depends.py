@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh import ConfigError, Context, Depends, Injected, InvalidArguments, Mesh
+from mesh.context import DONE
 from mesh.depends import Values, make_plan
 from mesh.testing.conformance.agent import make_job
 
-CONTEXT: Context[Any] = Context(make_job(), 1, 5, lambda kind, data: None)
+CONTEXT: Context[Any] = Context(make_job(), 1, 5, lambda kind, data, joins=False: DONE)
 
 
 def new_app() -> Mesh:

@@ -24,6 +24,7 @@ from mesh import (
     Retry,
     UnknownHandler,
 )
+from mesh.context import DONE
 from mesh.job import Priority, new_job_id
 from mesh.options import Options
 
@@ -145,7 +146,7 @@ async def test_the_context_is_no_argument(app: MemoryMesh, function: Callable[..
     await handler.options().enqueue(4)
     jobs = await app.taken()
     assert [msgspec.json.decode(job.payload) for job in jobs] == [{"x": 3}, {"x": 4}]
-    context: Context[Any] = Context(jobs[0], 1, 5, lambda kind, data: None)
+    context: Context[Any] = Context(jobs[0], 1, 5, lambda kind, data, joins=False: DONE)
     assert handler.bind(handler.decode(jobs[0].payload), context) == {"x": 3, "ctx": context}
     with pytest.raises(InvalidArguments, match="unknown argument 'ctx'"):
         await handler.enqueue(x=1, ctx=context)

@@ -30,6 +30,7 @@ from mesh import (
     NewJob,
     State,
 )
+from mesh.context import DONE
 from mesh.middleware import JsonFormatter, Logs, Report, Trace, current_trace, within_trace
 from mesh.testing.conformance.agent import make_job
 from mesh.wire import Envelope, ErrorInfo
@@ -193,7 +194,7 @@ async def test_an_app_without_middleware_stores_jobs_as_they_are(app: MemoryMesh
 
 
 def context_of(job: Envelope) -> Context[Any]:
-    return Context(job, 1, 5, lambda kind, data: None)
+    return Context(job, 1, 5, lambda kind, data, joins=False: DONE)
 
 
 async def headers_of_a_job(middleware: Middleware) -> dict[str, str]:

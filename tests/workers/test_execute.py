@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from mesh import Context, Mesh, Retry
+from mesh.context import DONE
 from mesh.testing.conformance.agent import make_job
 from mesh_workers.execute import Straggler, execute
 from mesh_workers.outcome import Failed, Outcome, Succeeded, TimeLimit
@@ -44,7 +45,7 @@ class Call:
         limit: int = 1000,
     ) -> tuple[Outcome, Straggler]:
         handler = self.app.handlers.get(function.__name__) or self.app.job(function)
-        context: Context[Any] = Context(make_job(), 1, 5, lambda kind, data: None)
+        context: Context[Any] = Context(make_job(), 1, 5, lambda kind, data, joins=False: DONE)
         time = None if timeout is None else TimeLimit(timeout)
         return await execute(handler, payload, context, time, Retry(), limit, self.threads)
 

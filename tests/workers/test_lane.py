@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from mesh.ports import Settlement
 from mesh.testing.memory import MemoryAgent, MemoryConsumer
 from mesh.wire import Event, Finished, Heartbeat, Record, Started
 from mesh_workers import lane as lane_module
-from mesh_workers import reporter
+from mesh_workers import outlets
 
 SOON = Retry(5, delay=0.01, backoff="fixed", jitter=0)
 
@@ -62,7 +63,7 @@ class TestReporting:
             assert isinstance(told.pop(), Finished)
             assert [r.kind for r in told if isinstance(r, Event)] == ["progress", "log", "chunk"]
             seqs = [r.seq for r in told if isinstance(r, Event)]
-            assert seqs == [2**32, 2**32 + 1, 2**32 + 2]
+            assert seqs == [2**32 + 1, 2**32 + 2, 2**32 + 3]
 
     async def test_events_on_their_way_come_before_the_end(
         self, rig: Rig, monkeypatch: pytest.MonkeyPatch
@@ -132,7 +133,7 @@ class TestReporting:
     async def test_too_many_events_are_dropped_and_starts_are_not(
         self, rig: Rig, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(reporter, "_MOST_EVENTS", 5)
+        monkeypatch.setattr(outlets, "_MOST", outlets.Size(5, 100_000))
 
         @rig.app.job
         async def handler(ctx: Context[Any]) -> None:
@@ -142,7 +143,9 @@ class TestReporting:
         job = await handler.enqueue()
         async with rig.worker():
             await rig.ended(job.id)
-        assert len(rig.told(job.id, Event)) == 5
+        dropped, *kept = [r for r in rig.told(job.id) if isinstance(r, Event)]
+        assert (dropped.kind, json.loads(dropped.data)["data"]) == ("log", {"dropped": 15})
+        assert [json.loads(r.data) for r in kept] == [15, 16, 17, 18, 19]
 
 
 class TestSharing:

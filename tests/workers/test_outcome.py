@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh import Cancel, Context, Fail, Mesh, Snooze
+from mesh.context import DONE
 from mesh.job import State
 from mesh.retry import Retry
 from mesh.testing.conformance.agent import make_job
@@ -298,7 +299,9 @@ class TestDescribe:
     def test_leaves_out_the_workers_own_frames(self) -> None:
         def told(function: Callable[..., Any], **arguments: Any) -> str:
             handler: Any = Mesh(agents={"m": "memory://unused"}).job(function)
-            around = Around(handler, Context(make_job(), 1, 5, lambda kind, data: None))
+            around = Around(
+                handler, Context(make_job(), 1, 5, lambda kind, data, joins=False: DONE)
+            )
             outcome = run_sync(partial(around.run_here, {}, **arguments), Retry())
             assert isinstance(outcome, Failed)
             return outcome.error.traceback.splitlines()[1]

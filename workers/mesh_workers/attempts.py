@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from collections.abc import Iterable
-from itertools import count
+from collections.abc import Awaitable, Iterable
 from random import Random
 from types import FrameType
 from typing import Any
 
 import msgspec
 
-from mesh.codecs.base import seal
 from mesh.context import Context, Emit, call_off
 from mesh.errors import AgentError
 from mesh.job import State
+from mesh.job_logs import EMIT, RUNNING
 from mesh.ports import Delivery, Settlement
 from mesh.retry import Retry
 from mesh.service import Backoff
-from mesh.wire import Envelope, ErrorInfo, Event, Finished, Retrying
+from mesh.wire import Envelope, ErrorInfo, Finished, Retrying
 from mesh_workers.around import Around, surround, tell
 from mesh_workers.execute import execute
 from mesh_workers.outcome import Cancelled, Failed, Outcome, Run, Succeeded, decide, time_limit
+from mesh_workers.outlets import Outlet
 from mesh_workers.processes import Processes
 from mesh_workers.settle import Settler
 from mesh_workers.threads import Threads
@@ -36,10 +35,6 @@ from mesh_workers.tools import Tools
 __all__ = ["Attempts", "log_end"]
 
 log = logging.getLogger("mesh")
-
-_SEQ_PER_ATTEMPT = 2**32
-"""Events of an attempt count from ``attempt * _SEQ_PER_ATTEMPT``, so that ``seq`` grows over a
-job's attempts without asking anyone."""
 
 
 class Attempts:
@@ -61,6 +56,7 @@ class Attempts:
         self._settler = settler
         self._giving_up = giving_up
         self._interrupted = False
+        self._logs_are_events = tools.app.config.log_events != "off"
         self._random = Random()
         self._contexts: dict[str, Context[Any]] = {}
         """Of those under way that have one, by job id."""
@@ -111,12 +107,19 @@ class Attempts:
         handler, policy = self._app.handlers[job.name], self.policy(job)
         context: Context[Any] | None = None
         around: Around | None = None
-        if handler.needs_context and not handler.in_process:
-            # What was snoozed does not count: the last attempt is ``max_attempts`` all the same.
-            most = policy.max_attempts + job.snoozes
-            context = Context(job, run.attempt, most, self._emitter(run), self._app)
-            self._contexts[job.id] = context
-            around = surround(handler, context)
+        outlet: Outlet | None = None
+        # What was snoozed does not count: the last attempt is ``max_attempts`` all the same.
+        most = policy.max_attempts + job.snoozes
+        RUNNING.set(run)
+        if handler.needs_context or self._logs_are_events:
+            outlet = reporter.outlets.open(job.id, run.attempt, self._app.codec)
+            emit = self._emitter(outlet)
+            if self._logs_are_events:
+                EMIT.set(emit)
+            if handler.needs_context and not handler.in_process:
+                context = Context(job, run.attempt, most, emit, self._app)
+                self._contexts[job.id] = context
+                around = surround(handler, context)
         timeout = job.timeout or handler.defaults.timeout or self._app.config.timeout
         limit = straggler = None
         if timeout is not None or job.deadline:
@@ -132,8 +135,8 @@ class Attempts:
                 raise asyncio.CancelledError
             size = self._app.payload_limit
             if handler.in_process:
-                emit = self._emitter(run)
-                outcome = await self._processes.run(handler, run, emit, limit, policy, size)
+                say = None if outlet is None else outlet.say
+                outcome = await self._processes.run(handler, run, say, limit, policy, size)
             else:
                 outcome, straggler = await execute(
                     handler, job.payload, context, limit, policy, size, self._threads, around
@@ -151,10 +154,11 @@ class Attempts:
         if not isinstance(outcome, Succeeded):
             log_end(record, outcome.error)
         reporter.ended(job.id, run.attempt)
+        if outlet is not None:
+            outlet.close()
         self._settler.post(Settlement(delivery, record, again))
         if self._app.hooks.ended:
             raised = None if around is None else around.error
-            most = policy.max_attempts + job.snoozes
             await self._app.hooks.tell(tell(run, record, most, seconds, outcome, raised))
         if straggler is not None:
             call_off(context)
@@ -202,22 +206,11 @@ class Attempts:
         message = f"the worker stopped before the job had ended; its grace time is {grace:g} s"
         return Failed(ErrorInfo("WorkerStopped", message), delay=0.0)
 
-    def _emitter(self, run: Run) -> Emit:
-        loop, loop_thread = asyncio.get_running_loop(), threading.get_ident()
-        reporter, clock, codec = self._tools.reporter, self._clock, self._app.codec
-        seqs = count(run.attempt * _SEQ_PER_ATTEMPT)
+    def _emitter(self, outlet: Outlet) -> Emit:
+        clock = self._clock
 
-        def take(kind: str, data: bytes, at: float) -> None:
-            reporter.event(Event(run.job.id, next(seqs), at, kind, data))
-
-        def emit(kind: str, data: bytes) -> None:
-            data = seal(codec, data)
-            # Numbered in the loop's thread always; and there at once, so that it comes before
-            # the attempt's end.
-            if threading.get_ident() == loop_thread:
-                take(kind, data, clock.time())
-            else:
-                loop.call_soon_threadsafe(take, kind, data, clock.time())
+        def emit(kind: str, data: bytes, joins: bool = False) -> Awaitable[None]:
+            return outlet.say(kind, data, clock.time(), joins)
 
         return emit
 

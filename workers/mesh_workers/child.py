@@ -16,14 +16,15 @@ import signal
 import socket
 import struct
 import threading
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
 import msgspec
 
-from mesh.context import Context
+from mesh.context import DONE, SAID, Context
 from mesh.handler import Handler
 from mesh.retry import Retry
 from mesh.wire import Envelope, ErrorInfo
@@ -31,10 +32,13 @@ from mesh_workers.around import surround
 from mesh_workers.execute import Returned, catch, conclude, prepare, released, run_async, run_sync
 from mesh_workers.outcome import Failed, Outcome, describe
 
-__all__ = ["LENGTH", "Begun", "Call", "Ended", "Logged", "Message", "Said", "main"]
+__all__ = ["LENGTH", "Begun", "Call", "Ended", "Logged", "Message", "Said", "Word", "main"]
 
 LENGTH = struct.Struct("!I")
 """In front of each message: its length in bytes."""
+
+
+_MOST_WORDS = 1000
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):
@@ -55,11 +59,19 @@ class Begun(msgspec.Struct, frozen=True, gc=False, tag=True):
     """The handler has been found; it runs from now on."""
 
 
-class Said(msgspec.Struct, frozen=True, gc=False, tag=True):
-    """An event, as ``mesh.wire.Event`` has it."""
+class Word(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """An event that has no number yet."""
 
     kind: str
     data: bytes
+    at: float
+    joins: bool
+
+
+class Said(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """What the handler has said since the last time."""
+
+    events: list[Word]
 
 
 class Logged(msgspec.Struct, frozen=True, gc=False, tag=True):
@@ -68,6 +80,8 @@ class Logged(msgspec.Struct, frozen=True, gc=False, tag=True):
     logger: str
     level: int
     text: str
+    is_event: bool = False
+    """It was told as an event too."""
 
 
 class Ended(msgspec.Struct, frozen=True, gc=False, tag=True):
@@ -103,6 +117,44 @@ class _Pipe:
         return self._decoder.decode(data) if len(data) == length else None
 
 
+class _Voice:
+    """Hands events to the worker: what comes while some are being sent, is sent together. When
+    that is too much, those wait who said it."""
+
+    def __init__(self, pipe: _Pipe) -> None:
+        self._pipe = pipe
+        self._changed = threading.Condition()
+        self._words: list[Word] = []
+        self._is_sending = False
+        threading.Thread(target=self._send, name="mesh-voice", daemon=True).start()
+
+    def emit(self, kind: str, data: bytes, joins: bool = False) -> Awaitable[None]:
+        with self._changed:
+            self._words.append(Word(kind, data, time.time(), joins))
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: len(self._words) < _MOST_WORDS)
+        return DONE
+
+    def flush(self) -> None:
+        """Return when all has been sent."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._words and not self._is_sending)
+
+    def _send(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._words)
+                words, self._words = self._words, []
+                self._is_sending = True
+                self._changed.notify_all()
+            try:
+                self._pipe.send(Said(words))
+            finally:
+                with self._changed:
+                    self._is_sending = False
+                    self._changed.notify_all()
+
+
 class _ToWorker(logging.Handler):
     """Log lines go where the worker's go."""
 
@@ -112,7 +164,8 @@ class _ToWorker(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._pipe.send(Logged(record.name, record.levelno, self.format(record)))
+            is_event = getattr(record, SAID, False)
+            self._pipe.send(Logged(record.name, record.levelno, self.format(record), is_event))
         except Exception:
             self.handleError(record)
 
@@ -127,11 +180,14 @@ def main(fileno: int, log_level: int) -> None:
         signal.signal(number, lambda *_: None)
     pipe = _Pipe(fileno)
     logging.basicConfig(level=log_level, format="%(message)s", handlers=[_ToWorker(pipe)])
+    voice = _Voice(pipe)
     calls: SimpleQueue[Call | None] = SimpleQueue()
     busy = threading.Event()
     threading.Thread(target=_read, args=(pipe, calls, busy), name="mesh-pipe", daemon=True).start()
     while (call := calls.get()) is not None:
-        pipe.send(Ended(_run(call, pipe)))
+        outcome = _run(call, pipe, voice)
+        voice.flush()
+        pipe.send(Ended(outcome))
         busy.clear()
 
 
@@ -146,7 +202,7 @@ def _read(pipe: _Pipe, calls: SimpleQueue[Call | None], busy: threading.Event) -
         calls.put(None)
 
 
-def _run(call: Call, pipe: _Pipe) -> Outcome:
+def _run(call: Call, pipe: _Pipe, voice: _Voice) -> Outcome:
     try:
         handler = _find(call)
     except BaseException as error:  # a module may do anything when it is imported
@@ -159,8 +215,7 @@ def _run(call: Call, pipe: _Pipe) -> Outcome:
         policy = msgspec.structs.replace(policy, when=handler.retry_when)
     context: Context[Any] | None = None
     if handler.needs_context:
-        emit = _emitter(pipe)
-        context = Context(call.job, call.attempt, call.max_attempts, emit, handler.app)
+        context = Context(call.job, call.attempt, call.max_attempts, voice.emit, handler.app)
     pipe.send(Begun())
     around = surround(handler, context)
     arguments = prepare(handler, call.job.payload, context, around)
@@ -211,10 +266,3 @@ def _find(call: Call) -> Handler[..., Any, Any]:
         raise TypeError(f"it is {found!r}, and not a handler")
     _ = found.shape
     return found
-
-
-def _emitter(pipe: _Pipe) -> Callable[[str, bytes], None]:
-    def emit(kind: str, data: bytes) -> None:
-        pipe.send(Said(kind, data))
-
-    return emit

@@ -28,13 +28,14 @@ from typing import Any
 
 import msgspec
 
-from mesh.context import Emit
+from mesh.context import SAID
 from mesh.errors import ConfigError, ProcessDied
 from mesh.handler import Handler
 from mesh.retry import Retry
 from mesh_workers.child import LENGTH, Begun, Call, Ended, Logged, Message, Said
 from mesh_workers.execute import timed_out
 from mesh_workers.outcome import Outcome, Run, TimeLimit, judge
+from mesh_workers.outlets import Say
 
 __all__ = ["Processes", "locate"]
 
@@ -94,7 +95,7 @@ class Processes:
         self,
         handler: Handler[..., Any, Any],
         run: Run,
-        emit: Emit,
+        say: Say | None,
         limit: TimeLimit | None,
         policy: Retry,
         result_limit: int,
@@ -120,7 +121,7 @@ class Processes:
                     timeout.reschedule(None)
                 elif not limit.deadline:
                     timeout.reschedule(asyncio.get_running_loop().time() + limit.seconds)
-                outcome = await child.finish(emit)
+                outcome = await child.finish(say)
         except TimeoutError:
             if limit is not None and (began or limit.deadline):
                 return timed_out(limit, policy)
@@ -213,12 +214,14 @@ class _Child:
                 return
             _pass_on(message)
 
-    async def finish(self, emit: Emit) -> Outcome:
-        """The outcome; what the handler says goes to ``emit``. Raises ``ProcessDied``."""
+    async def finish(self, say: Say | None) -> Outcome:
+        """The outcome; what the handler says goes to ``say``. Raises ``ProcessDied``."""
         message, self._early = self._early or await self._receive(), None
         while not isinstance(message, Ended):
-            if isinstance(message, Said):
-                emit(message.kind, message.data)
+            if isinstance(message, Said) and say is not None:
+                for one in message.events:
+                    # Until there is room: then nothing more is read, and the handler waits too.
+                    await say(one.kind, one.data, one.at, one.joins)
             else:
                 _pass_on(message)
             message = await self._receive()
@@ -262,7 +265,8 @@ class _Child:
 
 def _pass_on(message: Message) -> None:
     if isinstance(message, Logged):
-        logging.getLogger(message.logger).log(message.level, "%s", message.text)
+        extra = {SAID: True} if message.is_event else None
+        logging.getLogger(message.logger).log(message.level, "%s", message.text, extra=extra)
 
 
 _encoder = msgspec.msgpack.Encoder()

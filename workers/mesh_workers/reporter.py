@@ -3,8 +3,10 @@ what handlers it has.
 
 Records gather for ``_GATHER`` seconds and leave in one ledger write. A start whose job ends
 before that write is left out: its outcome says all that it would. While the agent is away
-records wait here; beyond ``_MOST_EVENTS`` further events of handlers are dropped and counted
-(never starts or outcomes).
+records wait here, events of handlers in their ``outlets``, which say what becomes of too many.
+
+What was numbered once is written with that number, however often it takes: the agent may have
+stored it although it did not say so.
 """
 
 from __future__ import annotations
@@ -18,27 +20,35 @@ from mesh.ports import Agent
 from mesh.service import Backoff
 from mesh.wire import Defined, Event, Heartbeat, Record
 from mesh_workers.outcome import Run, start
+from mesh_workers.outlets import Outlets
 
 __all__ = ["Reporter"]
 
 log = logging.getLogger("mesh")
 
 _GATHER = 0.01
-_MOST_EVENTS = 10_000
+_AT_ONCE = 2_000
+"""Events in one write."""
 
 
 class Reporter:
     """Belongs to the worker's event loop; ``run`` is its only task."""
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, outlets: Outlets) -> None:
+        self.outlets = outlets
+        outlets.some = self._wake
         self._agent = agent
         self._starts: dict[tuple[str, int], Run] = {}
         self._events: list[Event] = []
+        """Numbered, and perhaps stored."""
         self._heartbeat: Heartbeat | None = None
         self._defined: Sequence[Defined] = ()
         self._some = asyncio.Event()
         self._writing = asyncio.Lock()
-        self.dropped = 0
+        self._said_dropped = 0
+
+    def _wake(self) -> None:
+        self._some.set()
 
     def started(self, run: Run) -> None:
         self._starts[run.job.id, run.attempt] = run
@@ -47,17 +57,6 @@ class Reporter:
     def ended(self, job_id: str, attempt: int) -> None:
         """The outcome will be written: the start need not be, if it was not yet."""
         self._starts.pop((job_id, attempt), None)
-
-    def event(self, record: Event) -> None:
-        if len(self._events) >= _MOST_EVENTS:
-            if self.dropped == 0:
-                log.warning(
-                    "more than %d events wait for the agent: further ones are dropped", _MOST_EVENTS
-                )
-            self.dropped += 1
-            return
-        self._events.append(record)
-        self._some.set()
 
     def heartbeat(self, record: Heartbeat) -> None:
         self._heartbeat = record
@@ -71,7 +70,7 @@ class Reporter:
     @property
     def has_events(self) -> bool:
         """Whether some wait, or are on their way: then ``flush`` returns after they are written."""
-        return bool(self._events) or self._writing.locked()
+        return bool(self.outlets or self._events) or self._writing.locked()
 
     async def flush(self) -> None:
         """Write all that is here now. Raises ``AgentError``; then it is here still."""
@@ -80,23 +79,42 @@ class Reporter:
                 # An entry of their own: see mesh.wire.
                 await self._agent.append(self._defined)
                 self._defined = ()
-            starts, self._starts = self._starts, {}
-            events, self._events = self._events, []
-            heartbeat, self._heartbeat = self._heartbeat, None
-            records: list[Record] = [
-                *(start(run) for run in starts.values()),
-                *events,
-                *([heartbeat] if heartbeat else []),
-            ]
-            if not records:
-                return
             try:
-                await self._agent.append(records)
+                await self._write()
             except BaseException:
-                self._starts = starts | self._starts
-                self._events = events + self._events
-                self._heartbeat = self._heartbeat or heartbeat
+                self.outlets.agent_is_away = True
+                self.outlets.wake()
                 raise
+            self.outlets.agent_is_away = False
+
+    async def _write(self) -> None:
+        starts, self._starts = self._starts, {}
+        heartbeat, self._heartbeat = self._heartbeat, None
+        records: list[Record] = [start(run) for run in starts.values()]
+        if heartbeat:
+            records.append(heartbeat)
+        was_left = bool(self._events)
+        try:
+            if not was_left:
+                self._events = self.outlets.take()
+            while records or self._events:
+                some = self._events[:_AT_ONCE]
+                await self._agent.append([*records, *some])
+                records, starts, heartbeat = [], {}, None
+                self._events = self._events[len(some) :]
+                if was_left and not self._events:
+                    was_left, self._events = False, self.outlets.take()
+        except BaseException:
+            self._starts = starts | self._starts
+            self._heartbeat = self._heartbeat or heartbeat
+            raise
+        self._say_dropped()
+
+    def _say_dropped(self) -> None:
+        dropped = self.outlets.dropped
+        if dropped >= 2 * self._said_dropped + 1:
+            log.warning("%d events of handlers were dropped so far: the agent was away", dropped)
+            self._said_dropped = dropped
 
     async def run(self) -> None:
         """Write what comes, until cancelled. What is left then needs a ``flush``."""

@@ -19,12 +19,14 @@ from mesh import __version__
 from mesh.app import Mesh
 from mesh.errors import AgentError, ConfigError
 from mesh.job import check_name
+from mesh.job_logs import events_of_logs
 from mesh.ports import Agent
 from mesh.service import Backoff, Service, unique_name
 from mesh.wire import Defined, Envelope, Heartbeat
 from mesh_workers.follow import Following
 from mesh_workers.keeper import LeaseKeeper
 from mesh_workers.lane import Lane
+from mesh_workers.outlets import Outlets
 from mesh_workers.processes import locate
 from mesh_workers.reporter import Reporter
 from mesh_workers.tools import Tools
@@ -73,7 +75,9 @@ class Worker(Service):
             if await Backoff(self.stopping).retry(
                 f"worker on agent {self._agent_name}", lambda: _open(agent), AgentError
             ):
-                await self._work(agent, ready)
+                config = self._app.config
+                with events_of_logs(config.log_events, config.event_size):
+                    await self._work(agent, ready)
         finally:
             await agent.close()
 
@@ -81,7 +85,8 @@ class Worker(Service):
         keeper = LeaseKeeper(
             lambda: self._app.connect_agent(self._agent_name), self._app.config.lease, self._job_in
         )
-        reporter = Reporter(agent)
+        config = self._app.config
+        reporter = Reporter(agent, Outlets(config.persist_events, config.event_size))
         following = Following(agent, self._app.cluster)
         if not await Backoff(self.stopping).retry(
             f"the board of agent {self._agent_name}", following.begin, AgentError

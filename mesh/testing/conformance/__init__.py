@@ -1,7 +1,8 @@
 """Behaviour that every implementation of a port shows.
 
 Subclass ``AgentConformance``, or ``MasterConformance`` and the suites of a master's parts
-(``ConditionsConformance``, ``HistoryConformance``, ``SchedulesConformance``), in a test module
+(``ConditionsConformance``, ``EventsConformance``, ``HistoryConformance``,
+``SchedulesConformance``), in a test module
 and provide its ``harness`` fixture::
 
     class TestMyAgent(AgentConformance):
@@ -15,6 +16,7 @@ from mesh.testing.conformance.agent import AgentConformance as AgentConformance
 from mesh.testing.conformance.agent import AgentHarness as AgentHarness
 from mesh.testing.conformance.agent import make_job as make_job
 from mesh.testing.conformance.conditions import ConditionsConformance as ConditionsConformance
+from mesh.testing.conformance.events import EventsConformance as EventsConformance
 from mesh.testing.conformance.history import HistoryConformance as HistoryConformance
 from mesh.testing.conformance.master import MasterConformance as MasterConformance
 from mesh.testing.conformance.master import MasterHarness as MasterHarness
@@ -24,6 +26,7 @@ __all__ = [
     "AgentConformance",
     "AgentHarness",
     "ConditionsConformance",
+    "EventsConformance",
     "HistoryConformance",
     "MasterConformance",
     "MasterHarness",

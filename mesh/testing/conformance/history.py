@@ -294,7 +294,7 @@ class HistoryConformance:
         master = await harness.connect()
         gone, stays = Story(meta={"a": "b"}), Story(meta={"a": "b"})
         for story in (gone, stays):
-            await record(master, story.accepted(), story.retrying(), story.event(0))
+            await record(master, story.accepted(), story.event(0), story.retrying())
             await record(master, story.finished(2, "w-2", at=20))
         assert await master.remove([gone.id, new_job_id(), "no uuid"]) == {gone.id}
         assert await master.get_jobs([gone.id]) == {}

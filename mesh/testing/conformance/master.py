@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from mesh.errors import LeaseLost, MasterUnavailable
+from mesh.events import attempt_of, start_seq
 from mesh.job import State, new_job_id
 from mesh.ports import AttemptInfo, JobFilter, JobInfo, Lease, Master
 from mesh.retry import Retry
@@ -42,8 +43,9 @@ class MasterHarness(Protocol):
     ttl: float
     """Seconds a lease lasts in the tests. Short where ``pass_time`` really waits."""
 
-    async def connect(self) -> Master:
-        """One more connection to the same master, opened. The harness closes it at the end."""
+    async def connect(self, **settings: Any) -> Master:
+        """One more connection to the same master, opened; ``settings`` are those of
+        ``MasterSettings`` that matter. The harness closes it at the end."""
         ...
 
     def now(self) -> float:
@@ -92,8 +94,10 @@ class Story:
             return Finished(**run, state=state, result=b'{"by":"%s"}' % worker.encode())
         return Finished(**run, state=state, error=ErrorInfo("OSError", "no\0pe", "Traceback …"))
 
-    def event(self, seq: int, kind: str = "progress") -> Event:
-        return Event(self.id, seq, self.begin + seq, kind, b'{"seq":%d}' % seq)
+    def event(self, number: int, kind: str = "progress", attempt: int = 1) -> Event:
+        """What the handler of an attempt said: its first word has the ``number`` 0."""
+        seq = start_seq(attempt) + 1 + number
+        return Event(self.id, seq, self.begin + number, kind, b'{"number":%d}' % number)
 
     def _run(
         self, attempt: int, worker: str, started: float, at: float, lost: int
@@ -191,7 +195,7 @@ class MasterConformance(
             story.retrying(),
             story.started(2, "w-2", at=13),
             story.started(3, "w-3", at=50, lost=1),
-            story.event(1),
+            story.event(1, attempt=3),
             story.finished(3, "w-3", at=51, lost=1),
         ]
         for step in records:
@@ -201,7 +205,8 @@ class MasterConformance(
             await record(master, *records[begin:])
             assert await master.get_jobs([story.id]) == info
             assert await master.attempts(story.id) == attempts
-        assert [e.seq for e in await master.events(story.id)] == [0, 1]
+        said = [(attempt_of(e.seq), e.data) for e in await master.events(story.id)]
+        assert said == [(1, b'{"number":0}'), (3, b'{"number":1}')]
 
     async def test_a_result_may_come_before_the_acceptance(self, harness: MasterHarness) -> None:
         master = await harness.connect()
@@ -283,14 +288,17 @@ class MasterConformance(
     async def test_events_are_kept_in_order(self, harness: MasterHarness) -> None:
         master = await harness.connect()
         story = Story()
-        await record(master, *[story.event(seq) for seq in (2, 0, 1, 3)], story.event(2, "log"))
+        await record(master, *[story.event(n) for n in (2, 0, 1, 3)], story.event(2, "log"))
         events = await master.events(story.id)
+        first = start_seq(1) + 1
         assert [(e.seq, e.kind, e.at) for e in events] == [
-            (seq, "progress", story.begin + seq) for seq in range(4)
+            (first + n, "progress", story.begin + n) for n in range(4)
         ]
-        assert events[3].data == b'{"seq":3}'
-        assert [e.seq for e in await master.events(story.id, after=1, limit=1)] == [2]
+        assert events[3].data == b'{"number":3}'
+        assert [e.seq for e in await master.events(story.id, first + 1, 1)] == [first + 2]
         assert await master.events(new_job_id()) == []
+        await record(master, story.accepted(), story.started())
+        assert await master.last_events([story.id, new_job_id(), "no"]) == {story.id: first + 3}
 
     async def test_unknown_ids_are_missing(self, harness: MasterHarness) -> None:
         master = await harness.connect()

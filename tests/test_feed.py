@@ -1,0 +1,126 @@
+"""Whoever reads a job's events, and whenever: the same ones, in the same order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mesh import feed
+from mesh.events import attempt_of
+from mesh.job import State
+from mesh.ports import EventInfo, MasterSettings
+from mesh.testing.conformance.master import Story, record
+from mesh.wire import Record
+from mesh_master.store import SqlMaster
+
+
+@st.composite
+def lives(draw: st.DrawFn) -> list[Record]:
+    """What a ledger may tell of one job: attempts that end by themselves, and such as are lost,
+    whose worker goes on and says things while the next attempt runs, and after that."""
+    story, at = Story(), 1.0
+    records: list[Record] = [story.accepted()]
+    zombies: list[Iterator[Record]] = []
+    lost = 0
+    for attempt in range(1, draw(st.integers(1, 4)) + 1):
+        worker = f"w-{attempt}"
+        of_attempt: list[Record] = []
+        if draw(st.booleans()):
+            of_attempt.append(story.started(attempt, worker, at, lost))
+        said = draw(st.integers(0, 4))
+        of_attempt += [story.event(n, attempt=attempt) for n in range(said)]
+        fate = draw(st.sampled_from(["retrying", "lost", "lost", "finished"]))
+        end = at + 1
+        last: Record = story.finished(
+            attempt,
+            worker,
+            end,
+            lost,
+            draw(st.sampled_from([State.SUCCEEDED, State.FAILED])),
+        )
+        if fate == "retrying":
+            last = story.retrying(attempt, worker, end, lost)
+        more = [story.event(said + n, attempt=attempt) for n in range(2)]
+        for one in of_attempt:
+            records.append(one)
+            for zombie in zombies:
+                if draw(st.booleans()):
+                    records += [late for late in (next(zombie, None),) if late is not None]
+        if fate == "lost":
+            zombies.append(iter([*more, last, *more]))
+            lost += 1
+        else:
+            records += [*more, last]
+            lost = 0
+            if draw(st.booleans()):
+                records += more  # of a thread that goes on
+        at = end + 10
+        if fate == "finished":
+            break
+    for zombie in zombies:
+        records += zombie
+    return records
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture
+def master(runner: asyncio.Runner, tmp_path: Path) -> Iterator[SqlMaster]:
+    master = SqlMaster(f"sqlite:///{tmp_path / 'mesh.db'}", MasterSettings())
+    runner.run(master.open())
+    yield master
+    runner.run(master.close())
+
+
+def test_a_reader_who_comes_and_goes_misses_nothing(
+    runner: asyncio.Runner, master: SqlMaster
+) -> None:
+    async def read_on(job_id: str, seen: list[EventInfo], limit: int) -> None:
+        seen += await feed.page(master, job_id, seen[-1].seq if seen else -1, limit)
+
+    async def live(records: Sequence[Record], random: Random) -> None:
+        (story_id,) = {getattr(r, "id", None) or r.job.id for r in records}  # type: ignore[union-attr]
+        readers: list[list[EventInfo]] = [[], [], []]
+        left = list(records)
+        while left:
+            count = random.randint(1, 4)
+            await record(master, *left[:count])
+            left = left[count:]
+            for seen in readers:
+                if random.random() < 0.5:
+                    await read_on(story_id, seen, random.choice([1, 2, 1000]))
+        whole = await feed.page(master, story_id)
+        # The ledger may come again, whole or in part.
+        await record(master, *records[random.randrange(len(records)) :])
+        assert await feed.page(master, story_id) == whole
+        for seen in readers:
+            while len(seen) < len(whole):
+                before = len(seen)
+                await read_on(story_id, seen, 3)
+                assert len(seen) > before, "it came behind a reader"
+            assert [(e.seq, e.kind) for e in seen] == [(e.seq, e.kind) for e in whole]
+            # Of an attempt that was lost it may be known only later that it failed.
+            assert [e for e in seen if e.kind != "lifecycle"] == [
+                e for e in whole if e.kind != "lifecycle"
+            ]
+        job = (await master.get_jobs([story_id]))[story_id]
+        if job.finished_at is not None:
+            assert b'"%s"' % job.state.encode() in whole[-1].data
+            assert attempt_of(whole[-1].seq) >= job.attempt
+
+    @settings(max_examples=150, deadline=None)
+    @given(lives(), st.randoms(use_true_random=False))
+    def check(records: list[Record], random: Random) -> None:
+        runner.run(live(records, random))
+
+    check()

@@ -13,17 +13,21 @@ from mesh import __version__
 from mesh.app import Mesh
 from mesh.console import (
     AppArgument,
+    HealthFileOption,
     HttpOption,
     ImportOption,
     JsonOption,
+    MonitorOption,
     WithHttpOption,
     http_role,
     load_app,
+    monitor_at,
     print_json,
     run,
     run_service,
 )
 from mesh.errors import MeshError
+from mesh.health import health
 from mesh.plugins import load, names
 from mesh.ports import Agent, Check, Master
 from mesh.roles import RoleOptions, make_role
@@ -87,12 +91,15 @@ def up(
         int, typer.Option("--concurrency", "-c", help="Jobs at once in each lane.")
     ] = 10,
     imports: ImportOption = None,
+    monitor: MonitorOption = None,
+    health_file: HealthFileOption = None,
     http: HttpOption = None,
     with_http: WithHttpOption = None,
 ) -> None:
     """Run everything in one process: the coordinator, a worker for all lanes, and the HTTP API
     with the dashboard."""
     loaded = load_app(app, imports)
+    monitor_at(loaded, monitor, health_file)
     options = RoleOptions(concurrency=concurrency, http=http)
     roles = [make_role(name, loaded, options) for name in ("coordinator", "worker")]
     run_service(Group("mesh up", [*roles, *http_role(loaded, options, with_http)]), loaded)
@@ -230,6 +237,9 @@ async def _check_schedules(master: Master, zone: str) -> list[Check]:
         active = sum(schedule.state == "active" for schedule in found)
         checks.append(Check("schedules", True, f"{active} active, {len(found) - active} paused"))
     return checks
+
+
+cli.command()(health)
 
 
 @cli.command()

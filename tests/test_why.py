@@ -15,7 +15,7 @@ from mesh.job import TERMINAL, State
 from mesh.ports import Backlog, JobInfo, LimitInfo, Wait
 from mesh.settings import AgentState, AgentStatus, ClusterSettings, LaneState, Mode
 from mesh.wire import Heartbeat, LaneLoad
-from mesh_master.why import Facts, Reason, why
+from mesh_master.why import Reason, Standing, why
 
 NOW = 1_000_000.0
 ID, PARENT = "01a217b2-ac72-7ede-bf8d-d1b51d1ee80c", "01a217b2-ac72-7ede-bf8d-d1b51d1ee80d"
@@ -30,7 +30,7 @@ def worker(name: str = "w-1", agent: str = "a-1", lane: str = "mail", busy: int 
     return Heartbeat(name, NOW - 1, agent, "h", 7, "1", NOW - 99, "running", [load])
 
 
-WELL = Facts(
+WELL = Standing(
     NOW,
     agents={"a-1": None},
     workers=[worker()],
@@ -173,12 +173,12 @@ def test_each_cause_is_told_with_what_to_do(
 def test_what_runs_or_has_ended_waits_for_nothing() -> None:
     assert why(replace(JOB, state=State.RUNNING, worker="w-1"), WELL) == []
     for state in TERMINAL:
-        assert why(replace(JOB, state=state), Facts(NOW)) == []
+        assert why(replace(JOB, state=state), Standing(NOW)) == []
 
 
 def test_all_that_is_in_the_way_is_told() -> None:
-    facts = Facts(NOW, settings(mode=Mode.PASSIVE, lanes={"mail": LaneState.PAUSED}))
-    texts = " | ".join(reason.text for reason in why(JOB, facts))
+    standing = Standing(NOW, settings(mode=Mode.PASSIVE, lanes={"mail": LaneState.PAUSED}))
+    texts = " | ".join(reason.text for reason in why(JOB, standing))
     for part in ("passive", "paused", "no coordinator", "no worker"):
         assert part in texts
 
@@ -199,13 +199,13 @@ def test_there_is_always_an_answer(
     due_at: float | None,
     workers: list[Heartbeat],
 ) -> None:
-    facts = replace(
+    standing = replace(
         WELL,
         settings=settings(mode=mode, lanes={"mail": lane}),
         leases=WELL.leases if coordinated else {},
         workers=workers,
     )
-    reasons = why(replace(JOB, state=state, due_at=due_at), facts)
+    reasons = why(replace(JOB, state=state, due_at=due_at), standing)
     assert reasons
     assert all(isinstance(reason, Reason) and reason.text for reason in reasons)
     assert all(reason.advice for reason in reasons if reason.trouble)

@@ -28,12 +28,13 @@ from mesh.filter import JobFilter
 from mesh.history import cancellable, removable, retryable
 from mesh.job import TERMINAL, State, check_job_id
 from mesh.ports import AttemptInfo, EventInfo, JobInfo
+from mesh_master.circumstances import find_standing
 from mesh_master.enqueue_command import enqueue_job
-from mesh_master.facts import find_facts
+from mesh_master.failure_commands import show_failures
 from mesh_master.job_display import duration, print_event, show_reasons, show_story, show_troubles
 from mesh_master.job_options import Chosen, takes_where
 from mesh_master.redacting import shown_event, shown_job
-from mesh_master.why import Facts, Reason, why
+from mesh_master.why import Reason, Standing, why
 
 __all__ = ["jobs"]
 
@@ -72,15 +73,15 @@ def list_jobs(
     mesh = find_app(app, master)
     where = replace(chosen.filter(mesh), limit=limit, before=before)
 
-    async def look(mesh: Mesh) -> tuple[list[JobInfo], Facts | None]:
+    async def look(mesh: Mesh) -> tuple[list[JobInfo], Standing | None]:
         found = await (await mesh.master()).list_jobs(where)
         unfinished = [job for job in found if job.state not in TERMINAL]
         if as_json or not unfinished:
             return found, None
-        return found, await find_facts(mesh, unfinished, thorough=False)
+        return found, await find_standing(mesh, unfinished, thorough=False)
 
-    seen, facts = ask(mesh, look)
-    found = [shown_job(mesh.redactor, job) for job in seen]
+    found, standing = ask(mesh, look)
+    found = [shown_job(mesh.redactor, job) for job in found]
     if as_json:
         print_json(found)
         return
@@ -97,8 +98,8 @@ def list_jobs(
             job.error_type or "",
         )
     print_table(rows)
-    if facts is not None:
-        show_troubles(found, facts)
+    if standing is not None:
+        show_troubles(found, standing)
     if len(found) == limit:
         typer.echo(f"more: --before {where.next_page(found[-1]).before}")
 
@@ -120,7 +121,7 @@ def show_job(
         m = await mesh.master()
         job = await _get(mesh, wanted)
         is_over = job.state in TERMINAL
-        reasons = [] if is_over else why(job, await find_facts(mesh, [job], thorough=True))
+        reasons = [] if is_over else why(job, await find_standing(mesh, [job], thorough=True))
         return job, await m.attempts(wanted), await feed.page(m, wanted), reasons
 
     mesh = find_app(app, master)
@@ -183,6 +184,7 @@ async def _get(mesh: Mesh, job_id: str) -> JobInfo:
 # doing ---------------------------------------------------------------------------------------
 
 jobs.command("enqueue")(enqueue_job)
+jobs.command("failures")(show_failures)
 
 
 @jobs.command("retry")

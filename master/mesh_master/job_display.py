@@ -9,7 +9,7 @@ from mesh.console import moment
 from mesh.events import Lifecycle
 from mesh.job import Priority
 from mesh.ports import AttemptInfo, EventInfo, JobInfo
-from mesh_master.why import Facts, Reason, why
+from mesh_master.why import Reason, Standing, why
 
 __all__ = ["duration", "print_event", "show_reasons", "show_story", "show_troubles"]
 
@@ -88,11 +88,11 @@ def show_reasons(reasons: list[Reason]) -> None:
             typer.echo(f"{'':<10} → {reason.advice}")
 
 
-def show_troubles(jobs: list[JobInfo], facts: Facts) -> None:
+def show_troubles(jobs: list[JobInfo], standing: Standing) -> None:
     """What keeps these jobs that does not go away by itself, once for all that it keeps."""
     kept: dict[Reason, int] = {}
     for job in jobs:
-        for reason in why(job, facts):
+        for reason in why(job, standing):
             if reason.trouble:
                 kept[reason] = kept.get(reason, 0) + 1
     for reason, count in kept.items():

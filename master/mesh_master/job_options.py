@@ -33,6 +33,9 @@ def _options(
     workflow: Annotated[str | None, typer.Option(help="Of this workflow.")] = None,
     parent: Annotated[str | None, typer.Option(help="Enqueued by this job's handler.")] = None,
     error: Annotated[str | None, typer.Option(help="Failed with this type of error.")] = None,
+    fingerprint: Annotated[
+        str | None, typer.Option(help="Failed alike, as 'mesh jobs failures' shows.")
+    ] = None,
     since: Annotated[
         str | None,
         typer.Option(

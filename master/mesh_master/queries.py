@@ -231,6 +231,7 @@ def _job(row: Row[Any]) -> JobInfo:
         error_type=row.error_type,
         error_message=row.error_message,
         error_traceback=row.error_traceback,
+        fingerprint=row.fingerprint,
         meta=None if row.meta is None else _meta.decode(row.meta),
         schedule=row.schedule,
         slot=row.slot,

@@ -1,7 +1,7 @@
 """Why a job does not run, and what to do.
 
-Pure: what is known of the job and its cluster becomes sentences. ``mesh_master.facts`` finds
-what is known.
+Pure: what is known of the job and its cluster becomes sentences. ``mesh_master.circumstances``
+finds what is known.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mesh.ports import Backlog, JobInfo, LimitInfo, Wait
 from mesh.settings import AgentState, ClusterSettings, LaneState, Mode
 from mesh.wire import Heartbeat
 
-__all__ = ["Reason", "Facts", "why"]
+__all__ = ["Reason", "Standing", "why"]
 
 _SHOWN = 3
 """Parents of a job that are named."""
@@ -33,7 +33,7 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class Standing:
     """What is known of a cluster, as far as it concerns some jobs."""
 
     now: float
@@ -56,7 +56,7 @@ class Facts:
     """The jobs that those wait for."""
 
 
-def why(job: JobInfo, facts: Facts) -> list[Reason]:
+def why(job: JobInfo, standing: Standing) -> list[Reason]:
     """All that keeps a job from running now, what decides first. Empty: it has ended, or runs.
 
     What comes later in the job's way is told as well, so that who mends the first finds no second.
@@ -64,18 +64,18 @@ def why(job: JobInfo, facts: Facts) -> list[Reason]:
     if job.state in TERMINAL:
         return []
     if job.state is State.RUNNING:
-        return list(_runs(job, facts))
-    is_due = job.due_at is None or job.due_at <= facts.now
-    reasons = [*_expired(job, facts), *_mode(facts)]
+        return list(_runs(job, standing))
+    is_due = job.due_at is None or job.due_at <= standing.now
+    reasons = [*_expired(job, standing), *_mode(standing)]
     if job.state is State.WAITING:
-        reasons += _parents(job, facts)
+        reasons += _parents(job, standing)
     elif job.state is State.SCHEDULED:
-        reasons += _held(job, facts)
+        reasons += _held(job, standing)
     else:
-        reasons += _sent(job, facts)
-    reasons += _duties(job, facts)
+        reasons += _sent(job, standing)
+    reasons += _duties(job, standing)
     if job.state is not State.WAITING and is_due:
-        reasons += _workers(job, facts)
+        reasons += _workers(job, standing)
     if not reasons:
         what = "hand it to an agent" if job.state is State.SCHEDULED else "start it"
         who = "a coordinator" if job.state is State.SCHEDULED else "a worker"
@@ -83,8 +83,8 @@ def why(job: JobInfo, facts: Facts) -> list[Reason]:
     return reasons
 
 
-def _runs(job: JobInfo, facts: Facts) -> Iterator[Reason]:
-    if job.worker is not None and all(beat.worker != job.worker for beat in facts.workers):
+def _runs(job: JobInfo, standing: Standing) -> Iterator[Reason]:
+    if job.worker is not None and all(beat.worker != job.worker for beat in standing.workers):
         yield Reason(
             f"it runs, but its worker {job.worker} has not been heard of lately: if that is dead, "
             "another takes the job over when its lease ends",
@@ -93,26 +93,26 @@ def _runs(job: JobInfo, facts: Facts) -> Iterator[Reason]:
         )
 
 
-def _expired(job: JobInfo, facts: Facts) -> Iterator[Reason]:
-    if job.expires_at is not None and job.expires_at <= facts.now and job.started_at is None:
+def _expired(job: JobInfo, standing: Standing) -> Iterator[Reason]:
+    if job.expires_at is not None and job.expires_at <= standing.now and job.started_at is None:
         yield Reason(
             f"it was to start by {_moment(job.expires_at)}: it will not, and ends expired as soon "
             "as somebody has it in hand"
         )
 
 
-def _mode(facts: Facts) -> Iterator[Reason]:
-    mode = facts.settings.mode
+def _mode(standing: Standing) -> Iterator[Reason]:
+    mode = standing.settings.mode
     if mode is not Mode.ACTIVE:
         yield Reason(
             f"the cluster is {mode}, so no job starts", "mesh cluster mode active", trouble=True
         )
 
 
-def _parents(job: JobInfo, facts: Facts) -> Iterator[Reason]:
-    parents = facts.waits.get(job.id, Wait()).parents
+def _parents(job: JobInfo, standing: Standing) -> Iterator[Reason]:
+    parents = standing.waits.get(job.id, Wait()).parents
     for parent, outcome in list(parents.items())[:_SHOWN]:
-        it = facts.parents.get(parent)
+        it = standing.parents.get(parent)
         end = "end" if outcome == "finished" else outcome
         if it is None:
             yield Reason(
@@ -131,13 +131,13 @@ def _parents(job: JobInfo, facts: Facts) -> Iterator[Reason]:
         yield Reason("what it waited for has ended: a coordinator is about to let it go")
 
 
-def _held(job: JobInfo, facts: Facts) -> Iterator[Reason]:
-    wait = facts.waits.get(job.id, Wait())
-    if job.due_at is not None and job.due_at > facts.now:
-        yield Reason(f"it is due at {_moment(job.due_at)}, in {_span(job.due_at - facts.now)}")
+def _held(job: JobInfo, standing: Standing) -> Iterator[Reason]:
+    wait = standing.waits.get(job.id, Wait())
+    if job.due_at is not None and job.due_at > standing.now:
+        yield Reason(f"it is due at {_moment(job.due_at)}, in {_span(job.due_at - standing.now)}")
     else:
         yield from map(_limit, wait.limits)
-    state = facts.settings.lane(job.lane)
+    state = standing.settings.lane(job.lane)
     if state is LaneState.DRAINING:
         yield Reason(
             f"the lane {job.lane} is draining: its new jobs stay on the master",
@@ -146,7 +146,7 @@ def _held(job: JobInfo, facts: Facts) -> Iterator[Reason]:
         )
     elif state is LaneState.PAUSED:
         yield _paused(job.lane)
-    yield from _no_agent(job, wait, facts)
+    yield from _no_agent(job, wait, standing)
 
 
 def _limit(limit: LimitInfo) -> Reason:
@@ -163,8 +163,8 @@ def _limit(limit: LimitInfo) -> Reason:
     return Reason(f"the limit {limit.key} lets {pace} begin, and others come first")
 
 
-def _no_agent(job: JobInfo, wait: Wait, facts: Facts) -> Iterator[Reason]:
-    if wait.agent is not None and wait.agent not in facts.agents:
+def _no_agent(job: JobInfo, wait: Wait, standing: Standing) -> Iterator[Reason]:
+    if wait.agent is not None and wait.agent not in standing.agents:
         yield Reason(
             f"it may go to the agent {wait.agent} alone, which is not in the cluster",
             f"mesh agents add {wait.agent} URL, or mesh jobs cancel {job.id}",
@@ -173,7 +173,7 @@ def _no_agent(job: JobInfo, wait: Wait, facts: Facts) -> Iterator[Reason]:
         return
     serving = [
         name
-        for name, lanes in facts.agents.items()
+        for name, lanes in standing.agents.items()
         if (lanes is None or job.lane in lanes) and wait.agent in (None, name)
     ]
     if not serving:
@@ -184,37 +184,37 @@ def _no_agent(job: JobInfo, wait: Wait, facts: Facts) -> Iterator[Reason]:
             trouble=True,
         )
         return
-    stopped = [*_stopped(serving, facts)]
+    stopped = [*_stopped(serving, standing)]
     if len(stopped) == len(serving):
         yield from stopped
 
 
-def _stopped(agents: Sequence[str], facts: Facts) -> Iterator[Reason]:
+def _stopped(agents: Sequence[str], standing: Standing) -> Iterator[Reason]:
     """One for each of the agents that takes no jobs."""
     for name in agents:
-        if facts.settings.agent(name).state is AgentState.DRAINING:
+        if standing.settings.agent(name).state is AgentState.DRAINING:
             yield Reason(
                 f"the agent {name} is draining: it gets no jobs, and none starts there",
                 f"give the cluster another: mesh agents add NAME URL; or bring it back: "
                 f"mesh agents add {name} URL",
                 trouble=True,
             )
-        elif name in facts.unreachable:
+        elif name in standing.unreachable:
             yield Reason(
-                f"the agent {name} cannot be reached: {facts.unreachable[name]}",
+                f"the agent {name} cannot be reached: {standing.unreachable[name]}",
                 "start its server, or mend the way to it; workers and coordinators connect again "
                 "by themselves",
                 trouble=True,
             )
 
 
-def _sent(job: JobInfo, facts: Facts) -> Iterator[Reason]:
-    if facts.settings.lane(job.lane) is LaneState.PAUSED:
+def _sent(job: JobInfo, standing: Standing) -> Iterator[Reason]:
+    if standing.settings.lane(job.lane) is LaneState.PAUSED:
         yield _paused(job.lane)
     if job.agent is not None:
-        yield from _stopped([job.agent], facts)
-    if job.due_at is not None and job.due_at > facts.now:
-        when = f"{_moment(job.due_at)}, in {_span(job.due_at - facts.now)}"
+        yield from _stopped([job.agent], standing)
+    if job.due_at is not None and job.due_at > standing.now:
+        when = f"{_moment(job.due_at)}, in {_span(job.due_at - standing.now)}"
         if job.state is State.RETRYING:
             yield Reason(
                 f"attempt {job.attempt} ended with {job.error_type}; the next is at {when}"
@@ -227,12 +227,12 @@ def _paused(lane: str) -> Reason:
     return Reason(f"the lane {lane} is paused", f"mesh lanes resume {lane}", trouble=True)
 
 
-def _duties(job: JobInfo, facts: Facts) -> Iterator[Reason]:
-    if not facts.leases:
+def _duties(job: JobInfo, standing: Standing) -> Iterator[Reason]:
+    if not standing.leases:
         held = job.state in (State.SCHEDULED, State.WAITING)
         means = "nobody hands it to an agent" if held else "this may be old: it may run already"
         yield Reason(f"no coordinator runs, so {means}", "mesh master APP", trouble=True)
-    elif job.agent is not None and f"recorder:{job.agent}" not in facts.leases:
+    elif job.agent is not None and f"recorder:{job.agent}" not in standing.leases:
         yield Reason(
             f"no coordinator records what happens on the agent {job.agent}, so this may be old",
             "check that a coordinator can reach it: mesh doctor APP, and its log",
@@ -240,8 +240,8 @@ def _duties(job: JobInfo, facts: Facts) -> Iterator[Reason]:
         )
 
 
-def _workers(job: JobInfo, facts: Facts) -> Iterator[Reason]:
-    running = [beat for beat in facts.workers if beat.state == "running"]
+def _workers(job: JobInfo, standing: Standing) -> Iterator[Reason]:
+    running = [beat for beat in standing.workers if beat.state == "running"]
     serving = [w for w in running if any(load.lane == job.lane for load in w.lanes)]
     here = [w for w in serving if job.agent in (None, w.agent)]
     if not here:
@@ -256,7 +256,7 @@ def _workers(job: JobInfo, facts: Facts) -> Iterator[Reason]:
             trouble=True,
         )
         return
-    if job.name not in facts.handlers:
+    if job.name not in standing.handlers:
         yield Reason(
             f"no worker ever told of a handler named {job.name}: workers give such a job back some "
             "times, and then it fails",
@@ -266,7 +266,7 @@ def _workers(job: JobInfo, facts: Facts) -> Iterator[Reason]:
     loads = [load for w in here for load in w.lanes if load.lane == job.lane]
     slots, busy = sum(load.concurrency for load in loads), sum(load.running for load in loads)
     if busy >= slots:
-        waiting = facts.backlog.get(job.lane)
+        waiting = standing.backlog.get(job.lane)
         others = f", and {waiting.sent} jobs wait for one on agents" if waiting else ""
         yield Reason(
             f"all {slots} slots of the lane {job.lane} are taken{others}",

@@ -16,7 +16,7 @@ from mesh import AgentUnavailable, JobHandle, Mesh, PublishOutcomeUnknown, State
 from mesh.roles import RoleOptions, make_role
 from mesh.service import Group
 from mesh.testing.servers import NatsServer, PostgresServer, free_port
-from mesh_master.facts import find_facts
+from mesh_master.circumstances import find_standing
 from mesh_master.why import why
 
 from .processes import MESH
@@ -105,7 +105,7 @@ async def test_without_its_agent_a_job_is_held_on_the_master(
         assert await job.status() is State.SCHEDULED
         async with make_app(nats, app.config.master or "") as asking:
             seen = await job.info()
-            reasons = why(seen, await find_facts(asking, [seen], thorough=True))
+            reasons = why(seen, await find_standing(asking, [seen], thorough=True))
         assert any("nats-1 cannot be reached" in reason.text for reason in reasons)
         nats.start()
         assert await job.result(60) == 4

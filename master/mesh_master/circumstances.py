@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Sequence
 
 from mesh.app import Mesh
 from mesh.errors import AgentError
 from mesh.job import TERMINAL
 from mesh.ports import JobInfo
-from mesh_master.standing import all_agents
-from mesh_master.why import Facts
+from mesh_master.why import Standing
 
-__all__ = ["find_facts"]
+__all__ = ["find_standing"]
 
 
-async def find_facts(mesh: Mesh, jobs: Sequence[JobInfo], *, thorough: bool) -> Facts:
-    """Those about these jobs. ``thorough`` also tries the cluster's agents, which takes some
-    seconds where one is away, and counts what waits. Raises ``MasterError``."""
+async def find_standing(mesh: Mesh, jobs: Sequence[JobInfo], *, thorough: bool) -> Standing:
+    """For these jobs. ``thorough`` also tries the cluster's agents, which takes some seconds
+    where one is away, and counts what waits. Raises ``MasterError``."""
     master = await mesh.master()
     await mesh.meet_agents()
     agents: dict[str, Collection[str] | None] = {
@@ -26,12 +26,11 @@ async def find_facts(mesh: Mesh, jobs: Sequence[JobInfo], *, thorough: bool) -> 
     }
     waits = await master.waits([job.id for job in jobs if job.state not in TERMINAL])
     parents = sorted({parent for wait in waits.values() for parent in wait.parents})
-    reached = await all_agents(mesh) if thorough else {}
-    return Facts(
+    return Standing(
         now=mesh.now(),
         settings=await master.cluster_settings(),
         agents=agents,
-        unreachable={n: str(a) for n, a in reached.items() if isinstance(a, AgentError)},
+        unreachable=await _unreachable(mesh) if thorough else {},
         workers=await master.workers(seen_after=mesh.now() - 3 * mesh.config.heartbeat),
         leases=await master.leases(),
         handlers={handler.name for handler in await master.handlers()},
@@ -39,3 +38,16 @@ async def find_facts(mesh: Mesh, jobs: Sequence[JobInfo], *, thorough: bool) -> 
         waits=waits,
         parents=await master.get_jobs(parents),
     )
+
+
+async def _unreachable(mesh: Mesh) -> dict[str, str]:
+    async def problem(name: str) -> str | None:
+        try:
+            await mesh.agent(name)
+        except AgentError as error:
+            return str(error)
+        return None
+
+    names = list(mesh.config.agents)
+    found = zip(names, await asyncio.gather(*map(problem, names)), strict=True)
+    return {name: text for name, text in found if text is not None}

@@ -108,7 +108,7 @@ def test_jobs_are_listed(shell: Shell) -> None:
 
 def test_a_job_is_shown_with_its_story(shell: Shell) -> None:
     story = Story(meta={"tenant": "7"})
-    shell.record(story.accepted(), story.retrying(), story.event(0))
+    shell.record(story.accepted(), story.started(), story.event(0), story.retrying())
     shell.record(story.finished(2, "w-2", at=20, state=State.FAILED))
     text = shell.mesh("jobs", "show", story.id)
     for part in (

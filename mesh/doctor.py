@@ -74,7 +74,10 @@ async def _check_cluster(master: Master) -> list[Check]:
         checks.append(Check(f"lane {lane}", False, f"is {state}", f"mesh lanes resume {lane}"))
     for name, status in settings.agents.items():
         if status.state is not AgentState.ACTIVE:
-            advice = f"to use it again: mesh agents add {name} URL; else: mesh agents rm {name}"
+            advice = (
+                f"to use it again: mesh agents add {name} URL; once it is removed (mesh agents "
+            )
+            advice += f"rm {name}), take it out of the configuration too"
             checks.append(Check(f"agent {name}", False, f"is {status.state}", advice))
     if leases := await master.leases():
         count = len(set(leases.values()))

@@ -15,6 +15,7 @@ from mesh.console import (
     AppArgument,
     ImportOption,
     JsonOption,
+    LogJsonOption,
     load_app,
     print_json,
     run,
@@ -83,12 +84,13 @@ def up(
         int, typer.Option("--concurrency", "-c", help="Jobs at once in each lane.")
     ] = 10,
     imports: ImportOption = None,
+    log_json: LogJsonOption = False,
 ) -> None:
     """Run everything in one process: the coordinator, and a worker for all lanes."""
     loaded = load_app(app, imports)
     options = RoleOptions(concurrency=concurrency)
     roles = [make_role(name, loaded, options) for name in ("coordinator", "worker")]
-    run_service(Group("mesh up", roles), loaded)
+    run_service(Group("mesh up", roles), loaded, log_json)
 
 
 @cli.command()

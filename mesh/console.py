@@ -21,6 +21,7 @@ from mesh.app import Mesh
 from mesh.clock import to_datetime
 from mesh.discovery import import_all
 from mesh.errors import ConfigError, did_you_mean
+from mesh.middleware import JsonFormatter
 from mesh.service import Service
 
 # rich takes long to import, and most commands print no table.
@@ -33,6 +34,7 @@ __all__ = [
     "AppOption",
     "ImportOption",
     "JsonOption",
+    "LogJsonOption",
     "MasterOption",
     "ask",
     "fail",
@@ -77,6 +79,14 @@ ImportOption = Annotated[
         "--import",
         metavar="MODULE",
         help="A module with handlers of the app, or a package of such, to import. Repeatable.",
+    ),
+]
+LogJsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--log-json",
+        envvar="MESH_LOG_JSON",
+        help="Log a JSON object a line, with the job, attempt and lane that it is about.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
@@ -153,16 +163,16 @@ def _new_runner() -> asyncio.Runner:
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
-def run_service(service: Service, app: Mesh) -> None:
+def run_service(service: Service, app: Mesh, log_json: bool = False) -> None:
     """Run a service until it ends or SIGINT or SIGTERM comes; a second one ends it at once.
 
     Does not return if handlers are still running then: the process exits, since Python would
     wait for them for ever.
     """
-    logging.basicConfig(
-        level=os.environ.get("MESH_LOG", "INFO").upper(),
-        format="%(asctime)s %(levelname)-7s %(message)s",
-    )
+    output = logging.StreamHandler()
+    plain = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s")
+    output.setFormatter(JsonFormatter() if log_json else plain)
+    logging.basicConfig(level=os.environ.get("MESH_LOG", "INFO").upper(), handlers=[output])
     status = 0
     # Closing the event loop waits for whatever handlers have left in it, perhaps for ever.
     overdue = threading.Timer(_LAST_MOMENT, lambda: _leave(status, "handlers"))

@@ -14,6 +14,7 @@ from mesh.console import (
     AppOption,
     ImportOption,
     JsonOption,
+    LogJsonOption,
     MasterOption,
     ask,
     find_app,
@@ -61,12 +62,17 @@ def register(cli: typer.Typer) -> None:
     cli.add_typer(db, name="db")
 
 
-def master(app: AppArgument, agent: AgentsOption = None, imports: ImportOption = None) -> None:
+def master(
+    app: AppArgument,
+    agent: AgentsOption = None,
+    imports: ImportOption = None,
+    log_json: LogJsonOption = False,
+) -> None:
     """Run the master's duties (recorders, dispatcher, scheduler, janitor) until SIGTERM or Ctrl-C.
     Any number of processes may do so."""
     loaded = load_app(app, imports)
     options = RoleOptions(agents=tuple(agent or ()))
-    run_service(make_role("coordinator", loaded, options), loaded)
+    run_service(make_role("coordinator", loaded, options), loaded, log_json)
 
 
 def workers(

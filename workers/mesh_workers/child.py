@@ -26,6 +26,7 @@ import msgspec
 
 from mesh.context import DONE, SAID, Context
 from mesh.handler import Handler
+from mesh.job_logs import RUNNING
 from mesh.retry import Retry
 from mesh.wire import Envelope, ErrorInfo
 from mesh_workers.around import surround
@@ -203,6 +204,7 @@ def _read(pipe: _Pipe, calls: SimpleQueue[Call | None], busy: threading.Event) -
 
 
 def _run(call: Call, pipe: _Pipe, voice: _Voice) -> Outcome:
+    RUNNING.set(call)
     try:
         handler = _find(call)
     except BaseException as error:  # a module may do anything when it is imported

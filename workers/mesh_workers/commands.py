@@ -8,7 +8,15 @@ import msgspec
 import typer
 
 from mesh.app import Mesh
-from mesh.console import AgentsOption, AppArgument, ImportOption, load_app, run, run_service
+from mesh.console import (
+    AgentsOption,
+    AppArgument,
+    ImportOption,
+    LogJsonOption,
+    load_app,
+    run,
+    run_service,
+)
 from mesh.errors import ConfigError, did_you_mean
 from mesh.roles import RoleOptions, WorkerMode, make_role
 from mesh_workers.supervise import Supervisor
@@ -57,6 +65,7 @@ def worker(
         ),
     ] = 1,
     imports: ImportOption = None,
+    log_json: LogJsonOption = False,
 ) -> None:
     """Run a worker until SIGTERM or Ctrl-C; it then finishes what runs within the grace time."""
     loaded = load_app(app, imports)
@@ -67,11 +76,11 @@ def worker(
         arguments += [word for text in lane or () for word in ("--lane", text)]
         arguments += [word for name in agent or () for word in ("--agent", name)]
         arguments += [word for module in imports or () for word in ("--import", module)]
-        arguments += ["--mode", _parse_mode(mode)]
+        arguments += ["--mode", _parse_mode(mode), *(["--log-json"] if log_json else [])]
         if mode == "drain":
             raise ConfigError("--mode drain ends when the agents are empty: leave out --processes")
         patience = loaded.config.grace + _LAST_WORDS
-        run_service(Supervisor(arguments, processes, patience), loaded)
+        run_service(Supervisor(arguments, processes, patience), loaded, log_json)
         return
     options = RoleOptions(
         lanes=dict(_parse_lane(text, concurrency) for text in lane or ()),
@@ -79,7 +88,7 @@ def worker(
         agents=tuple(agent or ()),
         mode=_parse_mode(mode),
     )
-    run_service(make_role("worker", loaded, options), loaded)
+    run_service(make_role("worker", loaded, options), loaded, log_json)
 
 
 async def _meet_agents(app: Mesh) -> None:

@@ -19,10 +19,11 @@ from typing import Any, Literal, get_type_hints
 import msgspec
 
 from mesh.clock import parse_duration
-from mesh.errors import ConfigError, did_you_mean
+from mesh.errors import ConfigError, InvalidSchedule, did_you_mean
 from mesh.events import Kind
 from mesh.job import TERMINAL, State, check_name
 from mesh.limits import LimitRules
+from mesh.place import Place
 from mesh.prefix import Prefix
 from mesh.recurring import Existing, Orphaned
 from mesh.retry import DEFAULT_RETRY, Retry
@@ -102,10 +103,16 @@ class Config:
     prefix: str = ""
     """In front of the names of the app's handlers, lanes and schedules, and of its keys, as in
     `shop-`: for apps that share a cluster."""
+    timezone: str = "UTC"
+    """The zone, by its IANA name, in which schedules that name none are read. It is the
+    coordinators' that counts."""
     schedules_existing: Existing = "update_from_code"
     """When a process starts whose code has a schedule that the master has otherwise."""
     schedules_orphaned: Orphaned = "disable"
     """What becomes of a schedule that no living process of the app has in its code any more."""
+    http: str = "127.0.0.1:8642"
+    """Where the HTTP API and the dashboard listen, or `off`. While sign-in is off this must be an
+    address of the machine itself."""
     sign_in: SignIn = "auto"
     """`auto`: as soon as there is a user, an API key, `jwt` or a hook, the HTTP API lets in none
     who does not sign in; before, it is open, on this machine alone. `required`: from the start."""
@@ -117,6 +124,15 @@ class Config:
     """Names of fields whose values are hidden wherever jobs are shown: `password,token`."""
     operators_may: tuple[OperatorMay, ...] = ("retry", "cancel", "remove")
     """What those with the scope `operate` may do with jobs of `kind="user"`."""
+
+    otel: bool = False
+    """OpenTelemetry's spans and metrics of every job, as with `middleware=[OpenTelemetry()]`."""
+
+    monitor: str | None = None
+    """Where a worker or master process answers `/health/live`, `/health/ready` and `/metrics` by
+    HTTP: a port of 127.0.0.1, or `HOST:PORT`."""
+    health_file: str | None = None
+    """A file to which a worker or master process writes every 5 seconds how it is."""
 
     given: frozenset[str] = frozenset()
     """The keys that were given, and so are not the cluster's to set. Not a key itself."""
@@ -226,6 +242,8 @@ def _convert(place: str, key: str, value: Any) -> Any:
         return _convert_retry(place, value)
     if key == "retention":
         return _convert_retention(place, value)
+    if key == "monitor":
+        return str(Place.parse(str(value)))
     if key == "jwt":
         return JwtRules.parse(place, value)
     if key in ("redact", "operators_may", "persist_events") and isinstance(value, str):
@@ -240,12 +258,24 @@ def _convert(place: str, key: str, value: Any) -> Any:
             Prefix(converted)
         except ValueError as error:
             raise ConfigError(f"{place}: {key}={value!r}: {error}") from None
+    if key == "timezone":
+        return _zone_name(place, converted)
     if isinstance(converted, int | float) and not (
         0 < converted < inf or (converted == 0 and key not in _POSITIVE)
     ):
         least = "above 0" if key in _POSITIVE else "0 or more"
         raise ConfigError(f"{place}: {key}={value!r}: must be a number, {least}")
     return converted
+
+
+def _zone_name(place: str, value: str) -> str:
+    # Not above: programs that only enqueue start faster without the language.
+    from mesh.schedule.zones import zone_named
+
+    try:
+        return zone_named(value).name
+    except InvalidSchedule as error:
+        raise ConfigError(f"{place}: timezone={value!r}: {error}") from None
 
 
 def _convert_to(kind: Any, place: str, key: str, value: Any) -> Any:

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import msgspec
@@ -22,7 +23,10 @@ from mesh.clock import to_datetime
 from mesh.discovery import import_all
 from mesh.errors import ConfigError, did_you_mean
 from mesh.middleware import JsonFormatter
-from mesh.service import Service
+from mesh.monitor import doors
+from mesh.place import Place
+from mesh.roles import RoleOptions, make_role
+from mesh.service import Group, Service
 
 # rich takes long to import, and most commands print no table.
 if TYPE_CHECKING:
@@ -33,14 +37,20 @@ __all__ = [
     "AppArgument",
     "AppOption",
     "ImportOption",
+    "HealthFileOption",
+    "HttpOption",
     "JsonOption",
     "LogJsonOption",
     "MasterOption",
+    "MonitorOption",
+    "WithHttpOption",
     "ask",
     "fail",
     "find_app",
+    "http_role",
     "load_app",
     "moment",
+    "monitor_at",
     "print_json",
     "print_table",
     "run",
@@ -89,6 +99,36 @@ LogJsonOption = Annotated[
         help="Log a JSON object a line, with the job, attempt and lane that it is about.",
     ),
 ]
+MonitorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--monitor",
+        metavar="[HOST:]PORT",
+        help="Answer /health/live, /health/ready and /metrics there, by HTTP. Default: the app's "
+        "'monitor' setting, else nowhere.",
+    ),
+]
+HealthFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--health-file",
+        help="Write every 5 s to this file how the process is. Default: the app's 'health_file' "
+        "setting, else none.",
+    ),
+]
+HttpOption = Annotated[
+    str | None,
+    typer.Option(
+        "--http",
+        envvar="MESH_HTTP",
+        metavar="HOST:PORT",
+        help="Where the HTTP API and the dashboard listen, or 'off'. Default: 127.0.0.1:8642.",
+    ),
+]
+WithHttpOption = Annotated[
+    bool | None,
+    typer.Option("--with-http/--no-http", help="Default: with it, if jobmesh[api] is installed."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 
@@ -131,6 +171,28 @@ def _load_app(path: str) -> Mesh:
     return app
 
 
+def monitor_at(app: Mesh, place: str | None, file: Path | None) -> None:
+    """What the command line says of how the process tells of itself. Raises ``ConfigError``."""
+    if place is not None:
+        app.monitor.place = Place.parse(place)
+    if file is not None:
+        app.monitor.file = file
+
+
+def http_role(app: Mesh, options: RoleOptions, wanted: bool | None) -> list[Service]:
+    """The HTTP API, if it is wanted; ``None`` is if it can be had. Raises ``ConfigError``."""
+    if wanted is False or (options.http or app.config.http) == "off":
+        return []
+    is_asked_for = wanted or options.http is not None
+    try:
+        return [make_role("api", app, options)]
+    except ConfigError as error:
+        if is_asked_for:
+            raise
+        log.info("no dashboard: %s", error)
+        return []
+
+
 def find_app(app: str | None, master: str | None) -> Mesh:
     """The app for a command that needs a cluster but no handlers: an app, a master's URL, or
     what the environment and ``mesh.toml`` say. Raises ``ConfigError``."""
@@ -163,8 +225,11 @@ def _new_runner() -> asyncio.Runner:
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
-def run_service(service: Service, app: Mesh, log_json: bool = False) -> None:
+def run_service(
+    service: Service, app: Mesh, *, is_monitored: bool = True, log_json: bool = False
+) -> None:
     """Run a service until it ends or SIGINT or SIGTERM comes; a second one ends it at once.
+    ``is_monitored``: behind the doors that the app's monitor asks for.
 
     Does not return if handlers are still running then: the process exits, since Python would
     wait for them for ever.
@@ -173,6 +238,12 @@ def run_service(service: Service, app: Mesh, log_json: bool = False) -> None:
     plain = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s")
     output.setFormatter(JsonFormatter() if log_json else plain)
     logging.basicConfig(level=os.environ.get("MESH_LOG", "INFO").upper(), handlers=[output])
+    # It tells of its plugins while it is imported, before anybody there can say otherwise.
+    if (alembic := logging.getLogger("alembic")).level == logging.NOTSET:
+        alembic.setLevel(logging.WARNING)
+    if is_monitored and (members := doors(app.monitor)):
+        # They open first and close last, so that they tell of the beginning and of the end.
+        service = Group(service.name, [*members, service])
     status = 0
     # Closing the event loop waits for whatever handlers have left in it, perhaps for ever.
     overdue = threading.Timer(_LAST_MOMENT, lambda: _leave(status, "handlers"))

@@ -48,6 +48,8 @@ class JobFilter:
     """The job whose handler enqueued it."""
     error: str | None = None
     """The type of the latest attempt's error, such as ``ValueError``."""
+    fingerprint: str | None = None
+    """Of failed jobs that look alike, as ``Master.failures`` says."""
     retried: bool | None = None
     """Whether an ended job was done again."""
     since: float | None = None
@@ -82,6 +84,13 @@ class JobFilter:
     def is_any(self) -> bool:
         """Whether nothing is said of which jobs, but for whose."""
         return self == JobFilter(app=self.app, limit=self.limit)
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether nothing is said but states, name, lane and app: of those the number of jobs is
+        kept."""
+        said = JobFilter(states=self.states, name=self.name, lane=self.lane, app=self.app)
+        return replace(self, limit=said.limit, before=None, order=None) == said
 
     @property
     def by_end(self) -> bool:

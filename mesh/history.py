@@ -67,6 +67,8 @@ class Where(TypedDict, total=False):
     """The id of the job whose handler enqueued them."""
     error: str
     """Whose latest attempt ended with an error of this type, such as ``ValueError``."""
+    fingerprint: str
+    """Failed jobs that look alike, as ``mesh jobs failures`` shows them."""
     retried: bool
     """Done again already, or not."""
     since: datetime | timedelta

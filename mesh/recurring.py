@@ -64,7 +64,7 @@ class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     handler: str
     expression: str
-    """The canonical text, time zone and all."""
+    """The canonical text, with the time zone that it names, if it names one."""
     payload: str
     """JSON."""
     lane: str
@@ -81,11 +81,15 @@ class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
     catch_up_limit: int = 100
     overlap: Overlap = "allow"
     disable_after_failures: int | None = None
+    cluster_zone: bool = False
+    """The expression names no zone, and is read in the cluster's. That one is not written down
+    here: so all processes that have a schedule declare the same, whatever they know of the cluster.
+    Where this is false, an expression that names none (as older versions wrote it) is in UTC."""
 
-    @property
-    def schedule(self) -> Schedule:
-        """Raises ``ScheduleError`` if a newer jobmesh wrote what this one cannot read."""
-        return _parse(self.expression)
+    def schedule_in(self, zone: str) -> Schedule:
+        """The schedule where ``zone`` is the cluster's. Raises ``InvalidSchedule`` if a newer
+        jobmesh wrote what this one cannot read."""
+        return _parse(self.expression, zone if self.cluster_zone else None)
 
     def encode(self) -> str:
         return msgspec.json.encode(self).decode()
@@ -98,9 +102,10 @@ class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def hash(self) -> str:
         return hashlib.sha256(self.encode().encode()).hexdigest()[:32]
 
-    def next_slot(self, after: float) -> float | None:
-        """The first slot after that moment, both in seconds since the epoch."""
-        slot = self.schedule.next_after(to_datetime(after))
+    def next_slot(self, after: float, zone: str) -> float | None:
+        """The first slot after that moment, both in seconds since the epoch, where ``zone`` is the
+        cluster's."""
+        slot = self.schedule_in(zone).next_after(to_datetime(after))
         return None if slot is None else slot.timestamp()
 
     def job(
@@ -114,7 +119,8 @@ class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
         """A job of the schedule ``name``; for a slot, due then, give or take the jitter."""
         delay = timedelta()
         if slot is not None:
-            delay = self.schedule.delay(to_datetime(slot), name)
+            # The same in any zone.
+            delay = self.schedule_in("UTC").delay(to_datetime(slot), name)
         due_at = 0.0 if slot is None else slot + delay.total_seconds()
         # A slot that was missed and is caught up with has as much time as any other.
         start = max(due_at, now)
@@ -141,11 +147,11 @@ _decoder = msgspec.json.Decoder(Definition)
 
 
 @lru_cache(maxsize=10_000)
-def _parse(expression: str) -> Schedule:
+def _parse(expression: str, zone: str | None) -> Schedule:
     # Not above: programs that only enqueue start faster without the language.
     from mesh.schedule import parse
 
-    return parse(expression)
+    return parse(expression, zone)
 
 
 def slot_job_id(name: str, slot: float, revision: int) -> str:
@@ -179,6 +185,8 @@ class ScheduleInfo:
     """When that was."""
     failures_after: float = 0.0
     """Failures of slots up to this one count no more: it was resumed, or changed."""
+    zone: str | None = None
+    """The cluster's zone by which ``next_slot`` was found."""
     pending: bool = False
     """Jobs of an older revision may have to be withdrawn."""
 

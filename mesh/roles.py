@@ -33,6 +33,9 @@ class RoleOptions:
     """Of workers."""
     agents: tuple[str, ...] = ()
     """The agents to work on. Empty: all that are configured."""
+    http: str | None = None
+    """Where the HTTP API listens, ``host:port``; port 0 takes a free one. ``None``: as the
+    configuration says."""
 
 
 class Role(Protocol):

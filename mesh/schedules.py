@@ -146,7 +146,7 @@ class AppSchedules:
         assert not isinstance(jobs.deadline, datetime)
         return Definition(
             handler=handler.name,
-            expression=_canonical(expression, time),
+            **_when(expression, time),
             payload=payload.decode(),
             lane=jobs.lane or handler.lane,
             priority=int(jobs.priority or Priority.NORMAL),
@@ -178,6 +178,7 @@ class AppSchedules:
         definition = self._define(handler, expression, args, options)
         payload = seal(self._app.codec, definition.payload.encode()).decode()
         definition = msgspec.structs.replace(definition, payload=payload)
+        zone = await self.timezone()
         store = (await self._app.master()).schedules
         now = store.now()
         schedule = ScheduleInfo(
@@ -189,7 +190,8 @@ class AppSchedules:
             revision=1,
             created_at=now,
             updated_at=now,
-            next_slot=definition.next_slot(now),
+            next_slot=definition.next_slot(now, zone),
+            zone=zone,
         )
         if not await store.insert(schedule):
             raise ScheduleExists(schedule.name)
@@ -208,11 +210,13 @@ class AppSchedules:
         Jobs made ahead and not started are withdrawn, and made anew.
         """
 
+        zone = await self.timezone()
+
         def change(schedule: ScheduleInfo, now: float) -> dict[str, Any]:
             definition = self._changed(schedule.definition, expression, args, options)
             is_active = schedule.state == "active"
-            next_slot = definition.next_slot(now) if is_active else None
-            return {"definition": definition, "next_slot": next_slot}
+            next_slot = definition.next_slot(now, zone) if is_active else None
+            return {"definition": definition, "next_slot": next_slot, "zone": zone}
 
         return await self._change(name, change)
 
@@ -234,7 +238,7 @@ class AppSchedules:
         values = _checked(given)
         time = {key: values.pop(key) for key in _OF_TIME if key in values}
         if expression is not None:
-            changes["expression"] = _canonical(expression, time)
+            changes |= _when(expression, time)
         elif time:
             raise ConfigError(
                 f"update({', '.join(time)}=...): say the expression too, it is "
@@ -253,12 +257,14 @@ class AppSchedules:
 
     async def resume(self, name: str) -> ScheduleInfo:
         """From now on again: slots of the pause are not missed. A disabled one too."""
+        zone = await self.timezone()
         return await self._change(
             name,
             lambda schedule, now: {
                 "state": "active",
                 "reason": None,
-                "next_slot": schedule.definition.next_slot(now),
+                "next_slot": schedule.definition.next_slot(now, zone),
+                "zone": zone,
             },
         )
 
@@ -297,6 +303,12 @@ class AppSchedules:
         schedule = await self.get(name)
         return await (await self._app.master()).schedules.outcomes(schedule.name, limit)
 
+    async def timezone(self) -> str:
+        """The zone in which schedules that name none are read: this process's own, if its
+        configuration has one, else the cluster's as it is now."""
+        settings = await (await self._app.master()).cluster_settings()
+        return self._app.cluster.under(settings).timezone
+
     async def _change(
         self, name: str, change: Callable[[ScheduleInfo, float], dict[str, Any]]
     ) -> ScheduleInfo:
@@ -310,11 +322,13 @@ class AppSchedules:
             # Somebody else changed it between: look again.
 
 
-def _canonical(expression: Expression, time: Mapping[str, Any]) -> str:
+def _when(expression: Expression, time: Mapping[str, Any]) -> dict[str, Any]:
+    """What a ``Definition`` says of when."""
     # Not above: programs that only enqueue start faster without the language.
     from mesh.schedule import parse
 
-    return parse(expression, **time).text
+    schedule = parse(expression, **time)
+    return {"expression": schedule.text, "cluster_zone": not schedule.names_zone}
 
 
 def _job_options(values: dict[str, Any]) -> Options:

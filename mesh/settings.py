@@ -71,6 +71,7 @@ class ClusterSettings(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=T
     transient_threshold: float | None = None
     payload_limit: int | None = None
     retention: Mapping[str, float] | None = None
+    timezone: str | None = None
 
     def lane(self, name: str) -> LaneState:
         return self.lanes.get(name, LaneState.ACTIVE)
@@ -119,5 +120,5 @@ _ACTIVE = AgentStatus()
 
 _decode = msgspec.json.Decoder(ClusterSettings).decode
 
-SHARED = ("timeout", "retry", "transient_threshold", "payload_limit", "retention")
+SHARED = ("timeout", "retry", "transient_threshold", "payload_limit", "retention", "timezone")
 """The keys of ``Config`` that the cluster may set."""

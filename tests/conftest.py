@@ -27,3 +27,5 @@ def _no_configuration_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the machine's environment says of a mesh must not reach the tests."""
     for name in [name for name in os.environ if name.startswith("MESH_")]:
         monkeypatch.delenv(name)
+    # Processes that tests start are not to want one port.
+    monkeypatch.setenv("MESH_HTTP", "off")

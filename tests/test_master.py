@@ -22,6 +22,7 @@ from mesh.testing.conformance import (
     EventsConformance,
     HistoryConformance,
     SchedulesConformance,
+    StatisticsConformance,
 )
 from mesh.testing.conformance.master import MasterConformance, Story
 from mesh.testing.servers import PostgresServer
@@ -83,6 +84,7 @@ class TestSqlite(
     EventsConformance,
     HistoryConformance,
     SchedulesConformance,
+    StatisticsConformance,
 ):
     @pytest.fixture
     async def harness(self, tmp_path: Path) -> AsyncIterator[SqliteHarness]:
@@ -97,6 +99,7 @@ class TestPostgres(
     EventsConformance,
     HistoryConformance,
     SchedulesConformance,
+    StatisticsConformance,
 ):
     @pytest.fixture
     async def harness(self, postgres: PostgresServer) -> AsyncIterator[PostgresHarness]:

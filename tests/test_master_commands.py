@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -25,7 +26,7 @@ from mesh.errors import ConfigError, InvalidArguments, JobNotFound, SchemaMismat
 from mesh.job import State, new_job_id
 from mesh.ports import MasterSettings
 from mesh.testing.conformance.master import Story
-from mesh.wire import Defined, Heartbeat, LaneLoad, Record
+from mesh.wire import Defined, ErrorInfo, Heartbeat, LaneLoad, Record
 from mesh_master.commands import register
 from mesh_master.store import SqlMaster
 
@@ -306,7 +307,8 @@ def test_a_job_is_told_from_the_shell_what_it_is_told_in_code(shell: Shell) -> N
     first = enqueue(
         *("--at", "2035-01-31T09:00:00+01:00", "--priority", "high", "--meta", "tenant=42"),
         *("--key", "k", "--key-scope", "forever", "--expires", "60", "--result-ttl", "90"),
-        *("--timeout", "5", "--attempts", "7", "--deadline", "99", "--durability", "master"),
+        *("--timeout", "5", "--retry", '{"max_attempts": 7}', "--durability", "master"),
+        *("--deadline", "2035-02-01T09:00:00+01:00"),
     )
     assert enqueue("--key", "k") == {"id": first["id"], "existing": True}
     assert shell.mesh("jobs", "enqueue", "send", '{"user_id":3}', "--key", "k", master=False) == (
@@ -322,6 +324,9 @@ def test_a_job_is_told_from_the_shell_what_it_is_told_in_code(shell: Shell) -> N
         (["--meta", "tenant"], "--meta 'tenant': write TAG=VALUE"),
         (["--key", "x", "--key-scope", "ever"], "key_scope='ever'"),
         (["--on", "failure"], "says nothing without after"),
+        (["--retry", "7"], "retry=7: must be a Retry, or a table"),
+        (["--retry", "{"], "--retry {: "),
+        (["--expires", "soon"], "--expires soon: write a moment"),
     ):
         with pytest.raises(ConfigError, match=message):
             enqueue(*options)
@@ -408,3 +413,32 @@ def test_an_app_with_a_prefix_sees_and_steers_its_own(
     states = {lane["lane"]: lane["state"] for lane in shell.json("lanes", "ls")["lanes"]}
     assert (states["shop-mail"], states["mail"]) == ("paused", "active")
     assert "shop-send is forgotten" in mesh("handlers", "rm", "send")
+
+
+def test_failures_are_shown_in_groups(shell: Shell) -> None:
+    assert shell.mesh("jobs", "failures").split() == HEADS
+    begin = time.time() - 3600
+    stories = [Story(begin, name="send", lane="mail") for _ in range(4)]
+    for n, (story, message) in enumerate(
+        zip(stories, ["user 1\nis gone", "user 2 is gone", "user 3 is 'gone'", "it"], strict=True)
+    ):
+        end = story.finished(state=State.FAILED, at=n + 2)
+        error = ErrorInfo("LookupError", message)
+        shell.record(story.accepted(), msgspec.structs.replace(end, error=error))
+    shown = shell.mesh("jobs", "failures").splitlines()
+    groups = shell.json("jobs", "failures")
+    assert [group["count"] for group in groups] == [2, 1, 1]
+    first = groups[0]["fingerprint"]
+    assert shown[1].split()[:3] == ["2", "send", "LookupError:"]
+    assert f"{stories[1].id} {first}" in " ".join(shown[1].split())
+    assert shown[-1] == f"do them again: mesh jobs retry --fingerprint {first}"
+    alike = shell.json("jobs", "ls", "--fingerprint", first)
+    assert {job["id"] for job in alike} == {story.id for story in stories[:2]}
+    retried = shell.json("jobs", "retry", "--fingerprint", first, "--yes")
+    assert retried.keys() == {story.id for story in stories[:2]}
+    assert shell.mesh("jobs", "failures").splitlines()[1].split()[:2] == ["2", "2"]
+    assert shell.json("jobs", "failures", "--since", "30m") == []
+    assert len(shell.json("jobs", "failures", "--since", "2h", "--limit", "2")) == 2
+
+
+HEADS = ["jobs", "again", "name", "error", "first", "last", "newest", "fingerprint"]

@@ -51,6 +51,13 @@ class Shell:
     def json(self, *arguments: str) -> Any:
         return json.loads(self.mesh(*arguments, "--json"))
 
+    def set_zone(self, zone: str) -> None:
+        CliRunner().invoke(
+            self._cli,
+            ["settings", "set", "timezone", zone, "--master", self.url],
+            catch_exceptions=False,
+        )
+
     async def make(self, *ends: State) -> ScheduleInfo:
         """A schedule whose last jobs ended so."""
         app = load_app("shop_of_test:app")
@@ -145,16 +152,40 @@ def test_an_expression_is_explained(shell: Shell) -> None:
         shell.mesh("explain", "every 5 minuts", where=False)
 
 
+def test_those_that_name_no_zone_are_shown_in_the_clusters(shell: Shell) -> None:
+    """As it is now, whatever the coordinators have come to."""
+    asyncio.run(shell.make())
+    assert "often " in shell.mesh("ls")
+    assert "every minute tz UTC" in shell.mesh("ls")
+    shell.set_zone("Asia/Kolkata")
+    assert "every minute tz Asia/Kolkata" in shell.mesh("ls")
+    shown = shell.mesh("show", "often")
+    assert "zone       Asia/Kolkata, the cluster's" in shown
+    assert "Asia/Kolkata time" in shown
+    assert shell.json("show", "often")["timezone"] == "Asia/Kolkata"
+    assert shell.json("show", "often")["definition"]["expression"] == "every minute"
+    assert "+0530 IST" in shell.mesh("next", "often", "-n", "1")
+    shell.mesh("pause", "often")
+    assert "+0530 IST" in shell.mesh("resume", "often")
+    assert "Asia/Kolkata" in shell.mesh("explain", "every day at 09:00")
+    assert "Europe/Rome" in shell.mesh("explain", "every day at 09:00", "--tz", "Europe/Rome")
+    assert "UTC" in shell.mesh("explain", "every day at 09:00 tz UTC")
+    assert "UTC" in shell.mesh("explain", "every day at 09:00", where=False)
+
+
 async def test_doctor_knows_what_is_wrong_with_a_schedule(shell: Shell) -> None:
     app = load_app("shop_of_test:app")
     schedule = await shell.make()
     master = SqlMaster(shell.url, MasterSettings())
     await master.open()
 
-    async def findings() -> list[tuple[str, str]]:
-        return [(c.detail, c.advice) for c in await _check_schedules(master) if not c.ok]
+    async def findings(zone: str = "UTC") -> list[tuple[str, str]]:
+        return [(c.detail, c.advice) for c in await _check_schedules(master, zone) if not c.ok]
 
     assert await findings() == []
+    ((detail, advice),) = await findings("Asia/Tokyo")
+    assert "in the zone UTC, and timezone is Asia/Tokyo here" in detail
+    assert "mesh settings set timezone" in advice
     late = SystemClock().time() - 100
     await master.schedules.update("often", 1, quietly=True, next_slot=late)
     ((detail, advice),) = await findings()

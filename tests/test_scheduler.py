@@ -356,7 +356,7 @@ class TestTheCode:
 
     async def declare(self, rig: Rig, app: Mesh, *, starting: bool = False) -> None:
         await rig.master.schedules.declare(declarations(app), starting=starting)
-        await reconcile(rig.master.schedules)
+        await reconcile(rig.master.schedules, "UTC")
 
     def app(self, rig: Rig, *expressions: str, **config: Any) -> Mesh:
         app = make_app(rig.url, "memory://x", rig.clock, **config)
@@ -450,7 +450,7 @@ class TestTheCode:
     async def test_nobody_alive_orphans_nothing(self, rig: Rig) -> None:
         await self.declare(rig, self.app(rig, "every hour"), starting=True)
         rig.clock.advance(10_000)
-        await reconcile(rig.master.schedules)
+        await reconcile(rig.master.schedules, "UTC")
         assert (await rig.app.schedules.get("s0")).state == "active"
 
     async def test_two_apps_share_a_cluster(self, rig: Rig) -> None:
@@ -493,7 +493,7 @@ class TestSaying:
         assert set(app.schedules) == {"night", "nightly"}
         night = app.schedules.declared["night"]
         assert (night.payload, night.lane, night.priority) == ('{"n":5}', "mail", 2)
-        assert night.schedule == parse("0 2 * * *", "Europe/Amsterdam")
+        assert night.schedule_in("UTC") == parse("0 2 * * *", "Europe/Amsterdam")
 
     def test_limits_in_time_are_each_jobs(self) -> None:
         app = self.app()
@@ -503,7 +503,7 @@ class TestSaying:
         def daily() -> None: ...
 
         definition = app.schedules.declared["daily"]
-        slot = definition.next_slot(1_800_000_000.0)
+        slot = definition.next_slot(1_800_000_000.0, "UTC")
         assert slot is not None
         ahead = definition.job("daily", new_job_id(), now=slot - 5, slot=slot)
         assert (ahead.expires_at, ahead.deadline) == (slot + 60, slot + 600)
@@ -579,16 +579,16 @@ def test_no_slot_is_lost_or_doubled_whenever_rounds_come(
     definition = Definition(handler="h", expression=expression, payload="{}", lane="l")
     now, made = float(begin), []
     schedule = ScheduleInfo(
-        *("s", definition, "", "api", "active", 1, now, now), definition.next_slot(now)
+        *("s", definition, "", "api", "active", 1, now, now), definition.next_slot(now, "UTC")
     )
     for pause in pauses:
         now += pause
-        slots, next_slot = plan(schedule, now, AHEAD)
+        slots, next_slot = plan(schedule, now, AHEAD, "UTC")
         made += slots
         schedule = replace(schedule, next_slot=next_slot)
     expected = [
         slot.timestamp()
-        for slot in definition.schedule.between(
+        for slot in definition.schedule_in("UTC").between(
             datetime.fromtimestamp(begin + 1e-6, UTC),
             datetime.fromtimestamp(now + AHEAD + 1e-6, UTC),
         )
@@ -630,6 +630,6 @@ async def test_a_worker_declares_what_its_code_has(rig: Rig) -> None:
         await declared.wait()
     found = await rig.master.schedules.declarations()
     assert {d.name for d in found} == {"", "shop-work"}
-    await reconcile(rig.master.schedules)
+    await reconcile(rig.master.schedules, "UTC")
     assert [s.name for s in await rig.app.schedules.list()] == ["shop-work"]
     await app.close()

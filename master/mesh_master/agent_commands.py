@@ -18,10 +18,10 @@ from mesh.console import (
     print_table,
     table,
 )
-from mesh.errors import AgentError, ConfigError, did_you_mean
 from mesh.ports import Master
-from mesh.settings import AgentState, AgentStatus
-from mesh_master.cluster_commands import all_agents, depth_of, until_empty, with_master
+from mesh_master.agent_work import add_agent, drain_agent, remove_agent
+from mesh_master.cluster_commands import until_empty, with_master
+from mesh_master.standing import lag_of, look_at_agents
 
 __all__ = ["agents"]
 
@@ -37,63 +37,23 @@ def list_agents(
     app: AppOption = None, master: MasterOption = None, as_json: JsonOption = False
 ) -> None:
     """List the agents that the master knows, and what they have."""
-    found = with_master(find_app(app, master), _look)
+    found = with_master(find_app(app, master), look_at_agents)
     if as_json:
         print_json(found)
         return
     rows = table("agent", "url", "lanes", "state", "added", "jobs", "ledger", "recorded")
     for agent in found:
         rows.add_row(
-            agent["name"],
-            agent["url"],
-            ", ".join(agent["lanes"]) if agent["lanes"] else "all",
-            agent["state"],
-            "at run time" if agent["is_added"] else "configured",
-            agent["away"] or str(agent["jobs"]),
-            "" if agent["lag"] is None else str(agent["lag"]),
-            moment(agent["seen_at"] or None),
+            agent.name,
+            agent.url,
+            ", ".join(agent.lanes) if agent.lanes else "all",
+            agent.state,
+            "at run time" if agent.is_added else "configured",
+            agent.away or str(agent.jobs),
+            "" if agent.lag is None else str(agent.lag),
+            moment(agent.seen_at or None),
         )
     print_table(rows)
-
-
-async def _look(mesh: Mesh, master: Master) -> list[dict[str, Any]]:
-    standing, added = await master.cluster_settings(), await master.added_agents()
-    registered = {agent.name: agent for agent in await master.agents()}
-    reached = await all_agents(mesh)
-    found = []
-    for name in sorted({*registered, *reached}):
-        config, agent = mesh.config.agents.get(name), reached.get(name)
-        jobs: int | None = None
-        away = "not in this configuration"
-        if agent is not None:
-            depth = await depth_of(agent)
-            if isinstance(depth, AgentError):
-                away = str(depth)
-            else:
-                jobs, away = sum(d.total for d in depth.values()), ""
-        found.append(
-            {
-                "name": name,
-                "url": registered[name].url if name in registered else "",
-                "lanes": sorted(config.lanes) if config is not None and config.lanes else None,
-                "state": str(standing.agent(name).state),
-                "is_added": name in added,
-                "away": away,
-                "jobs": jobs,
-                "lag": None if jobs is None else await _lag(mesh, name),
-                "seen_at": registered[name].seen_at if name in registered else 0.0,
-            }
-        )
-    return found
-
-
-async def _lag(mesh: Mesh, name: str) -> int:
-    """How many ledger entries the master does not have yet."""
-    ledger = await (await mesh.agent(name)).ledger()
-    try:
-        return await ledger.lag()
-    finally:
-        await ledger.close()
 
 
 @agents.command()
@@ -115,32 +75,8 @@ def add(
     config: AgentConfig = convert("mesh agents add", "agents", {name: given})[name]
     mesh = find_app(app, master)
 
-    async def work(mesh: Mesh, master: Master) -> None:
-        # Not mesh.agents: those that were added are not in the process's own configuration.
-        if name in mesh.cluster.own_agents and mesh.config.agents[name] != config:
-            raise ConfigError(
-                f"agent '{name}' is in this process's configuration with another URL or other "
-                "lanes: choose another name, or change it there"
-            )
-        if check:
-            await _try(mesh, config)
-        await master.add_agent(config)
-
-        def join(s: Any) -> Any:
-            return s.with_agent(name, AgentStatus(AgentState.ACTIVE, s.revision + 1))
-
-        await master.change_settings(join)
-
-    with_master(mesh, work)
+    with_master(mesh, lambda mesh, master: add_agent(mesh, master, config, check))
     typer.echo(f"agent {name} is added; a worker for it: mesh worker APP --agent {name}")
-
-
-async def _try(mesh: Mesh, config: AgentConfig) -> None:
-    agent = mesh.connect_agent_of(config)
-    try:
-        await agent.open()
-    finally:
-        await agent.close()
 
 
 @agents.command()
@@ -154,9 +90,7 @@ def drain(
     empty and its ledger is recorded. Needs a running coordinator. Then it can be removed."""
 
     async def work(mesh: Mesh, master: Master) -> None:
-        _check_known(mesh, name)
-
-        await master.change_settings(lambda s: s.with_agent_state(name, AgentState.DRAINING))
+        await drain_agent(mesh, master, name)
         if wait:
             await _until_drained(mesh, name)
 
@@ -172,7 +106,7 @@ async def _until_drained(mesh: Mesh, name: str) -> None:
     said = -1
     while True:
         await until_empty(mesh, lambda _: True, f"agent {name}", (name,))
-        lag = await _lag(mesh, name)
+        lag = await lag_of(mesh, name)
         if not lag:
             return
         if lag != said:
@@ -193,40 +127,6 @@ def remove(
 ) -> None:
     """Remove an agent that has been drained."""
 
-    async def work(mesh: Mesh, master: Master) -> None:
-        known = {agent.name for agent in await master.agents()} | mesh.config.agents.keys()
-        if name not in known:
-            raise ConfigError(f"no agent is named '{name}'{did_you_mean(name, known)}")
-        if not force:
-            await _check_empty(mesh, master, name)
-        keep = AgentStatus()
-        if name in mesh.cluster.own_agents:
-            # Processes have it in their configuration: only its being drained keeps jobs off it.
-            keep = AgentStatus(AgentState.DRAINING)
-        await master.change_settings(lambda s: s.with_agent(name, keep))
-        await master.remove_agent(name)
-        if keep != AgentStatus():
-            typer.echo(f"agent {name} is in your configuration: take it out there too")
-
-    with_master(find_app(app, master), work)
+    if with_master(find_app(app, master), lambda m, store: remove_agent(m, store, name, force)):
+        typer.echo(f"agent {name} is in your configuration: take it out there too")
     typer.echo(f"agent {name} is removed")
-
-
-async def _check_empty(mesh: Mesh, master: Master, name: str) -> None:
-    standing = await master.cluster_settings()
-    advice = f"mesh agents drain {name} first, or --force if it is lost for good"
-    if standing.agent(name).state is not AgentState.DRAINING:
-        raise ConfigError(f"agent '{name}' is not drained: {advice}")
-    _check_known(mesh, name)
-    depth = await depth_of((await all_agents(mesh))[name])
-    if isinstance(depth, AgentError):
-        raise ConfigError(f"agent '{name}' cannot be asked whether it is empty: {depth}; {advice}")
-    jobs, lag = sum(d.total for d in depth.values()), await _lag(mesh, name)
-    if jobs or lag:
-        raise ConfigError(
-            f"agent '{name}' has {jobs} jobs, and {lag} ledger entries to be recorded: {advice}"
-        )
-
-
-def _check_known(mesh: Mesh, name: str) -> None:
-    mesh.config.agent(name)

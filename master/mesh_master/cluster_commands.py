@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -24,13 +23,19 @@ from mesh.console import (
     print_table,
     table,
 )
-from mesh.emptying import ending, take_off
 from mesh.errors import AgentError, ConfigError, did_you_mean
-from mesh.job import State, check_name
-from mesh.ports import Agent, JobFilter, LaneDepth, Master
+from mesh.job import check_name
+from mesh.ports import Master
 from mesh.settings import SHARED, ClusterSettings, LaneState, Mode
+from mesh_master.standing import (
+    LaneStanding,
+    all_agents,
+    depth_of,
+    look_at_lanes,
+    purge_lane,
+)
 
-__all__ = ["all_agents", "cluster", "depth_of", "lanes", "settings", "until_empty", "with_master"]
+__all__ = ["cluster", "lanes", "settings", "until_empty", "with_master"]
 
 T = TypeVar("T")
 
@@ -53,28 +58,6 @@ def with_master(mesh: Mesh, question: Callable[[Mesh, Master], Awaitable[T]]) ->
         return await question(mesh, master)
 
     return ask(mesh, answer)
-
-
-async def all_agents(mesh: Mesh) -> dict[str, Agent | AgentError]:
-    """The cluster's agents by name, or why they cannot be reached."""
-
-    async def reach(name: str) -> Agent | AgentError:
-        try:
-            return await mesh.agent(name)
-        except AgentError as error:
-            return error
-
-    names = list(mesh.config.agents)
-    return dict(zip(names, await asyncio.gather(*map(reach, names)), strict=True))
-
-
-async def depth_of(agent: Agent | AgentError) -> Mapping[str, LaneDepth] | AgentError:
-    if isinstance(agent, AgentError):
-        return agent
-    try:
-        return await agent.depth()
-    except AgentError as error:
-        return error
 
 
 # cluster -------------------------------------------------------------------------------------
@@ -121,11 +104,12 @@ def list_settings(
     if as_json:
         print_json(found)
         return
-    rows = table("key", "value", "")
+    rows, built_in = table("key", "value", ""), Config()
     for key in SHARED:
         value = getattr(found, key)
-        default = Config.__dataclass_fields__[key].default
-        rows.add_row(key, _shown(default if value is None else value), "" if value else "default")
+        is_set = value is not None
+        shown = _shown(value if is_set else getattr(built_in, key))
+        rows.add_row(key, shown, "" if is_set else "default")
     print_table(rows)
 
 
@@ -166,6 +150,8 @@ def _check_key(key: str) -> str:
 def _shown(value: object) -> str:
     if isinstance(value, msgspec.Struct):
         return json.dumps(msgspec.structs.asdict(value), default=str)
+    if isinstance(value, Mapping):
+        return json.dumps(value)
     return "none" if value is None else str(value)
 
 
@@ -177,60 +163,27 @@ def list_lanes(
     app: AppOption = None, master: MasterOption = None, as_json: JsonOption = False
 ) -> None:
     """List the lanes: how they stand, what waits in them and where, who serves them."""
-    found, away = with_master(find_app(app, master), _look_at_lanes)
+    found, away = with_master(find_app(app, master), look_at_lanes)
     if as_json:
         print_json({"lanes": found, "away": away})
         return
     rows = table("lane", "state", "on agents", "held", "oldest", "workers")
     for lane in found:
         on_agents = ", ".join(
-            f"{name} {d['ready']}+{d['leased']}+{d['delayed']}"
-            for name, d in lane["agents"].items()
+            f"{name} {d.ready}+{d.leased}+{d.delayed}" for name, d in lane.agents.items()
         )
         rows.add_row(
-            lane["lane"],
-            lane["state"],
+            lane.lane,
+            lane.state,
             on_agents,
-            str(lane["held"]),
-            moment(lane["oldest_at"]),
-            str(lane["workers"]),
+            str(lane.held),
+            moment(lane.oldest_at),
+            str(lane.workers),
         )
     print_table(rows)
     typer.echo("on agents: ready + leased + delayed; held: on the master")
     for name, why in away.items():
         typer.echo(f"agent {name} is not counted: {why}", err=True)
-
-
-async def _look_at_lanes(mesh: Mesh, master: Master) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    standing = await master.cluster_settings()
-    backlog = await master.backlog()
-    workers = await master.workers(seen_after=mesh.now() - 3 * mesh.config.heartbeat)
-    depths = {n: await depth_of(agent) for n, agent in (await all_agents(mesh)).items()}
-    reached = {name: d for name, d in depths.items() if not isinstance(d, AgentError)}
-    served = [x.lane for w in workers if w.state == "running" for x in w.lanes]
-    names = {
-        *mesh.lanes,
-        *standing.lanes,
-        *backlog,
-        *served,
-        *(x for d in reached.values() for x in d),
-    }
-    found = [
-        {
-            "lane": name,
-            "state": str(standing.lane(name)),
-            "agents": {
-                agent: msgspec.to_builtins(depth[name])
-                for agent, depth in reached.items()
-                if name in depth and depth[name].total
-            },
-            "held": backlog[name].held if name in backlog else 0,
-            "oldest_at": backlog[name].oldest_at if name in backlog else None,
-            "workers": served.count(name),
-        }
-        for name in sorted(names)
-    ]
-    return found, {name: str(d) for name, d in depths.items() if isinstance(d, AgentError)}
 
 
 @lanes.command()
@@ -310,38 +263,14 @@ def purge(
     mesh = find_app(app, master)
     name = _lane(mesh, lane)
     if not yes:
-        found, _ = with_master(mesh, _look_at_lanes)
-        nothing: dict[str, Any] = {"held": 0, "agents": {}}
-        here = next((x for x in found if x["lane"] == name), nothing)
-        count = here["held"] + sum(d["ready"] for d in here["agents"].values())
+        found, _ = with_master(mesh, look_at_lanes)
+        here = next((x for x in found if x.lane == name), LaneStanding(name, LaneState.ACTIVE))
+        count = here.held + sum(d.ready for d in here.agents.values())
         typer.confirm(f"cancel the {count} jobs that wait in lane {name}?", abort=True)
 
-    async def work(mesh: Mesh, master: Master) -> tuple[int, int]:
-        ended = await _cancel_held(master, name, reason)
-        left = 0
-        for agent in (await all_agents(mesh)).values():
-            if isinstance(agent, AgentError):
-                raise agent
-            ended += await take_off(agent, name, ending("mesh lanes purge", reason, mesh.now))
-            left += (await agent.depth()).get(name, LaneDepth()).delayed
-        return ended, left
-
-    ended, left = with_master(mesh, work)
+    ended, left = with_master(mesh, lambda mesh, m: purge_lane(mesh, m, name, reason))
     rest = f"; {left} are held by agents until they are due" if left else ""
     typer.echo(f"{ended} jobs of lane {name} are cancelled{rest}")
-
-
-async def _cancel_held(master: Master, lane: str, reason: str) -> int:
-    count = 0
-    for state in (State.SCHEDULED, State.WAITING):
-        before: str | None = None
-        while page := await master.list_jobs(
-            JobFilter(states=[state], lane=lane, limit=500, before=before)
-        ):
-            states = await master.cancel([job.id for job in page], reason)
-            count += sum(state is State.CANCELLED for state in states.values())
-            before = page[-1].id
-    return count
 
 
 def _lane(mesh: Mesh, lane: str) -> str:

@@ -12,13 +12,19 @@ from mesh.console import (
     AgentsOption,
     AppArgument,
     AppOption,
+    HealthFileOption,
+    HttpOption,
     ImportOption,
     JsonOption,
     LogJsonOption,
     MasterOption,
+    MonitorOption,
+    WithHttpOption,
     ask,
     find_app,
+    http_role,
     load_app,
+    monitor_at,
     print_json,
     print_table,
     run,
@@ -27,6 +33,7 @@ from mesh.console import (
 )
 from mesh.errors import ConfigError
 from mesh.roles import RoleOptions, make_role
+from mesh.service import Group
 from mesh.wire import Heartbeat
 from mesh_master.access_commands import api_keys, sign_in, users
 from mesh_master.agent_commands import agents
@@ -34,6 +41,7 @@ from mesh_master.cluster_commands import cluster, lanes, settings
 from mesh_master.handler_commands import handlers
 from mesh_master.job_commands import jobs
 from mesh_master.schedule_commands import schedules
+from mesh_master.top import top
 
 # What takes long to import (SQLAlchemy, Alembic, rich) is imported by the commands that need it:
 # this module is imported for every ``mesh`` command there is.
@@ -49,6 +57,7 @@ def register(cli: typer.Typer) -> None:
     """Add this part's commands."""
     cli.command()(master)
     cli.command()(workers)
+    cli.command()(top)
     cli.add_typer(jobs, name="jobs")
     cli.add_typer(handlers, name="handlers")
     cli.add_typer(schedules, name="schedules")
@@ -66,13 +75,20 @@ def master(
     app: AppArgument,
     agent: AgentsOption = None,
     imports: ImportOption = None,
+    http: HttpOption = None,
+    with_http: WithHttpOption = None,
+    monitor: MonitorOption = None,
+    health_file: HealthFileOption = None,
     log_json: LogJsonOption = False,
 ) -> None:
-    """Run the master's duties (recorders, dispatcher, scheduler, janitor) until SIGTERM or Ctrl-C.
-    Any number of processes may do so."""
+    """Run the master's duties (recorders, dispatcher, scheduler, janitor), and the HTTP API with
+    the dashboard, until SIGTERM or Ctrl-C. Any number of processes may do so."""
     loaded = load_app(app, imports)
-    options = RoleOptions(agents=tuple(agent or ()))
-    run_service(make_role("coordinator", loaded, options), loaded, log_json)
+    monitor_at(loaded, monitor, health_file)
+    options = RoleOptions(agents=tuple(agent or ()), http=http)
+    duties = make_role("coordinator", loaded, options)
+    service = Group("mesh master", [duties, *http_role(loaded, options, with_http)])
+    run_service(service, loaded, log_json=log_json)
 
 
 def workers(

@@ -12,6 +12,7 @@ that are removed lose theirs; in the mode ``archive`` there is neither dispatche
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from mesh.app import Mesh
@@ -19,17 +20,22 @@ from mesh.clock import Clock, SystemClock
 from mesh.cluster import Cluster
 from mesh.config import RETENTION, AgentConfig
 from mesh.emptying import Mover
-from mesh.errors import MasterError, MasterUnavailable
+from mesh.errors import InvalidSchedule, MasterError, MasterUnavailable
+from mesh.monitor import Families, Monitor
 from mesh.plugins import hide_password
-from mesh.ports import Agent, Master
+from mesh.ports import Agent, Check, Master
 from mesh.roles import RoleOptions
+from mesh.schedule.zones import zone_named
 from mesh.schedules import Declaring
 from mesh.service import Backoff, Group, Service, unique_name
 from mesh.sql.outbox import Outbox
+from mesh.wire import Record
 from mesh_master.control import Control, Follower
+from mesh_master.counting import LedgerTally
 from mesh_master.dispatcher import Dispatcher
 from mesh_master.draining import Draining
 from mesh_master.janitor import Janitor
+from mesh_master.metrics import DUTIES, TEXTS, cluster_metrics
 from mesh_master.outboxes import OutboxDuty
 from mesh_master.recorder import Recorder
 from mesh_master.roster import Roster
@@ -37,6 +43,8 @@ from mesh_master.scheduler import Scheduler
 from mesh_master.telling import Telling
 
 __all__ = ["Coordinator", "coordinator_role"]
+
+log = logging.getLogger("mesh")
 
 
 class Coordinator(Group):
@@ -49,6 +57,7 @@ class Coordinator(Group):
         *,
         serves: Callable[[str], Sequence[str]] | None = None,
         transient_threshold: float = 60.0,
+        timezone: str = "UTC",
         cluster: Cluster | None = None,
         connect: Callable[[str], Agent] | None = None,
         retention: Mapping[str, float] = RETENTION,
@@ -56,12 +65,15 @@ class Coordinator(Group):
         holder: str | None = None,
         others: Sequence[Service] = (),
         telling: Telling | None = None,
+        monitor: Monitor | None = None,
+        heartbeat: float = 10.0,
     ) -> None:
         """``serves`` gives the names of the agents that serve a lane; without it all do.
         ``retention`` is ``Config``'s. ``cluster`` is told of the cluster's settings. ``connect``
         makes the connection to an agent that was added at run time; without it those are left to
         other coordinators. ``holder`` names this process among the coordinators. ``others`` run
-        with its duties, and ``telling`` is given what recorders have recorded."""
+        with its duties, and ``telling`` is given what recorders have recorded. ``monitor`` is told
+        of it; ``heartbeat`` is the seconds between two of a worker."""
         self.master = master
         self.agents = dict(agents)
         self.recorders: dict[str, Recorder] = {}
@@ -73,13 +85,22 @@ class Coordinator(Group):
         self._clock = clock or SystemClock()
         self._holder = holder or unique_name()
         self._telling = telling
+        self._monitor = monitor or Monitor()
+        self._heartbeat = heartbeat
+        self._tally = LedgerTally()
+        self._is_open = False
         self.dispatcher = Dispatcher(
             master, self._agents_for, threshold=transient_threshold, clock=self._clock
         )
         for agent in self.agents.values():
             self._add_recorder(agent)
         self.scheduler = Scheduler(
-            master, self.agents, ahead=transient_threshold, holder=self._holder, clock=self._clock
+            master,
+            self.agents,
+            ahead=transient_threshold,
+            holder=self._holder,
+            timezone=timezone,
+            clock=self._clock,
         )
         self.janitor = Janitor(
             master,
@@ -109,9 +130,14 @@ class Coordinator(Group):
             agent,
             holder=self._holder,
             clock=self._clock,
-            recorded=self.dispatcher.ended,
+            recorded=self._recorded,
             tell=None if self._telling is None else self._telling.tell,
         )
+
+    def _recorded(self, records: Sequence[Record], since: float) -> None:
+        self.dispatcher.ended(records)
+        if self._monitor.counts:
+            self._tally.count(records, since)
 
     def _wanted(self) -> dict[str, Service]:
         """The duties that are to be done now."""
@@ -134,14 +160,22 @@ class Coordinator(Group):
         """Do as the settings say: they are new. Raises ``MasterError``."""
         cluster = self._cluster
         assert cluster is not None
-        threshold = cluster.config.transient_threshold
-        self.dispatcher.threshold = self.scheduler.ahead = threshold
-        self.dispatcher.leaving_out = cluster.draining_lanes
+        self._heed(cluster)
         if self._connect is not None:
             if cluster.is_missing_agents:
                 cluster.set_added(await self.master.added_agents())
             await self._meet(cluster.config.agents, self._connect)
         self._duties.look_again()
+
+    def _heed(self, cluster: Cluster) -> None:
+        threshold = cluster.config.transient_threshold
+        self.dispatcher.threshold = self.scheduler.ahead = threshold
+        self.dispatcher.leaving_out = cluster.draining_lanes
+        try:
+            self.scheduler.timezone = zone_named(cluster.config.timezone).name
+        except InvalidSchedule as error:
+            zone = self.scheduler.timezone
+            log.error("schedules that name no time zone stay in %s: %s", zone, error)
 
     async def _meet(
         self, wanted: Mapping[str, AgentConfig], connect: Callable[[str], Agent]
@@ -167,6 +201,10 @@ class Coordinator(Group):
             await agent.close()
 
     async def run(self, ready: Callable[[], None]) -> None:
+        with self._monitor.watching(self):
+            await self._run(ready)
+
+    async def _run(self, ready: Callable[[], None]) -> None:
         try:
             try:
                 await self._open_master()
@@ -184,7 +222,48 @@ class Coordinator(Group):
     async def _open_master(self) -> bool:
         await self.master.open()
         await self.master.register_agents({a.name: a.url for a in self.agents.values()})
+        if self._cluster is not None:
+            # Before the first duty: it would make jobs by settings that do not hold.
+            board = await self.master.board()
+            try:
+                self._cluster.hear(await board.read(0.0))
+            finally:
+                await board.close()
+            self._heed(self._cluster)
+        self._is_open = True
         return True
+
+    async def health(self) -> Sequence[Check]:
+        """Ready: the master answers, and each duty is some coordinator's."""
+        if not self._is_open:
+            return [Check("master", False, "has not been reached (yet)", "see the log")]
+        try:
+            leases = await self.master.leases()
+        except MasterError as error:
+            return [Check("master", False, str(error), "see the log")]
+        is_archive = self._cluster is not None and self._cluster.is_archive
+        wanted = [duty for duty in DUTIES if duty != "scheduler" or not is_archive]
+        checks = [Check("master", True, "answers")]
+        for duty in wanted:
+            led = duty in leases
+            checks.append(Check(f"duty {duty}", led, "is led" if led else "nobody has it (yet)"))
+        return checks
+
+    async def metrics(self, families: Families) -> None:
+        families.tally("jobmesh", self._tally, TEXTS)
+        for name, recorder in self.recorders.items():
+            if recorder.leading.is_set():
+                text = "Entries of an agent's ledger that are not in the master yet."
+                families.gauge("jobmesh_recorder_lag_entries", text, recorder.lag, agent=name)
+                text = "Ledger records that this process brought to the master."
+                families.counter("jobmesh_recorder_records", text, recorder.records, agent=name)
+        if self._is_open:
+            await cluster_metrics(
+                *(families, self.master, self.agents),
+                heartbeat=self._heartbeat,
+                now=self._clock.time(),
+                holder=self._holder,
+            )
 
 
 class _Steered(Service):
@@ -228,12 +307,15 @@ def coordinator_role(app: Mesh, options: RoleOptions) -> Service:
         {name: app.connect_agent(name) for name in names},
         serves=lambda lane: [agent.name for agent in app.cluster.agents_for(lane)],
         transient_threshold=app.config.transient_threshold,
+        timezone=app.config.timezone,
         cluster=app.cluster,
         connect=None if options.agents else app.connect_agent,
         retention=app.config.retention,
         clock=app.clock,
         others=[Declaring(app, app.connect_master()), *_outbox(app)],
         telling=Telling(app.sinks, master, app.clock) if app.sinks else None,
+        monitor=app.monitor,
+        heartbeat=app.config.heartbeat,
     )
 
 

@@ -1,8 +1,9 @@
 """The janitor: forgets what the history need not keep.
 
 One works for the cluster, by the lease ``janitor``. States: *waiting* (another has the lease),
-*sweeping* (page after page of jobs whose time is over, removed in small transactions, with a
-rest after each as long as it took, so that at most half of one connection's time goes to it),
+*sweeping* (page after page of jobs whose time is over, removed in small transactions, then what
+was counted brought together, with a rest after each as long as it took, so that at most half of
+one connection's time goes to it),
 *resting* (until the next sweep).
 
 A sweep may end at any point, and two may meet for a moment, when a lease changes hands: what is
@@ -35,6 +36,8 @@ log = logging.getLogger("mesh")
 
 _WORKERS_KEPT = 24 * 3600.0
 """Seconds for which the last heartbeat of a worker that has gone is kept."""
+_SERIES_KEPT = 90 * 24 * 3600.0
+"""Seconds for which what happened is kept by the hour, or longer, if jobs are."""
 _LEAST_REST = 0.02
 
 
@@ -105,9 +108,16 @@ class Janitor(Service):
             began = self._clock.monotonic()
             workers_before = self._clock.time() - _WORKERS_KEPT
             if await self._master.sweep(workers_before, self._batch) < self._batch:
-                self.sweeps += 1
                 break
             await self._rest(over, began)
+        kept = max(_SERIES_KEPT, *retention.values(), 0.0)
+        while not over.is_set() and settings.mode is not Mode.ARCHIVE:
+            began = self._clock.monotonic()
+            if await self._master.roll_up(kept, self._batch) < self._batch:
+                break
+            await self._rest(over, began)
+        if not over.is_set():
+            self.sweeps += 1
         if self.removed > before:
             log.info("%s: %d jobs of history forgotten", self.name, self.removed - before)
 

@@ -16,7 +16,7 @@ from mesh.errors import ConfigError
 from mesh.filter import JobFilter
 from mesh.history import parse_where
 
-__all__ = ["Chosen", "parse_tag", "takes_where"]
+__all__ = ["Chosen", "parse_moment", "parse_tag", "takes_where"]
 
 
 def _options(
@@ -33,6 +33,9 @@ def _options(
     workflow: Annotated[str | None, typer.Option(help="Of this workflow.")] = None,
     parent: Annotated[str | None, typer.Option(help="Enqueued by this job's handler.")] = None,
     error: Annotated[str | None, typer.Option(help="Failed with this type of error.")] = None,
+    fingerprint: Annotated[
+        str | None, typer.Option(help="Failed alike, as 'mesh jobs failures' shows.")
+    ] = None,
     since: Annotated[
         str | None,
         typer.Option(
@@ -73,7 +76,7 @@ class Chosen:
             given["meta"] = dict(parse_tag(text) for text in given["meta"])
         for key in ("since", "until"):
             if key in given:
-                given[key] = _moment(f"--{key}", given[key])
+                given[key] = parse_moment(f"--{key}", given[key])
         return parse_where(given, mesh.now(), "mesh jobs", mesh.prefix)
 
 
@@ -105,7 +108,7 @@ def parse_tag(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _moment(option: str, text: str) -> datetime | timedelta:
+def parse_moment(option: str, text: str) -> datetime | timedelta:
     try:
         return timedelta(seconds=parse_duration(text))
     except ValueError:

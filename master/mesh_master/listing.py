@@ -100,6 +100,7 @@ def _meant(
         (jobs.workflow, where.workflow),
         (jobs.parent, where.parent),
         (jobs.error_type, where.error),
+        (jobs.fingerprint, where.fingerprint),
     ):
         if wanted is not None:
             conditions.append(column == wanted)

@@ -28,6 +28,7 @@ from typing import Any
 import msgspec
 
 from mesh.events import attempt_of, end_seq
+from mesh.fingerprint import fingerprint
 from mesh.job import TERMINAL, State, is_job_id, state_version
 from mesh.ports import EVERY_JOB, MANY_JOBS, changed_topics
 from mesh.wire import (
@@ -56,6 +57,7 @@ __all__ = [
     "as_type",
     "changed",
     "description",
+    "fingerprint_of",
     "held_row",
     "ids",
     "of_jobs",
@@ -87,6 +89,7 @@ STATE_COLUMNS = (
     "error_type",
     "error_message",
     "error_traceback",
+    "fingerprint",
     "envelope",
 )
 DESCRIPTION_COLUMNS = ("payload", "meta", "parent", "result_ttl", "expires_at")
@@ -312,6 +315,7 @@ class _Merger:
             error_type=as_type(error.type) or None,
             error_message=as_text(error.message) or None,
             error_traceback=as_text(error.traceback) or None,
+            fingerprint=fingerprint_of(record),
         )
         self._new_heads[record.id] = Head(
             state,
@@ -485,6 +489,14 @@ def as_text(value: str) -> str:
 def as_type(value: str) -> str:
     """An error's type, as short as an index takes it."""
     return as_text(value[:_MOST_TYPE])
+
+
+def fingerprint_of(record: Run) -> str | None:
+    """The fingerprint of a job that failed."""
+    if not isinstance(record, Finished) or record.state is not State.FAILED:
+        return None
+    error = record.error or ErrorInfo("", "")
+    return fingerprint(record.name, as_type(error.type), as_text(error.message))
 
 
 def as_json(data: bytes | None) -> str | None:

@@ -20,7 +20,14 @@ from typing import Any
 
 from mesh.job import TERMINAL_VERSION, State, is_job_id, state_version
 from mesh.wire import Accepted, Envelope, ErrorInfo, Finished, Record, Retrying, Started
-from mesh_master.merge import JOB_COLUMNS, as_json, as_text, as_type, description
+from mesh_master.merge import (
+    JOB_COLUMNS,
+    as_json,
+    as_text,
+    as_type,
+    description,
+    fingerprint_of,
+)
 
 __all__ = ["MOVE_COLUMNS", "NEW_COLUMNS", "Plain", "sort_out"]
 
@@ -28,7 +35,7 @@ NEW_COLUMNS = JOB_COLUMNS
 
 MOVE_COLUMNS = (
     *("id", "state", "version", "started_at", "finished_at", "worker"),
-    *("result", "error_type", "error_message", "error_traceback"),
+    *("result", "error_type", "error_message", "error_traceback", "fingerprint"),
 )
 """What differs from job to job of what moves with the state. The attempt is the first, the agent
 the recorder's; ``due_at`` stays, and what the master held the job with is cleared."""
@@ -133,11 +140,12 @@ def _moved(record: Started | Finished) -> Row:
         record.at,
         worker,
         as_json(record.result),
-        *(_NO_ERROR if error is None else _error(error)),
+        *(_NO_ERROR[1:] if error is None else _error(error)),
+        fingerprint_of(record),
     )
 
 
-_NO_ERROR = (None,) * 3
+_NO_ERROR = (None,) * 4
 
 
 def _error(error: ErrorInfo) -> tuple[str | None, ...]:

@@ -21,6 +21,7 @@ from mesh.ports import (
     HandlerInfo,
     JobFilter,
     JobInfo,
+    Links,
 )
 from mesh.sql import Database, Moment, one_of
 from mesh.wire import Heartbeat, LaneLoad
@@ -37,11 +38,15 @@ __all__ = [
     "get_jobs",
     "handlers",
     "last_events",
+    "links",
     "list_jobs",
     "workers",
 ]
 
 log = logging.getLogger("mesh")
+
+_LINKS = 1000
+"""The most children that are told of a job."""
 
 _lanes = msgspec.json.Decoder(list[LaneLoad])
 _meta = msgspec.json.Decoder(dict[str, str])
@@ -128,6 +133,21 @@ async def events(
     ]
 
 
+async def links(tables: Tables, connection: AsyncConnection, job_id: str) -> Links:
+    columns = tables.dependencies.c
+    parents = select(columns.parent_id).where(columns.child_id == job_id).order_by(columns.position)
+    children = (
+        select(columns.child_id)
+        .where(columns.parent_id == job_id)
+        .order_by(columns.child_id)
+        .limit(_LINKS)
+    )
+    return Links(
+        tuple((await connection.execute(parents)).scalars()),
+        tuple((await connection.execute(children)).scalars()),
+    )
+
+
 async def last_events(
     database: Database, tables: Tables, connection: AsyncConnection, job_ids: Sequence[str]
 ) -> dict[str, int]:
@@ -211,6 +231,7 @@ def _job(row: Row[Any]) -> JobInfo:
         error_type=row.error_type,
         error_message=row.error_message,
         error_traceback=row.error_traceback,
+        fingerprint=row.fingerprint,
         meta=None if row.meta is None else _meta.decode(row.meta),
         schedule=row.schedule,
         slot=row.slot,

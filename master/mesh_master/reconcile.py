@@ -25,8 +25,9 @@ ALIVE = 45.0
 _ORPHANED = "no living process of the app has it in its code any more"
 
 
-async def reconcile(store: Schedules) -> list[ScheduleInfo]:
-    """Create, change and disable schedules as the code says. Returns all, as they were before."""
+async def reconcile(store: Schedules, zone: str) -> list[ScheduleInfo]:
+    """Create, change and disable schedules as the code says, where ``zone`` is the cluster's.
+    Returns all, as they were before."""
     now = store.now()
     living = [d for d in await store.declarations() if d.seen_at > now - ALIVE]
     schedules = await store.all()
@@ -36,11 +37,11 @@ async def reconcile(store: Schedules) -> list[ScheduleInfo]:
     for declaration in winners.values():
         schedule = known.get(declaration.name)
         if schedule is None:
-            await _create(store, declaration, now)
+            await _create(store, declaration, now, zone)
         elif schedule.source != "code":
             await _note(store, schedule, declaration, now, "it was made at run time, and stays so")
         elif schedule.state != "deleted":
-            await _apply(store, schedule, declaration, now)
+            await _apply(store, schedule, declaration, now, zone)
     for schedule in known.values():
         app = apps.get(schedule.app)
         if app is not None and schedule.source == "code" and schedule.name not in winners:
@@ -58,7 +59,7 @@ def _winners(declarations: Iterable[Declaration]) -> dict[str, Declaration]:
     return winners
 
 
-async def _create(store: Schedules, declaration: Declaration, now: float) -> None:
+async def _create(store: Schedules, declaration: Declaration, now: float, zone: str) -> None:
     definition = declaration.definition
     assert definition is not None
     schedule = ScheduleInfo(
@@ -70,7 +71,8 @@ async def _create(store: Schedules, declaration: Declaration, now: float) -> Non
         revision=1,
         created_at=now,
         updated_at=now,
-        next_slot=definition.next_slot(now),
+        next_slot=definition.next_slot(now, zone),
+        zone=zone,
         code_hash=declaration.hash,
         synced_at=now,
     )
@@ -79,7 +81,7 @@ async def _create(store: Schedules, declaration: Declaration, now: float) -> Non
 
 
 async def _apply(
-    store: Schedules, schedule: ScheduleInfo, declaration: Declaration, now: float
+    store: Schedules, schedule: ScheduleInfo, declaration: Declaration, now: float, zone: str
 ) -> None:
     definition = declaration.definition
     assert definition is not None
@@ -105,8 +107,9 @@ async def _apply(
         log.info("schedule %s: stays as it is in the database, unlike the code", schedule.name)
     noted = {"code_hash": declaration.hash, "synced_at": now}
     if changes:
-        next_slot = changes.get("definition", schedule.definition).next_slot(now)
-        changes |= {"next_slot": next_slot if state == "active" else None, "failures_after": now}
+        next_slot = changes.get("definition", schedule.definition).next_slot(now, zone)
+        changes |= {"next_slot": next_slot if state == "active" else None, "zone": zone}
+        changes["failures_after"] = now
         await store.update(schedule.name, schedule.revision, **changes, **noted)
     elif is_news or starts:
         await store.update(schedule.name, schedule.revision, quietly=True, **noted)

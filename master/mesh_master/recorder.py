@@ -52,16 +52,16 @@ class Recorder(Service):
         batch: int = 40_000,
         wait: float = 1.0,
         pace: float = 0.25,
-        recorded: Callable[[Sequence[Record]], None] | None = None,
+        recorded: Callable[[Sequence[Record], float], None] | None = None,
         tell: Callable[[Sequence[Record], asyncio.Event], Awaitable[bool]] | None = None,
     ) -> None:
         """``holder`` names this process among the coordinators. ``ttl`` is the lease's
         seconds, ``batch`` about how many records to read at a time, ``wait`` the seconds that
         a read of an empty ledger takes, ``pace`` the least seconds between two reads while
         much comes in: the more of a job's records come together, the fewer writes they take.
-        ``recorded`` is called with what is in the master now; ``tell`` with the same, before it is
-        acknowledged: it returns whether it may be, and if not ends soon after the event that it
-        is given is set."""
+        ``recorded`` is called with what is in the master now, and since when this recorder has
+        told of all; ``tell`` with what is in the master, before it is acknowledged: it returns
+        whether it may be, and if not ends soon after the event that it is given is set."""
         super().__init__(f"recorder of {agent.name}")
         self.agent = agent
         self.records = 0
@@ -81,6 +81,7 @@ class Recorder(Service):
         self._recorded = recorded
         self._tell = tell
         self._looked_at = float("-inf")
+        self._since = 0.0
 
     async def run(self, ready: Callable[[], None]) -> None:
         ready()  # nobody waits for the ledger: it may be hours until there is an agent
@@ -100,6 +101,7 @@ class Recorder(Service):
     async def _lead(self, term: Term) -> None:
         backoff = Backoff(term.over, clock=self._clock)
         problems = Problems(self.name)
+        self._since = self._clock.time()
         try:
             while not term.over.is_set():
                 try:
@@ -130,7 +132,7 @@ class Recorder(Service):
                 if records and not await self._record(records, term):
                     return
                 if records and self._recorded is not None:
-                    self._recorded(records)
+                    self._recorded(records, self._since)
                 if records and self._tell is not None and not await self._tell(records, term.over):
                     return
                 self.records += len(records)

@@ -22,6 +22,7 @@ from mesh.console import (
 )
 from mesh.recurring import ScheduleInfo, SlotOutcome
 from mesh.schedule import Schedule, parse
+from mesh_master.redacting import shown_schedule
 
 __all__ = ["schedules"]
 
@@ -31,7 +32,10 @@ schedules = typer.Typer(help="Look at schedules, and stop or run some.", no_args
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME")]
 CountOption = Annotated[int, typer.Option("--count", "-n", min=1, max=1000, help="How many.")]
-TimezoneOption = Annotated[str, typer.Option("--tz", help="An IANA time zone.")]
+TimezoneOption = Annotated[
+    str | None,
+    typer.Option("--tz", help="An IANA time zone. Default: the cluster's, if you name one."),
+]
 
 
 @schedules.command("ls")
@@ -40,22 +44,22 @@ def list_schedules(
 ) -> None:
     """List schedules: what they do, when next, and how it went last."""
 
-    async def look(mesh: Mesh) -> list[tuple[ScheduleInfo, Sequence[SlotOutcome]]]:
-        return [
-            (schedule, await mesh.schedules.outcomes(schedule.name))
+    async def look(mesh: Mesh) -> tuple[str, list[tuple[ScheduleInfo, Sequence[SlotOutcome]]]]:
+        return await mesh.schedules.timezone(), [
+            (shown_schedule(mesh.redactor, schedule), await mesh.schedules.outcomes(schedule.name))
             for schedule in await mesh.schedules.list()
         ]
 
-    found = _ask(app, master, look)
+    zone, found = _ask(app, master, look)
     if as_json:
-        print_json([_facts(schedule, ends) for schedule, ends in found])
+        print_json([_facts(schedule, zone, ends) for schedule, ends in found])
         return
     rows = table("name", "when", "handler", "state", "next", "last", "outcome", "failures")
     for schedule, ends in found:
-        facts = _facts(schedule, ends)
+        facts = _facts(schedule, zone, ends)
         rows.add_row(
             schedule.name,
-            schedule.definition.expression,
+            schedule.definition.schedule_in(zone).text,
             schedule.definition.handler,
             schedule.state,
             moment(facts["upcoming"]),
@@ -75,19 +79,22 @@ def show_schedule(
 ) -> None:
     """Show a schedule: its jobs' arguments, its options, its last and next slots."""
 
-    async def look(mesh: Mesh) -> tuple[ScheduleInfo, Sequence[SlotOutcome]]:
-        return await mesh.schedules.get(name), await mesh.schedules.outcomes(name)
+    async def look(mesh: Mesh) -> tuple[ScheduleInfo, str, Sequence[SlotOutcome]]:
+        return *await _find(mesh, name), await mesh.schedules.outcomes(name)
 
-    schedule, ends = _ask(app, master, look)
-    facts = _facts(schedule, ends)
+    schedule, zone, ends = _ask(app, master, look)
+    facts = _facts(schedule, zone, ends)
     if as_json:
         print_json(facts | {"outcomes": ends[:10]})
         return
     definition = schedule.definition
+    rule = definition.schedule_in(zone)
+    follows = ", the cluster's" if definition.cluster_zone else ""
     shown = {
         "name": schedule.name,
         "when": definition.expression,
-        "means": definition.schedule.describe(),
+        "means": rule.describe(),
+        "zone": rule.timezone + follows,
         "state": f"{schedule.state}: {schedule.reason}" if schedule.reason else schedule.state,
         "handler": f"{definition.handler}, lane {definition.lane}",
         "arguments": definition.payload,
@@ -105,7 +112,7 @@ def show_schedule(
     for end in ends[:5]:
         typer.echo(f"ended      {moment(end.slot)} {end.state} {end.job_id}")
     if schedule.state == "active":
-        _print_next(definition.schedule, 3)
+        _print_next(rule, 3)
 
 
 @schedules.command("next")
@@ -117,11 +124,12 @@ def next_slots(
     as_json: JsonOption = False,
 ) -> None:
     """Print a schedule's next slots, in its own time zone."""
-    schedule = _ask(app, master, lambda mesh: mesh.schedules.get(name))
+    schedule, zone = _ask(app, master, lambda mesh: _find(mesh, name))
+    rule = schedule.definition.schedule_in(zone)
     if as_json:
-        print_json([slot.isoformat() for slot in _next(schedule.definition.schedule, count)])
+        print_json([slot.isoformat() for slot in _next(rule, count)])
         return
-    _print_next(schedule.definition.schedule, count)
+    _print_next(rule, count)
     if schedule.state != "active":
         typer.echo(f"but the schedule is {schedule.state}: mesh schedules resume {schedule.name}")
 
@@ -136,9 +144,13 @@ def pause(name: NameArgument, app: AppOption = None, master: MasterOption = None
 @schedules.command()
 def resume(name: NameArgument, app: AppOption = None, master: MasterOption = None) -> None:
     """Go on from now: slots of the pause are not made up for."""
-    schedule = _ask(app, master, lambda mesh: mesh.schedules.resume(name))
+
+    async def go_on(mesh: Mesh) -> tuple[ScheduleInfo, str]:
+        return await mesh.schedules.resume(name), await mesh.schedules.timezone()
+
+    schedule, zone = _ask(app, master, go_on)
     typer.echo(f"{schedule.name} is active")
-    _print_next(schedule.definition.schedule, 1)
+    _print_next(schedule.definition.schedule_in(zone), 1)
 
 
 @schedules.command("run-now")
@@ -165,12 +177,17 @@ def remove(name: NameArgument, app: AppOption = None, master: MasterOption = Non
 @schedules.command()
 def explain(
     expression: Annotated[str, typer.Argument(metavar="EXPRESSION")],
-    timezone: TimezoneOption = "UTC",
+    timezone: TimezoneOption = None,
     count: CountOption = 10,
+    app: AppOption = None,
+    master: MasterOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what an expression means, and when it fires next. Needs no cluster."""
+    """Say what an expression means, and when it fires next. Needs no cluster; with --app or
+    --master, it is read in that one's time zone."""
     schedule = parse(expression, timezone)
+    if not schedule.names_zone and (app or master):
+        schedule = parse(expression, _ask(app, master, lambda mesh: mesh.schedules.timezone()))
     if as_json:
         print_json(
             {
@@ -186,6 +203,12 @@ def explain(
 
 def _ask(app: str | None, master: str | None, question: Callable[[Mesh], Awaitable[T]]) -> T:
     return ask(find_app(app, master), question)
+
+
+async def _find(mesh: Mesh, name: str) -> tuple[ScheduleInfo, str]:
+    """A schedule, and the cluster's zone."""
+    schedule = shown_schedule(mesh.redactor, await mesh.schedules.get(name))
+    return schedule, await mesh.schedules.timezone()
 
 
 def _next(schedule: Schedule, count: int) -> list[datetime]:
@@ -205,8 +228,10 @@ def _print_next(schedule: Schedule, count: int) -> None:
         typer.echo("next       never" if not slots else "           and never again")
 
 
-def _facts(schedule: ScheduleInfo, ends: Sequence[SlotOutcome]) -> dict[str, Any]:
-    """What there is to know of a schedule, those its jobs tell included."""
+def _facts(schedule: ScheduleInfo, zone: str, ends: Sequence[SlotOutcome]) -> dict[str, Any]:
+    """What there is to know of a schedule, what its jobs tell included; ``zone`` is the
+    cluster's."""
+    rule = schedule.definition.schedule_in(zone)
     failures = 0
     for end in ends:
         if end.state == "failed":
@@ -215,7 +240,7 @@ def _facts(schedule: ScheduleInfo, ends: Sequence[SlotOutcome]) -> dict[str, Any
             break
     upcoming = None
     if schedule.state == "active":
-        slots = _next(schedule.definition.schedule, 1)
+        slots = _next(rule, 1)
         upcoming = slots[0].timestamp() if slots else None
     return {
         "name": schedule.name,
@@ -224,6 +249,7 @@ def _facts(schedule: ScheduleInfo, ends: Sequence[SlotOutcome]) -> dict[str, Any
         "source": schedule.source,
         "app": schedule.app,
         "definition": schedule.definition,
+        "timezone": rule.timezone,
         "upcoming": upcoming,
         "last_slot": ends[0].slot if ends else None,
         "last_outcome": ends[0].state if ends else None,

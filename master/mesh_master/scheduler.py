@@ -10,6 +10,9 @@ dispatcher, which moves held jobs to agents within the same time, does the rest,
 starts at its second and not at a poll's. A schedule that minds overlaps gets its job at the slot
 itself: before, nobody can know.
 
+A schedule that names no zone is read in the cluster's. When that changes, or its cursor was moved
+by a process that believed in another, the cursor is found anew and the schedule counts as changed.
+
 A changed schedule first takes back what was made under its older revisions and has not started:
 from the master at once, from an agent if that still has it. What cannot be taken back in
 ``PATIENCE`` seconds stays the job of its slot.
@@ -49,13 +52,16 @@ _RECONCILE_EVERY = 2.0
 _INTERVAL = 1.0
 
 
-def plan(schedule: ScheduleInfo, now: float, ahead: float) -> tuple[list[float], float | None]:
-    """The slots to make jobs for, in order, and the cursor behind them.
+def plan(
+    schedule: ScheduleInfo, now: float, ahead: float, zone: str
+) -> tuple[list[float], float | None]:
+    """The slots to make jobs for, in order, and the cursor behind them, where ``zone`` is the
+    cluster's.
 
     Slots that were missed are named in the log. Raises ``InvalidSchedule`` if the definition
     cannot be read.
     """
-    rule, cursor = schedule.definition.schedule, schedule.next_slot
+    rule, cursor = schedule.definition.schedule_in(zone), schedule.next_slot
     slots: list[float] = []
     if cursor is not None and cursor < now - LATE:
         since = now - LATE
@@ -114,16 +120,19 @@ class Scheduler(Service):
         *,
         ahead: float,
         holder: str,
+        timezone: str = "UTC",
         clock: Clock | None = None,
         interval: float = _INTERVAL,
     ) -> None:
-        """``ahead`` is how many seconds before its slot a job is made, ``interval`` how often,
-        in seconds, the master is looked at."""
+        """``ahead`` is how many seconds before its slot a job is made, ``timezone`` the cluster's,
+        ``interval`` how often, in seconds, the master is looked at."""
         super().__init__("scheduler")
         self._master = master
         self._store = master.schedules
         self._agents = agents
         self.ahead = ahead
+        """May be set while it runs."""
+        self.timezone = timezone
         """May be set while it runs."""
         self._look = max(ahead / 2, min(ahead, 2 * interval))
         self._holder = holder
@@ -154,13 +163,16 @@ class Scheduler(Service):
     async def round(self) -> float:
         """Make what is to be made. Returns the seconds until the next round."""
         if self._clock.monotonic() - self._reconciled_at >= _RECONCILE_EVERY:
-            schedules = await reconcile(self._store)
+            schedules = await reconcile(self._store, self.timezone)
             self._reconciled_at = self._clock.monotonic()
             self._watched = [
                 s
                 for s in schedules
                 if s.definition.overlap == "queue" or s.definition.disable_after_failures
             ]
+            for schedule in schedules:
+                if self._is_elsewhere(schedule):
+                    await self._try(schedule, self._move)
         for schedule in self._watched:
             await self._try(schedule, self._watch)
         now = self._store.now()
@@ -168,6 +180,8 @@ class Scheduler(Service):
         for schedule in await self._store.due(now + self._look, _BATCH):
             if schedule.pending:
                 await self._try(schedule, self._withdraw)
+            elif self._is_elsewhere(schedule):
+                await self._try(schedule, self._move)
             elif (next_slot := schedule.next_slot) is not None:
                 if schedule.definition.overlap == "allow" or next_slot <= now:
                     await self._try(schedule, self._make)
@@ -184,11 +198,36 @@ class Scheduler(Service):
         except InvalidSchedule as error:
             self._problems.say(error, schedule.name)
 
+    # zones -----------------------------------------------------------------------------------
+
+    def _is_elsewhere(self, schedule: ScheduleInfo) -> bool:
+        """Whether its cursor was found by a zone that is not the cluster's now."""
+        return (
+            schedule.definition.cluster_zone
+            and schedule.state == "active"
+            and schedule.zone != self.timezone
+        )
+
+    async def _move(self, schedule: ScheduleInfo) -> None:
+        now, zone = self._store.now(), self.timezone
+        # Slots that have passed without a job may have been missed: they are not forgotten.
+        since = min(now, now if schedule.next_slot is None else schedule.next_slot - 1e-6)
+        next_slot = schedule.definition.next_slot(since, zone)
+        if await self._store.update(
+            schedule.name, schedule.revision, next_slot=next_slot, zone=zone
+        ):
+            log.info(
+                "schedule %s: in the cluster's zone, %s now; next at %s",
+                schedule.name,
+                zone,
+                "no time" if next_slot is None else _shown(next_slot),
+            )
+
     # making ----------------------------------------------------------------------------------
 
     async def _make(self, schedule: ScheduleInfo) -> None:
         now = self._store.now()
-        slots, next_slot = plan(schedule, now, self.ahead)
+        slots, next_slot = plan(schedule, now, self.ahead, self.timezone)
         states = await self._states(schedule, len(slots))
         jobs = [
             schedule.definition.job(

@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import (
     delete,
@@ -40,18 +40,22 @@ from mesh.ports import (
     AgentInfo,
     AttemptInfo,
     Backlog,
+    Bucket,
     Check,
     Claimed,
     EventInfo,
+    FailureGroup,
     HandlerInfo,
     JobFilter,
     JobInfo,
     Known,
     Lease,
+    Links,
     MasterCapabilities,
     MasterSettings,
     Outlived,
     Unblocked,
+    Wait,
     changed_topics,
 )
 from mesh.settings import ClusterSettings
@@ -71,7 +75,7 @@ from mesh.sql import (
     one_of,
 )
 from mesh.wire import Envelope, Heartbeat, Record, decode_frame, encode_frame
-from mesh_master import listing, merge, queries, schema, unblocking
+from mesh_master import listing, merge, queries, schema, statistics, unblocking, waits
 from mesh_master.again import Again
 from mesh_master.credentials import SqlCredentials
 from mesh_master.forget import Forgetting
@@ -80,6 +84,7 @@ from mesh_master.holding import Holding
 from mesh_master.leases import Leases
 from mesh_master.recording import Recording
 from mesh_master.schedules import SqlSchedules
+from mesh_master.statistics import Statistics
 from mesh_master.steering import Steering
 from mesh_master.tables import Tables
 from mesh_master.unblocking import Unblocking
@@ -129,6 +134,7 @@ class SqlMaster:
         self._holding = Holding(self.database, self.tables)
         self._again = Again(self.database, self.tables, self._holding)
         self._forgetting = Forgetting(self.database, self.tables)
+        self._statistics = Statistics(self.database, self.tables)
         self._unblocking = Unblocking(self.database, self.tables)
         self._gates = Gates(self.database, self.tables)
         self._signals = make_signals(
@@ -268,6 +274,11 @@ class SqlMaster:
         read = (self._read_held(row.id, row.envelope) for row in rows)
         return Claimed([job for job in read if job is not None], more_in, is_part)
 
+    async def waits(self, job_ids: Sequence[str]) -> dict[str, Wait]:
+        known = [job_id for job_id in job_ids if is_job_id(job_id)]
+        async with self.database.read(timeout=_PATIENCE) as connection:
+            return await waits.find(self.database, self.tables, connection, known)
+
     async def hold(self, jobs: Sequence[Envelope]) -> None:
         rows = {job.id: merge.held_row(job, encode_frame([job])) for job in jobs}
         async with self.database.write(timeout=_PATIENCE) as connection:
@@ -332,15 +343,45 @@ class SqlMaster:
             return await queries.list_jobs(self.database, self.tables, connection, where)
 
     async def count_jobs(self, where: JobFilter | None = None) -> dict[State, int]:
-        query = listing.counts(self.database, self.tables, where or JobFilter())
+        where = where or JobFilter()
+        query = statistics.totals(self.database, self.tables, where)
+        if query is None:
+            query = listing.counts(self.database, self.tables, where)
         async with self.database.read(timeout=_PATIENCE) as connection:
             return {State(row.state): row.jobs for row in await connection.execute(query)}
+
+    async def series(
+        self,
+        since: float,
+        until: float,
+        step: float,
+        *,
+        name: str | None = None,
+        lane: str | None = None,
+        by: Literal["name", "lane"] | None = None,
+    ) -> list[Bucket]:
+        async with self.database.read(timeout=_PATIENCE) as connection:
+            return await self._statistics.series(
+                connection, since, until, step, name=name, lane=lane, by=by
+            )
+
+    async def failures(
+        self, since: float = 0.0, limit: int = 50, *, app: str = ""
+    ) -> list[FailureGroup]:
+        async with self.database.read(timeout=_PATIENCE) as connection:
+            return await self._statistics.failures(connection, since, limit, app)
 
     async def attempts(self, job_id: str) -> list[AttemptInfo]:
         if not is_job_id(job_id):
             return []
         async with self.database.read(timeout=_PATIENCE) as connection:
             return await queries.attempts(self.tables, connection, job_id)
+
+    async def links(self, job_id: str) -> Links:
+        if not is_job_id(job_id):
+            return Links()
+        async with self.database.read(timeout=_PATIENCE) as connection:
+            return await queries.links(self.tables, connection, job_id)
 
     async def events(self, job_id: str, after: int = -1, limit: int = 1000) -> list[EventInfo]:
         if not is_job_id(job_id):
@@ -375,6 +416,10 @@ class SqlMaster:
         async with self.database.write(timeout=_PATIENCE) as connection:
             gone = await self._forgetting.sweep(connection, workers_before, limit)
             return gone + await self._credentials.sweep(connection, limit)
+
+    async def roll_up(self, kept: float, limit: int) -> int:
+        async with self.database.write(timeout=_PATIENCE) as connection:
+            return await self._statistics.roll_up(connection, kept, limit)
 
     # steering --------------------------------------------------------------------------------
 
@@ -449,6 +494,9 @@ class SqlMaster:
 
     async def release(self, lease: Lease) -> None:
         await self._leases.release(lease)
+
+    async def leases(self) -> dict[str, str]:
+        return await self._leases.held()
 
     async def check(self) -> list[Check]:
         subject = "master"

@@ -24,9 +24,19 @@ from sqlalchemy import (
     text,
 )
 
+from mesh.ports import RUN_TIMES
 from mesh.sql import JobId, Moment, board_table
 
-__all__ = ["Tables"]
+__all__ = ["COUNTED", "Tables"]
+
+COUNTS = (
+    *("enqueued", "started", "succeeded", "failed", "cancelled", "skipped", "expired", "retried"),
+    *("waits", *(f"ran_{place}" for place in range(len(RUN_TIMES) + 1))),
+)
+TIMES = ("ran", "waited")
+"""In microseconds, so that sums are exact."""
+COUNTED = (*COUNTS, *TIMES)
+"""What ``series`` has of a span."""
 
 _HELD = text("envelope IS NOT NULL AND gate IS NULL")
 _OF_SCHEDULE = text("schedule IS NOT NULL")
@@ -36,6 +46,7 @@ _GATED = text("gate IS NOT NULL AND envelope IS NOT NULL")
 _IS_OPEN = text("is_open")
 _ENDED = text("finished_at IS NOT NULL")
 _OWN_TTL = text("result_ttl IS NOT NULL AND finished_at IS NOT NULL")
+_SHARDED = text("shard <> 0")
 _UNDER_WAY = text("workflow IS NOT NULL AND finished_at IS NULL")
 
 
@@ -72,6 +83,11 @@ class Tables:
     """The master's board."""
     cluster: Table
     """What the cluster agreed on, by key."""
+    totals: Table
+    """How many jobs there are. Kept by the database itself, as ``series`` is; see
+    ``mesh_master.statistics``."""
+    series: Table
+    """What happened, by the minute, and by the hour what was long ago."""
     api_keys: Table
     users: Table
     sessions: Table
@@ -98,6 +114,8 @@ class Tables:
             slots=_slots(metadata, prefix),
             notices=board_table(f"{prefix}notices", metadata),
             cluster=_cluster(metadata, prefix),
+            totals=_totals(metadata, prefix),
+            series=_series(metadata, prefix),
             api_keys=_api_keys(metadata, prefix),
             users=_users(metadata, prefix),
             sessions=_sessions(metadata, prefix),
@@ -155,6 +173,8 @@ def _jobs(metadata: MetaData, prefix: str) -> Table:
         Column("gate", Text),
         # The same, as long as the job is known: for those who do it again.
         Column("limits", Text),
+        # Of failed jobs alone: mesh.fingerprint.
+        Column("fingerprint", String),
         _where_given(f"{name}_workflow", "workflow", "id"),
         _where_given(f"{name}_parent", "parent", "id"),
         _where_given(f"{name}_key", "key", "id"),
@@ -170,6 +190,7 @@ def _jobs(metadata: MetaData, prefix: str) -> Table:
         Index(f"{name}_name", "name", "id", postgresql_ops={"name": "text_pattern_ops"}),
         Index(f"{name}_lane", "lane", "id"),
         _where_given(f"{name}_error", "error_type", "id"),
+        _where_given(f"{name}_fingerprint", "fingerprint", "finished_at", "id", "retried_as"),
         _where_given(f"{name}_schedule", "schedule", "id"),
         # BRIN: of little use but for "since", and of next to no cost, as rows come in this order.
         Index(f"{name}_enqueued", "enqueued_at", postgresql_using="brin"),
@@ -339,6 +360,7 @@ def _schedules(metadata: MetaData, prefix: str) -> Table:
         Column("synced_at", Moment),
         Column("failures_after", Moment, nullable=False),
         Column("pending", Boolean, nullable=False),
+        Column("zone", String),
         Index(f"{name}_next", "next_slot"),
     )
 
@@ -431,6 +453,42 @@ def _cluster(metadata: MetaData, prefix: str) -> Table:
         metadata,
         Column("key", String, primary_key=True),
         Column("value", Text, nullable=False),
+    )
+
+
+def _totals(metadata: MetaData, prefix: str) -> Table:
+    return Table(
+        f"{prefix}totals",
+        metadata,
+        Column("state", String, primary_key=True),
+        Column("name", String, primary_key=True),
+        Column("lane", String, primary_key=True),
+        # Who counted: rows of one are written by one connection alone.
+        Column("shard", Integer, primary_key=True, autoincrement=False),
+        Column("jobs", BigInteger, nullable=False),
+        sqlite_with_rowid=False,
+    )
+
+
+def _series(metadata: MetaData, prefix: str) -> Table:
+    name = f"{prefix}series"
+    return Table(
+        name,
+        metadata,
+        # Seconds, a minute or an hour; below 0: of a whole lane, with no name.
+        Column("span", Integer, primary_key=True, autoincrement=False),
+        Column("at", Moment, primary_key=True),
+        Column("name", String, primary_key=True),
+        Column("lane", String, primary_key=True),
+        Column("shard", Integer, primary_key=True, autoincrement=False),
+        *(
+            Column(column, kind, nullable=False, server_default="0")
+            for kind, columns in ((Integer, COUNTS), (BigInteger, TIMES))
+            for column in columns
+        ),
+        # Those that are to be brought together.
+        Index(f"{name}_shard", "at", postgresql_where=_SHARDED, sqlite_where=_SHARDED),
+        sqlite_with_rowid=False,
     )
 
 

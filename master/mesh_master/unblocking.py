@@ -32,6 +32,7 @@ from sqlalchemy import (
 )
 
 from mesh.errors import WireError
+from mesh.fingerprint import fingerprint
 from mesh.job import TERMINAL_VERSION, State, state_version
 from mesh.sql import BulkUpdate, Database, Executor, one_of
 from mesh.sql.bulk import Excluded
@@ -49,7 +50,7 @@ AT_ONCE = 500
 _MOST_RESULTS = 512 * 1024
 """Bytes of its parents' results that may travel with a job."""
 
-_GONE = ("id", "state", "finished_at", "error_type", "error_message")
+_GONE = ("id", "state", "finished_at", "error_type", "error_message", "fingerprint")
 _READY = ("id", "state", "version", "pending", "due_at", "payload", "envelope")
 
 _OVER: Mapping[str, Any] = {
@@ -107,7 +108,7 @@ class Unblocking:
         await self._count.run(run, still)
         gone = {i: refusals[i] for i in left if i in refusals}
         gone |= await self._let_go(run, [held[i] for i in left if left[i] <= 0 and i not in gone])
-        await self._end(run, gone)
+        await self._end(run, gone, held)
         return len(closed), list(gone)
 
     async def _waiting(self, run: Executor, job_ids: Sequence[str]) -> list[Row[Any]]:
@@ -202,9 +203,20 @@ class Unblocking:
             for child, rows in found.items()
         }
 
-    async def _end(self, run: Executor, gone: Mapping[str, tuple[State, str, str]]) -> None:
+    async def _end(
+        self,
+        run: Executor,
+        gone: Mapping[str, tuple[State, str, str]],
+        jobs: Mapping[str, Envelope],
+    ) -> None:
         now = self._database.now()
-        rows = [(i, state, now, kind, text) for i, (state, kind, text) in sorted(gone.items())]
+        rows = [
+            (
+                *(job_id, state, now, kind, text),
+                fingerprint(jobs[job_id].name, kind, text) if state is State.FAILED else None,
+            )
+            for job_id, (state, kind, text) in sorted(gone.items())
+        ]
         await self._gone.run(run, rows)
         await self._forget(run, list(gone))
 

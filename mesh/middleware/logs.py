@@ -23,7 +23,7 @@ from mesh.context import SAID
 from mesh.job import State
 from mesh.job_logs import running_fields
 from mesh.middleware.base import AttemptEnded, Middleware
-from mesh.middleware.trace import current_trace
+from mesh.tracing import TRACEPARENT, trace_fields
 
 __all__ = ["JsonFormatter", "Logs"]
 
@@ -52,8 +52,8 @@ class Logs(Middleware):
         }
         if attempt.error is not None:
             fields |= {"error_type": attempt.error.type, "error": attempt.error.message}
-        if traceparent := attempt.headers.get("traceparent"):
-            fields["trace_id"] = traceparent.split("-")[1]
+        if traceparent := attempt.headers.get(TRACEPARENT):
+            fields |= trace_fields(traceparent)
         text = "job %s (%s) %s at attempt %d after %.3f s"
         values = attempt.job_id, attempt.name, attempt.state, attempt.attempt, attempt.seconds
         self._logger.log(level, text, *values, extra=fields)
@@ -74,8 +74,7 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         line |= running_fields()
-        if traceparent := current_trace():
-            line["trace_id"] = traceparent.split("-")[1]
+        line |= trace_fields()
         line |= {key: value for key, value in vars(record).items() if key not in _OWN}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

@@ -40,12 +40,18 @@ from mesh.ports.credentials import AuditEntry as AuditEntry
 from mesh.ports.credentials import Credentials as Credentials
 from mesh.ports.credentials import Session as Session
 from mesh.ports.credentials import User as User
+from mesh.ports.infos import RUN_TIMES as RUN_TIMES
 from mesh.ports.infos import AgentInfo as AgentInfo
 from mesh.ports.infos import AttemptInfo as AttemptInfo
 from mesh.ports.infos import Backlog as Backlog
+from mesh.ports.infos import Bucket as Bucket
 from mesh.ports.infos import EventInfo as EventInfo
+from mesh.ports.infos import FailureGroup as FailureGroup
 from mesh.ports.infos import HandlerInfo as HandlerInfo
 from mesh.ports.infos import JobInfo as JobInfo
+from mesh.ports.infos import LimitInfo as LimitInfo
+from mesh.ports.infos import Links as Links
+from mesh.ports.infos import Wait as Wait
 from mesh.ports.master import Claimed as Claimed
 from mesh.ports.master import Lease as Lease
 from mesh.ports.master import Master as Master
@@ -64,6 +70,7 @@ __all__ = [
     "AuditEntry",
     "Backlog",
     "Board",
+    "Bucket",
     "Check",
     "Claimed",
     "Consumer",
@@ -72,6 +79,7 @@ __all__ = [
     "EVERY_JOB",
     "EventInfo",
     "FAIR_TURN",
+    "FailureGroup",
     "HELD",
     "HandlerInfo",
     "JobFilter",
@@ -81,15 +89,19 @@ __all__ = [
     "Lease",
     "Ledger",
     "LedgerBatch",
+    "Links",
     "Lookup",
     "MANY_JOBS",
     "Master",
     "MasterCapabilities",
     "MasterSettings",
     "Outlived",
+    "RUN_TIMES",
     "Session",
     "Settlement",
     "Signals",
     "Unblocked",
     "User",
+    "LimitInfo",
+    "Wait",
 ]

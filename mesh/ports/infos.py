@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from mesh.definition import Definition
+from mesh.held import Outcome
 from mesh.job import State
 
 __all__ = [
+    "RUN_TIMES",
     "AgentInfo",
     "AttemptInfo",
     "Backlog",
+    "Bucket",
     "EventInfo",
+    "FailureGroup",
     "HandlerInfo",
     "JobInfo",
+    "Links",
+    "LimitInfo",
+    "Wait",
 ]
+
+RUN_TIMES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+"""Seconds: the bounds of ``Bucket.histogram``. What took as long as a bound is above it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,8 @@ class JobInfo:
     error_type: str | None = None
     error_message: str | None = None
     error_traceback: str | None = None
+    fingerprint: str | None = None
+    """Of a failed job: the same for failures that look alike; see ``mesh.fingerprint``."""
     meta: Mapping[str, str] | None = None
     schedule: str | None = None
     """The schedule that made it, and the slot that it is for."""
@@ -93,6 +105,15 @@ class EventInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Links:
+    """Which jobs a job runs after, and which run after it, by their ids."""
+
+    parents: tuple[str, ...] = ()
+    children: tuple[str, ...] = ()
+    """The earliest; at most 1000."""
+
+
+@dataclass(frozen=True, slots=True)
 class Backlog:
     """A lane's jobs that have not begun, or will run again."""
 
@@ -102,6 +123,58 @@ class Backlog:
     """On agents."""
     oldest_at: float | None = None
     """When the oldest of those was enqueued that is due."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """What happened in a span of time. Each thing counts in the span in which it happened,
+    whenever the master heard of it."""
+
+    at: float
+    """Where the span begins."""
+    key: str | None
+    """The handler's name or the lane that it is of; ``None``: it is of all."""
+    enqueued: int = 0
+    started: int = 0
+    """Attempts that began."""
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    skipped: int = 0
+    expired: int = 0
+    retried: int = 0
+    """Attempts that failed, with another to come."""
+    seconds: float = 0.0
+    """The run time of attempts that ended, all together."""
+    histogram: tuple[int, ...] = (0,) * (len(RUN_TIMES) + 1)
+    """Attempts that ended after they had begun, by their run time: below the first of
+    ``RUN_TIMES``, from there to the second, and so on, the last from the last one up."""
+    waited: float = 0.0
+    """Seconds from when jobs were enqueued, or due if that was later, to their start, all
+    together."""
+    waits: int = 0
+    """How many starts ``waited`` is of: not those whose attempt was retried since."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailureGroup:
+    """Failed jobs that look alike."""
+
+    fingerprint: str
+    """For ``JobFilter.fingerprint``."""
+    name: str
+    """The handler."""
+    error_type: str | None
+    message: str | None
+    """That of the newest."""
+    count: int
+    retried: int
+    """How many of them were done again."""
+    first_at: float
+    """When the first of them, and the last, ended."""
+    last_at: float
+    job_ids: tuple[str, ...]
+    """Some, the newest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,3 +201,30 @@ class HandlerInfo:
     """When a worker first said it as it is now."""
     seen_at: float
     """When a worker that has it last started."""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitInfo:
+    """A limit, as it stands."""
+
+    key: str
+    """``job`` or ``lane``, its name, ``concurrency`` or ``rate``, and perhaps a value, by ``:``."""
+    concurrency: int
+    """How many may be under way at once; 0: any number."""
+    rate: float
+    """How many may begin a second; 0: any number."""
+    taken: int
+    """Jobs that count against it now: those under way; of a rate, those that have been let go and
+    have not begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What keeps a job on the master, besides its time."""
+
+    parents: Mapping[str, Outcome] = field(default_factory=dict)
+    """The jobs for whose end it waits, and which end."""
+    limits: Sequence[LimitInfo] = ()
+    """Those that have not let it go yet."""
+    agent: str | None = None
+    """The one that it must go to, if it must."""

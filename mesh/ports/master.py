@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from mesh.clock import Clock, SystemClock
 from mesh.config import AgentConfig
@@ -13,7 +13,18 @@ from mesh.held import Held, Stored
 from mesh.job import State
 from mesh.ports.common import Board, Check, Known, Signals
 from mesh.ports.credentials import Credentials
-from mesh.ports.infos import AgentInfo, AttemptInfo, Backlog, EventInfo, HandlerInfo, JobInfo
+from mesh.ports.infos import (
+    AgentInfo,
+    AttemptInfo,
+    Backlog,
+    Bucket,
+    EventInfo,
+    FailureGroup,
+    HandlerInfo,
+    JobInfo,
+    Links,
+    Wait,
+)
 from mesh.recurring import Schedules
 from mesh.settings import ClusterSettings
 from mesh.wire import Envelope, Heartbeat, Record
@@ -181,6 +192,11 @@ class Master(Protocol):
         """
         ...
 
+    async def waits(self, job_ids: Sequence[str]) -> dict[str, Wait]:
+        """What keeps those of the jobs that are ``scheduled`` or ``waiting``; others are
+        missing."""
+        ...
+
     async def hold(self, jobs: Sequence[Envelope]) -> None:
         """Store jobs as ``scheduled`` in one transaction. Ids already known are left alone."""
         ...
@@ -233,11 +249,48 @@ class Master(Protocol):
 
     async def count_jobs(self, where: JobFilter | None = None) -> dict[State, int]:
         """How many jobs there are in each state; states with none are missing. Of ``where`` the
-        order counts for what its moments mean, limit and page do not."""
+        order counts for what its moments mean, limit and page do not.
+
+        Exact. Where nothing but states, name, lane and app is said, it does not go through the
+        history: it takes as long for any number of jobs.
+        """
+        ...
+
+    async def series(
+        self,
+        since: float,
+        until: float,
+        step: float,
+        *,
+        name: str | None = None,
+        lane: str | None = None,
+        by: Literal["name", "lane"] | None = None,
+    ) -> list[Bucket]:
+        """What happened from ``since`` until before ``until``, in spans of ``step`` seconds that
+        begin at multiples of it; of one handler, or of those whose names begin as in
+        ``reports.*``, of one lane; of all together, or ``by`` handler or lane.
+
+        All spans are there, by key and then by time, also those in which nothing happened;
+        ``by`` something, for each key of which something happened. Counted as it happens, so
+        that it takes as long for any number of jobs, and kept longer than the jobs are. Two days
+        ago and before, it is known by the hour: shorter spans then have all at the full hour.
+        Raises ``ConfigError`` if the step is not of whole minutes, or gives over 5000 spans.
+        """
+        ...
+
+    async def failures(
+        self, since: float = 0.0, limit: int = 50, *, app: str = ""
+    ) -> list[FailureGroup]:
+        """Failed jobs in the history that ended from ``since`` on, in groups of those that look
+        alike: up to ``limit`` of them, the largest first. ``app`` is as in ``JobFilter``."""
         ...
 
     async def attempts(self, job_id: str) -> list[AttemptInfo]:
         """All attempts of a job, in order, the latest one included."""
+        ...
+
+    async def links(self, job_id: str) -> Links:
+        """What a job runs after, and what after it, as far as the history still has it."""
         ...
 
     async def events(self, job_id: str, after: int = -1, limit: int = 1000) -> list[EventInfo]:
@@ -286,6 +339,13 @@ class Master(Protocol):
         """Forget up to ``limit`` workers last heard of before that moment, idempotency keys and
         events whose time is over. Returns how many there were: fewer than ``limit``, then that
         is all."""
+        ...
+
+    async def roll_up(self, kept: float, limit: int) -> int:
+        """Bring together up to about ``limit`` rows of what ``series`` and ``count_jobs`` read,
+        which does not change what they tell but as ``series`` says, and forget what happened over
+        ``kept`` seconds ago, two days at least. Returns how many rows that took away: fewer than
+        ``limit``, then that is all for now. Any number may do so at once."""
         ...
 
     # steering --------------------------------------------------------------------------------
@@ -378,6 +438,10 @@ class Master(Protocol):
 
     async def release(self, lease: Lease) -> None:
         """Free the lease, if it is still held."""
+        ...
+
+    async def leases(self) -> dict[str, str]:
+        """Who holds which lease now: name → holder."""
         ...
 
     async def check(self) -> list[Check]:

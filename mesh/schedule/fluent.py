@@ -126,16 +126,14 @@ def _fluent(
 ) -> Fluent:
     """Parse the words, with the options of ``before`` but those that are given."""
     if before is not None:
-        timezone = before.timezone if timezone is None else timezone
+        timezone = before.timezone if timezone is None and before.names_zone else timezone
         start = before.start if start is None else start
         end = before.end if end is None else end
         jitter = before.jitter if jitter is None else jitter
-    made = parse(
-        f"{every}{clauses}".strip(), timezone or "UTC", start=start, end=end, jitter=jitter or 0
-    )
-    fluent = build(
-        made._notation, made._rule, made._zone, made._start, made._end, made._jitter, Fluent
-    )
+    text = f"{every}{clauses}".strip()
+    made = parse(text, timezone, start=start, end=end, jitter=jitter or 0)
+    parts = (made._notation, made._rule, made._zone, made._start, made._end, made._jitter)
+    fluent = build(*parts, Fluent, zoned=made.names_zone)
     object.__setattr__(fluent, "_every", every)
     object.__setattr__(fluent, "_clauses", clauses)
     return fluent

@@ -36,11 +36,12 @@ class Schedule:
     times, an interval in both hours. A slot is always strictly after the one before.
     """
 
-    __slots__ = ("_end", "_jitter", "_notation", "_rule", "_start", "_text", "_zone")
+    __slots__ = ("_end", "_jitter", "_notation", "_rule", "_start", "_text", "_zone", "_zoned")
 
     _notation: Notation
     _rule: Rule
     _zone: Zone
+    _zoned: bool
     _start: int | None
     _end: int | None
     _jitter: int
@@ -64,8 +65,14 @@ class Schedule:
 
     @property
     def timezone(self) -> str:
-        """The IANA name of its zone."""
+        """The IANA name of its zone; UTC if it names none."""
         return self._zone.name
+
+    @property
+    def names_zone(self) -> bool:
+        """Whether it says in which zone it is, be it UTC. A schedule of a cluster that does not
+        is read in the cluster's."""
+        return self._zoned
 
     @property
     def start(self) -> datetime | None:
@@ -140,7 +147,7 @@ class Schedule:
 
     def _write(self) -> str:
         text = self._notation.text
-        if self._zone.name != "UTC":
+        if self._zoned:
             text += f" tz {self._zone.name}"
         if self._start is not None:
             text += f" starting {_moment(self._start).isoformat()}"
@@ -170,7 +177,7 @@ class Schedule:
 
 def parse(
     expression: str | timedelta | Schedule,
-    timezone: str = "UTC",
+    timezone: str | None = None,
     *,
     start: datetime | None = None,
     end: datetime | None = None,
@@ -180,6 +187,7 @@ def parse(
     """Understand a cron expression, a macro, plain English or an interval.
 
     ``timezone`` is an IANA name; one in the expression (``… tz Europe/London``) goes before it.
+    With neither it is UTC, and does not say so: see ``Schedule.names_zone``.
     ``start`` (inclusive) and ``end`` (exclusive) are aware datetimes. An interval counts from
     ``start``, and plain English takes from it what it leaves open: ``every week`` happens on
     the weekday and at the time of ``start``. ``jitter``, a ``timedelta`` or seconds, is for
@@ -198,7 +206,7 @@ def parse(
         text = f"every {duration_text(expression // timedelta(microseconds=1))}"
         return _parse_text(text, timezone, start, end, jitter, day_or)
     if isinstance(expression, Schedule):
-        if timezone == "UTC" and start is end is None and not jitter and day_or:
+        if timezone is None and start is end is None and not jitter and day_or:
             return expression
         raise InvalidSchedule(f"{expression!r} is a schedule already; give its options to it")
     raise InvalidSchedule(
@@ -217,7 +225,7 @@ _OPTIONS = re.compile(
 
 def _parse_text(
     expression: str,
-    timezone: str,
+    timezone: str | None,
     start: datetime | None,
     end: datetime | None,
     jitter: timedelta | float,
@@ -257,7 +265,7 @@ def _make(
     body: str,
     words: list[str],
     expression: str,
-    timezone: str,
+    timezone: str | None,
     start: datetime | None,
     end: datetime | None,
     jitter: int,
@@ -268,9 +276,9 @@ def _make(
             "the expression is empty; try '0 9 * * MON-FRI' or 'every 5 minutes'", expression
         )
     try:
-        zone = zone_named(timezone)
+        zone = zone_named("UTC" if timezone is None else timezone)
     except InvalidSchedule as error:
-        place = expression.find(timezone) + 1 or None
+        place = expression.find(str(timezone)) + 1 or None
         raise InvalidSchedule(str(error), expression, place) from None
     begins = None if start is None else _microseconds(start, "start")
     ends = None if end is None else _microseconds(end, "end")
@@ -293,11 +301,13 @@ def _make(
             ends,
             jitter,
             Schedule,
+            zoned=timezone is not None,
         )
     cron = parse_cron(words, expression, day_or=day_or)
     if not day_or and not cron.both_restricted:
         cron = cron._replace(day_or=True)
-    return build(cron, cron.rule(), zone, begins, ends, jitter, Schedule)
+    zoned = timezone is not None
+    return build(cron, cron.rule(), zone, begins, ends, jitter, Schedule, zoned=zoned)
 
 
 def build(
@@ -308,13 +318,17 @@ def build(
     end: int | None,
     jitter: int,
     kind: type[_S],
+    *,
+    zoned: bool,
 ) -> _S:
-    """A schedule of its parts; moments and ``jitter`` in microseconds."""
+    """A schedule of its parts; moments and ``jitter`` in microseconds; ``zoned``: it names its
+    zone."""
     made = object.__new__(kind)
     put = object.__setattr__
     put(made, "_notation", notation)
     put(made, "_rule", rule)
     put(made, "_zone", zone)
+    put(made, "_zoned", zoned)
     put(made, "_start", start)
     put(made, "_end", end)
     put(made, "_jitter", jitter)

@@ -246,6 +246,10 @@ class PostgresServer(_Server):
         name = f"mesh_{self._databases}"
         where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "mesh"]
         self._run("createdb", *where, "-T", "template0", name)
+        return self.url(name)
+
+    def url(self, name: str) -> str:
+        """The URL of a database that is there."""
         return f"postgresql://mesh@127.0.0.1:{self.port}/{name}"
 
 

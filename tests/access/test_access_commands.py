@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 from mesh import Mesh
 from mesh.errors import ConfigError
 from mesh.ports import Credentials
+from mesh.redact import HIDDEN
+from mesh.roles import RoleOptions, make_role
 from mesh.secret import digest, parse_key
 from mesh.sign_in import Scope
 from mesh_master.access.passwords import Passwords
@@ -26,11 +28,11 @@ T = TypeVar("T")
 class Shell:
     def __init__(self, folder: Path) -> None:
         self.url = f"sqlite:///{folder / 'mesh.db'}"
-        self._cli = typer.Typer()
-        register(self._cli)
+        self.cli = typer.Typer()
+        register(self.cli)
 
     def mesh(self, *arguments: str, given: str = "") -> str:
-        result = CliRunner().invoke(self._cli, [*arguments, "--master", self.url], input=given)
+        result = CliRunner().invoke(self.cli, [*arguments, "--master", self.url], input=given)
         if result.exception is not None:
             raise result.exception
         return result.stdout
@@ -98,3 +100,59 @@ def test_users(shell: Shell) -> None:
     assert "is required" in shell.mesh("sign-in", "status")
     shell.mesh("sign-in", "off", "--yes")
     assert "is off" in shell.mesh("sign-in", "status")
+
+
+SHOP = """
+from mesh import Mesh
+app = Mesh({url!r}, redact=["password"])
+
+@app.job
+async def sign_up(name: str, password: str) -> dict[str, str]:
+    return {{"password": password, "name": name}}
+
+app.schedule(sign_up, "0 2 * * *", "ann", "s3cret", name="nightly")
+"""
+
+
+def test_what_is_to_be_hidden_is_in_no_commands_output(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shop_of_secrets.py").write_text(SHOP.format(url=shell.url), "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    async def run() -> str:
+        from shop_of_secrets import app, sign_up  # type: ignore[import-not-found]
+
+        async with app:
+            coordinator = make_role("coordinator", app, RoleOptions())
+            worker = make_role("worker", app, RoleOptions())
+            await worker.start()
+            await coordinator.start()
+            job = await sign_up.options(meta={"password": "s3cret"}).enqueue("ann", "s3cret")
+            assert (await job.result(30))["password"] == "s3cret"  # workers and callers see it
+            async with asyncio.timeout(30):
+                while not await app.schedules.list():  # noqa: ASYNC110 - another service declares
+                    await asyncio.sleep(0.02)
+            await worker.stop()
+            await coordinator.stop()
+            return str(job.id)
+
+    job_id = asyncio.run(run())
+    for command in (
+        ["jobs", "show", job_id],
+        ["jobs", "show", job_id, "--json"],
+        ["jobs", "ls", "--json"],
+        ["jobs", "tail", job_id, "--json"],
+        ["schedules", "show", "nightly"],
+        ["schedules", "show", "nightly", "--json"],
+        ["schedules", "ls", "--json"],
+    ):
+        result = CliRunner().invoke(shell.cli, [*command, "--app", "shop_of_secrets:app"])
+        assert result.exception is None, command
+        assert "s3cret" not in result.stdout, command
+    assert (
+        HIDDEN
+        in CliRunner()
+        .invoke(shell.cli, ["jobs", "show", job_id, "--app", "shop_of_secrets:app"])
+        .stdout
+    )

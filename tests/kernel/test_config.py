@@ -137,6 +137,13 @@ def test_variables_of_others_are_left_alone() -> None:
     assert Config.from_env(environ).master == "sqlite:///x.db"
 
 
+def test_a_time_zone_is_called_by_its_name(toml: Callable[[str], None]) -> None:
+    toml('url = "sqlite:///a.db"\ntimezone = "europe/amsterdam"\n')
+    assert Config.from_env({}).timezone == "Europe/Amsterdam"
+    assert Config.from_env({"MESH_TIMEZONE": "Asia/Tokyo"}).timezone == "Asia/Tokyo"
+    assert Config.build("sqlite:///a.db").timezone == "UTC"
+
+
 # what is wrong -----------------------------------------------------------------------------------
 
 URL = {"url": "sqlite:///x.db"}
@@ -162,6 +169,12 @@ URL = {"url": "sqlite:///x.db"}
         (URL | {"lease": math.nan}, "lease=nan: must be a number, above 0"),
         (URL | {"timeout": math.inf}, "timeout=inf: must be a number, above 0"),
         (URL | {"payload_limit": 1.5}, "payload_limit=1.5: Expected `int`"),
+        (
+            URL | {"timezone": "Amsterdam"},
+            "timezone='Amsterdam': time zone 'Amsterdam' is unknown;",
+        ),
+        (URL | {"timezone": "Europe/Lndon"}, "did you mean 'Europe/London'?"),
+        (URL | {"timezone": 3}, "timezone=3: Expected `str`"),
         (URL | {"cluster": "my shop"}, "cluster 'my shop' is not a valid name"),
         (URL | {"retry": 3}, "retry=3: must be a Retry, or a table"),
         (URL | {"retry": {"atempts": 3}}, "retry: unknown key 'atempts'"),

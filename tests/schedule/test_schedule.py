@@ -53,10 +53,11 @@ def test_every_schedule_keeps_its_promises(
         return
     again = parse(schedule.text)
     assert again == schedule
-    assert (again.text, hash(again), again.jitter) == (
+    assert (again.text, hash(again), again.jitter, again.names_zone) == (
         schedule.text,
         hash(schedule),
         schedule.jitter,
+        True,
     )
     assert schedule.describe().endswith(".")
     previous = moment
@@ -169,6 +170,21 @@ def test_a_zone_in_the_text_goes_first_in_any_case() -> None:
     with pytest.raises(InvalidSchedule) as caught:
         parse("every day at 9:00 tz Europe/Lndon")
     assert caught.value.position == 22
+
+
+def test_a_schedule_knows_whether_it_names_a_zone() -> None:
+    silent, utc = parse("@daily"), parse("@daily", "utc")
+    assert (silent.timezone, utc.timezone) == ("UTC", "UTC")
+    assert (silent.names_zone, utc.names_zone) == (False, True)
+    assert (silent.text, utc.text) == ("0 0 * * *", "0 0 * * * tz UTC")
+    assert silent != utc
+    assert parse(str(utc)) == pickle.loads(pickle.dumps(utc)) == utc
+    assert parse(str(silent)) == pickle.loads(pickle.dumps(silent)) == silent
+    built = every().day.at("9:00")
+    assert not built.on("mon").names_zone
+    assert built.in_tz("UTC").on("mon").names_zone
+    with pytest.raises(InvalidSchedule, match="give its options to it"):
+        parse(built, "UTC")
 
 
 def test_the_windows_names_are_of_real_zones() -> None:

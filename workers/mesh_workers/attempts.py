@@ -124,6 +124,8 @@ class Attempts:
         limit = straggler = None
         if timeout is not None or job.deadline:
             limit = time_limit(job, timeout, run.started_at)
+        if self._tools.tally is not None:
+            self._tools.tally.began(run)
         begun = self._clock.monotonic()
         try:
             if delivery.redelivered:

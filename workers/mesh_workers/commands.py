@@ -11,9 +11,12 @@ from mesh.app import Mesh
 from mesh.console import (
     AgentsOption,
     AppArgument,
+    HealthFileOption,
     ImportOption,
     LogJsonOption,
+    MonitorOption,
     load_app,
+    monitor_at,
     run,
     run_service,
 )
@@ -65,10 +68,13 @@ def worker(
         ),
     ] = 1,
     imports: ImportOption = None,
+    monitor: MonitorOption = None,
+    health_file: HealthFileOption = None,
     log_json: LogJsonOption = False,
 ) -> None:
     """Run a worker until SIGTERM or Ctrl-C; it then finishes what runs within the grace time."""
     loaded = load_app(app, imports)
+    monitor_at(loaded, monitor, health_file)
     if loaded.config.master is not None and not loaded.config.agents.keys() >= set(agent or ()):
         run(_meet_agents(loaded))
     if processes != 1:
@@ -80,7 +86,8 @@ def worker(
         if mode == "drain":
             raise ConfigError("--mode drain ends when the agents are empty: leave out --processes")
         patience = loaded.config.grace + _LAST_WORDS
-        run_service(Supervisor(arguments, processes, patience), loaded, log_json)
+        supervisor = Supervisor(arguments, processes, patience, loaded.monitor)
+        run_service(supervisor, loaded, is_monitored=False, log_json=log_json)
         return
     options = RoleOptions(
         lanes=dict(_parse_lane(text, concurrency) for text in lane or ()),
@@ -88,7 +95,7 @@ def worker(
         agents=tuple(agent or ()),
         mode=_parse_mode(mode),
     )
-    run_service(make_role("worker", loaded, options), loaded, log_json)
+    run_service(make_role("worker", loaded, options), loaded, log_json=log_json)
 
 
 async def _meet_agents(app: Mesh) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 
 from mesh.errors import AgentError
@@ -47,6 +48,7 @@ class Reporter:
         self._some = asyncio.Event()
         self._writing = asyncio.Lock()
         self._said_dropped = 0
+        self._beaten_at: float | None = None
 
     def _wake(self) -> None:
         self._some.set()
@@ -63,6 +65,11 @@ class Reporter:
     def heartbeat(self, record: Heartbeat) -> None:
         self._heartbeat = record
         self._some.set()
+
+    @property
+    def silence(self) -> float | None:
+        """Seconds since a heartbeat was written; ``None``: none was."""
+        return None if self._beaten_at is None else time.monotonic() - self._beaten_at
 
     def defined(self, records: Sequence[Defined]) -> None:
         """Say once what handlers there are."""
@@ -102,6 +109,8 @@ class Reporter:
             while records or self._events:
                 some = self._events[:_AT_ONCE]
                 await self._agent.append([*records, *some])
+                if heartbeat is not None:
+                    self._beaten_at = time.monotonic()
                 records, starts, heartbeat = [], {}, None
                 self._events = self._events[len(some) :]
                 if was_left and not self._events:

@@ -199,7 +199,15 @@ class Door:
         session = await (await self._credentials()).find_session(digest(token))
         if session is None:
             return None
+        return self.principal_of(session, token)
+
+    def principal_of(self, session: Session, token: str) -> Principal:
+        """Who has that session."""
         return Principal(session.user.name, session.user.scope, "session", _csrf(token))
+
+    def check_site(self, request: Request) -> None:
+        """Whether a request without a session may be of a page of ours. Raises ``Forbidden``."""
+        _check_origin(request, Principal("", Scope.READ, "off"))
 
     # sessions --------------------------------------------------------------------------------
 

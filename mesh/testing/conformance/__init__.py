@@ -2,8 +2,8 @@
 
 Subclass ``AgentConformance``, or ``MasterConformance`` and the suites of a master's parts
 (``ConditionsConformance``, ``EventsConformance``, ``HistoryConformance``,
-``SchedulesConformance``), in a test module
-and provide its ``harness`` fixture::
+``SchedulesConformance``, ``StatisticsConformance``), in a test module and provide its ``harness``
+fixture::
 
     class TestMyAgent(AgentConformance):
         @pytest.fixture
@@ -21,6 +21,7 @@ from mesh.testing.conformance.history import HistoryConformance as HistoryConfor
 from mesh.testing.conformance.master import MasterConformance as MasterConformance
 from mesh.testing.conformance.master import MasterHarness as MasterHarness
 from mesh.testing.conformance.schedules import SchedulesConformance as SchedulesConformance
+from mesh.testing.conformance.statistics import StatisticsConformance as StatisticsConformance
 
 __all__ = [
     "AgentConformance",
@@ -31,5 +32,6 @@ __all__ = [
     "MasterConformance",
     "MasterHarness",
     "SchedulesConformance",
+    "StatisticsConformance",
     "make_job",
 ]

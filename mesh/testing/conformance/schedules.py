@@ -80,7 +80,9 @@ class SchedulesConformance:
         store = (await harness.connect()).schedules
         retry_and_all = make_definition(meta={"a": "é"}, overlap="queue", timeout=3.5)
         one = await stored(store, make_schedule("one", definition=retry_and_all, reason="r"))
-        two = await stored(store, make_schedule("two", next_slot=None, source="code"))
+        two = await stored(
+            store, make_schedule("two", next_slot=None, source="code", zone="Asia/Tokyo")
+        )
         assert await store.get("one") == one
         assert await store.get("three") is None
         assert await store.all() == [one, two]

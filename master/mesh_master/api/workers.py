@@ -1,0 +1,71 @@
+"""Routes: workers."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+from litestar import Router, get
+
+from mesh.clock import to_datetime
+from mesh.sign_in import Scope
+from mesh.wire import Heartbeat
+from mesh_master.api.context import GivenApi, require
+from mesh_master.api.problems import PROBLEMS
+
+__all__ = ["router"]
+
+
+class Load(msgspec.Struct, kw_only=True):
+    """How busy a worker is in one lane."""
+
+    lane: str
+    concurrency: int
+    running: int
+    held: int
+
+
+class Worker(msgspec.Struct, kw_only=True):
+    """A worker, as it last said."""
+
+    worker: str
+    state: str
+    """``running``, ``draining``, ``stopped``, or ``missing``: it has not said anything for long."""
+    agent: str
+    host: str
+    pid: int
+    version: str
+    started_at: datetime
+    seen_at: datetime
+    finished: int
+    lanes: list[Load]
+
+
+@get("/", guards=[require(Scope.READ)], responses=PROBLEMS)
+async def list_workers(api: GivenApi) -> list[Worker]:
+    """The workers that were heard of in the last hour, the latest first."""
+    now, heartbeat = api.mesh.now(), api.mesh.config.heartbeat
+    found = await (await api.master()).workers(seen_after=now - 3600)
+    return [_shown(worker, now - 3 * heartbeat) for worker in found]
+
+
+def _shown(worker: Heartbeat, missing_before: float) -> Worker:
+    is_missing = worker.state != "stopped" and worker.at < missing_before
+    return Worker(
+        worker=worker.worker,
+        state="missing" if is_missing else worker.state,
+        agent=worker.agent,
+        host=worker.host,
+        pid=worker.pid,
+        version=worker.version,
+        started_at=to_datetime(worker.started_at),
+        seen_at=to_datetime(worker.at),
+        finished=worker.finished,
+        lanes=[
+            Load(lane=x.lane, concurrency=x.concurrency, running=x.running, held=x.held)
+            for x in worker.lanes
+        ],
+    )
+
+
+router = Router("/workers", tags=["workers"], route_handlers=[list_workers])

@@ -1,0 +1,344 @@
+"""Counting without going through the history.
+
+Triggers (see the migration that made them, 0009) keep two tables up to date in every transaction
+that changes a job: ``totals``, how many jobs there are by state, handler and lane, and ``series``,
+what happened by the minute. So they are as exact as the jobs themselves, whatever is repeated or
+breaks off. On a server each connection counts in rows of its own (``shard``), and nobody waits for
+another's transaction; ``roll_up`` brings those together in shard 0, sums them up by lane, and makes
+hours of minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import ceil
+from typing import Any, Literal
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Double,
+    FromClause,
+    Row,
+    Select,
+    Table,
+    and_,
+    cast,
+    delete,
+    extract,
+    func,
+    or_,
+    select,
+    tuple_,
+    union_all,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.errors import ConfigError
+from mesh.filter import JobFilter
+from mesh.ports import RUN_TIMES, Bucket, FailureGroup
+from mesh.sql import BulkUpsert, Database, begins_with
+from mesh.sql.bulk import Excluded
+from mesh_master.tables import COUNTED, Tables
+
+__all__ = ["Statistics", "groups", "spans", "totals"]
+
+MINUTE, HOUR = 60, 3600
+_MOST_SPANS = 5000
+_BY_THE_MINUTE = 48 * 3600.0
+"""Seconds for which minutes are kept apart."""
+_SETTLED = 300.0
+"""Seconds after which a minute's rows are brought together: most has been heard of it."""
+_EXAMPLES = 5
+
+
+def totals(database: Database, tables: Tables, where: JobFilter) -> Select[Any] | None:
+    """Each ``state``, and how many ``jobs`` are in it, if totals can tell."""
+    if where.order == "finished" or not where.is_counted:
+        return None
+    columns = tables.totals.c
+    jobs = func.sum(columns.jobs)
+    query: Select[Any] = select(columns.state)
+    query = query.add_columns(cast(jobs, BigInteger).label("jobs"))
+    query = query.where(*_of(database, tables.totals, where.name, where.lane, where.app))
+    if where.states:
+        query = query.where(columns.state.in_(sorted(set(where.states))))
+    return query.group_by(columns.state).having(jobs > 0)
+
+
+def spans(
+    database: Database,
+    tables: Tables,
+    since: float,
+    until: float,
+    step: int,
+    name: str | None,
+    lane: str | None,
+    by: Literal["name", "lane"] | None,
+) -> Select[Any]:
+    """The sums of what was counted, by ``key`` and by the number of the span, ``place``."""
+    columns = tables.series.c
+    within = [columns["at"] >= since, columns["at"] < until]
+    rows: FromClause = tables.series
+    if name is None and by != "name":
+        # What is settled was summed by lane; the rest is little.
+        settled = select(tables.series).where(columns.span.in_([-MINUTE, -HOUR]), *within)
+        fresh = select(tables.series).where(columns.shard != 0, *within)
+        rows, within = union_all(settled, fresh).subquery("of_lanes"), []
+    else:
+        within.append(columns.span.in_([MINUTE, HOUR]))
+    key = [] if by is None else [rows.c[by].label("key")]
+    place = (cast(extract("epoch", rows.c["at"]), BigInteger) // step).label("place")
+    query: Select[Any] = select(place, *key).add_columns(
+        *(_sum(rows.c[column]).label(column) for column in COUNTED)
+    )
+    query = query.where(*within, *_of(database, rows, name, lane))
+    return query.group_by(*(["key"] if key else []), "place")
+
+
+def _sum(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    if isinstance(column.type, BigInteger):
+        # Exact for any number that occurs; sums of these would be numerics, which are slow.
+        return func.sum(cast(column, Double))
+    return func.sum(column)
+
+
+def groups(
+    database: Database, tables: Tables, since: float, limit: int, app: str = ""
+) -> Select[Any]:
+    """The largest groups of failures."""
+    jobs = tables.jobs.c
+    size = func.count().label("jobs")
+    last = func.max(jobs.finished_at).label("last_at")
+    wanted: list[ColumnElement[Any]] = [
+        jobs.fingerprint,
+        size,
+        func.count(jobs.retried_as).label("retried"),
+        func.min(jobs.finished_at).label("first_at"),
+        last,
+    ]
+    return (
+        select(*wanted)
+        .where(
+            jobs.fingerprint.is_not(None),
+            jobs.finished_at >= since,
+            *_of(database, tables.jobs, None, None, app),
+        )
+        .group_by(jobs.fingerprint)
+        .order_by(size.desc(), last.desc(), jobs.fingerprint)
+        .limit(limit)
+    )
+
+
+def newest(tables: Tables, fingerprint: str, since: float) -> Select[Any]:
+    """The last jobs of a group."""
+    jobs = tables.jobs.c
+    wanted: list[ColumnElement[Any]] = [jobs.id, jobs.name, jobs.error_type, jobs.error_message]
+    return (
+        select(*wanted)
+        .where(jobs.fingerprint == fingerprint, jobs.finished_at >= since)
+        .order_by(jobs.finished_at.desc(), jobs.id.desc())
+        .limit(_EXAMPLES)
+    )
+
+
+def _of(
+    database: Database, table: FromClause, name: str | None, lane: str | None, app: str = ""
+) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if name is not None:
+        beginning = name.removesuffix("*")
+        if beginning == name:
+            conditions.append(table.c.name == name)
+        else:
+            conditions.append(begins_with(database, table.c.name, beginning))
+    if app:
+        conditions.append(begins_with(database, table.c.name, app))
+    if lane is not None:
+        conditions.append(table.c.lane == lane)
+    return conditions
+
+
+class Statistics:
+    """What ``Master.series``, ``failures`` and ``roll_up`` do. Built once."""
+
+    def __init__(self, database: Database, tables: Tables) -> None:
+        self._database = database
+        self._tables = tables
+        self._totals = self._adding(tables.totals, ["jobs"])
+        self._series = self._adding(tables.series, COUNTED)
+
+    def _adding(self, table: Table, columns: Sequence[str]) -> BulkUpsert:
+        def add(new: Excluded) -> Mapping[str, ColumnElement[Any]]:
+            return {name: table.c[name] + new[name] for name in columns}
+
+        key = [column.name for column in table.primary_key]
+        return BulkUpsert(self._database, table, [c.name for c in table.c], key, add)
+
+    async def series(
+        self,
+        connection: AsyncConnection,
+        since: float,
+        until: float,
+        step: float,
+        *,
+        name: str | None,
+        lane: str | None,
+        by: Literal["name", "lane"] | None,
+    ) -> list[Bucket]:
+        places = _places(since, until, step)
+        size, first = int(step), places.start
+        query = spans(
+            self._database,
+            self._tables,
+            first * size,
+            places.stop * size,
+            size,
+            name,
+            lane,
+            by,
+        )
+        found: dict[str | None, dict[int, Row[Any]]] = {} if by else {None: {}}
+        for row in await connection.execute(query):
+            key = None if by is None else row.key
+            found.setdefault(key, {})[row.place] = row
+        return [
+            _bucket(place * size, key, rows.get(place))
+            for key, rows in sorted(found.items(), key=lambda item: item[0] or "")
+            for place in places
+        ]
+
+    async def failures(
+        self, connection: AsyncConnection, since: float, limit: int, app: str
+    ) -> list[FailureGroup]:
+        found: list[FailureGroup] = []
+        largest = groups(self._database, self._tables, since, limit, app)
+        for group in (await connection.execute(largest)).all():
+            query = newest(self._tables, group.fingerprint, since)
+            jobs = (await connection.execute(query)).all()
+            if jobs:  # else they were forgotten meanwhile
+                last = jobs[0]
+                found.append(
+                    FailureGroup(
+                        group.fingerprint,
+                        last.name,
+                        last.error_type,
+                        last.error_message,
+                        group.jobs,
+                        group.retried,
+                        group.first_at,
+                        group.last_at,
+                        tuple(job.id for job in jobs),
+                    )
+                )
+        return found
+
+    # rolling up ------------------------------------------------------------------------------
+
+    async def roll_up(self, connection: AsyncConnection, kept: float, limit: int) -> int:
+        now, columns, total = self._database.now(), self._tables.series.c, self._tables.totals.c
+        at = columns["at"]
+        hours_from = (now - _BY_THE_MINUTE) // HOUR * HOUR
+        gone_before = now - max(kept, _BY_THE_MINUTE)
+        loose = or_(total.shard != 0, total.jobs == 0)
+        is_fresh = and_(columns.shard != 0, at < now - _SETTLED)
+        is_old = and_(columns.span.in_([MINUTE, -MINUTE]), columns.shard == 0, at < hours_from)
+        is_over = and_(columns.span.in_([HOUR, -HOUR]), at < gone_before)
+        taken = 0
+        for table, write, these, become in (
+            (self._tables.totals, self._totals, loose, _one_total),
+            (self._tables.series, self._series, is_fresh, _settled),
+            (self._tables.series, self._series, is_old, _of_the_hour),
+            (self._tables.series, self._series, is_over, _nothing),
+        ):
+            if taken < limit:
+                left = limit - taken
+                rows = await self._take(connection, table, these, left)
+                await self._add(connection, table, write, [new for r in rows for new in become(r)])
+                taken += len(rows)
+        return taken
+
+    async def _take(
+        self, connection: AsyncConnection, table: Table, these: ColumnElement[bool], limit: int
+    ) -> list[Mapping[str, Any]]:
+        keys = list(table.primary_key.columns)
+        some = select(*keys).where(these).limit(limit)
+        # Rows to which somebody is adding are left to the next time, so nobody waits for them.
+        free = self._database.once(self._database.claiming(some), "free")
+        gone = delete(table).where(tuple_(*keys).in_(free)).returning(*table.c)
+        return [dict(row._mapping) for row in await connection.execute(gone)]
+
+    async def _add(
+        self,
+        connection: AsyncConnection,
+        table: Table,
+        write: BulkUpsert,
+        rows: Iterable[dict[str, Any]],
+    ) -> None:
+        keys = [column.name for column in table.primary_key.columns]
+        counts = [column.name for column in table.c if not column.primary_key]
+        sums: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for row in rows:
+            known = sums.setdefault(tuple(row[name] for name in keys), row)
+            if known is not row:
+                for name in counts:
+                    known[name] += row[name]
+        # In the order of their keys, as another may be at it.
+        left = [sums[key] for key in sorted(sums)]
+        await write.run(connection, [row for row in left if any(row[name] for name in counts)])
+
+
+def _one_total(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{**row, "shard": 0}]
+
+
+def _settled(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """As it is, and a part of its lane's."""
+    return [{**row, "shard": 0}, {**row, "shard": 0, "span": -row["span"], "name": ""}]
+
+
+def _of_the_hour(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    span = HOUR if row["span"] > 0 else -HOUR
+    return [{**row, "span": span, "at": row["at"] // HOUR * HOUR}]
+
+
+def _nothing(_: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return []
+
+
+def _places(since: float, until: float, step: float) -> range:
+    """The numbers of the spans. Raises ``ConfigError``."""
+    if step < MINUTE or step % MINUTE:
+        raise ConfigError(
+            f"a series in steps of {step:g} seconds: it is counted by the minute, so the step is "
+            "to be 60 or a multiple of it"
+        )
+    places = range(int(since // step), ceil(until / step))
+    if len(places) > _MOST_SPANS:
+        enough = ceil((until - since) / _MOST_SPANS / MINUTE + 1) * MINUTE
+        raise ConfigError(
+            f"a series of {len(places)} spans of {step:g} seconds: up to {_MOST_SPANS} are given; "
+            f"take steps of {enough} seconds, or less time"
+        )
+    return places
+
+
+def _bucket(at: float, key: str | None, row: Row[Any] | None) -> Bucket:
+    if row is None:
+        return Bucket(at, key)
+    return Bucket(
+        at,
+        key,
+        enqueued=row.enqueued,
+        started=row.started,
+        succeeded=row.succeeded,
+        failed=row.failed,
+        cancelled=row.cancelled,
+        skipped=row.skipped,
+        expired=row.expired,
+        retried=row.retried,
+        seconds=row.ran / 1e6,
+        histogram=tuple(row._mapping[f"ran_{place}"] for place in range(len(RUN_TIMES) + 1)),
+        waited=row.waited / 1e6,
+        waits=row.waits,
+    )

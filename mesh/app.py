@@ -49,6 +49,8 @@ from mesh.registry import Registry
 from mesh.request import DEFAULT_LANE, Job, request_codecs, requested
 from mesh.schedules import AppSchedules
 from mesh.sign_in import Authenticator
+from mesh.sinks import Callback, Sink, Wanted
+from mesh.sinks.callback import OnEvent
 from mesh.sync import Sync
 from mesh.wire import Envelope
 from mesh.workflow import WorkflowHandle
@@ -57,6 +59,7 @@ __all__ = ["Mesh"]
 
 R = TypeVar("R")
 T = TypeVar("T")
+OnEventT = TypeVar("OnEventT", bound=OnEvent)
 AuthenticatorT = TypeVar("AuthenticatorT", bound=Authenticator)
 
 
@@ -85,10 +88,11 @@ class Mesh(Registry):
         clock: Clock | None = None,
         middleware: Iterable[Middleware] = (),
         codec: Codec | None = None,
+        sinks: Iterable[Sink] = (),
         **settings: Any,
     ) -> None:
         """``middleware`` is around every job, the first outermost; ``codec`` encrypts what jobs
-        carry. Raises ``ConfigError``, naming the setting."""
+        carry; ``sinks`` are told of events. Raises ``ConfigError``, naming the setting."""
         values = {"url": url, "master": master, "agents": agents, **settings}
         if config is None:
             config = Config.build(**values)
@@ -128,6 +132,36 @@ class Mesh(Registry):
         # The one that was asked for last: nearly always the one that is asked for next.
         self.sync = Sync(self.close)
         """``app.sync(awaitable)``: wait for it in code that has no event loop."""
+        self.sinks: list[Sink] = []
+        """What is told of events by the processes that record ledgers."""
+        for sink in sinks:
+            if not isinstance(sink, Sink):
+                raise ConfigError(f"sinks={sink!r}: must be an object of a subclass of Sink")
+            self.sinks.append(sink)
+            sink.attach(self)
+
+    def on_event(
+        self, *events: str, name: str | None = None, lane: str | None = None
+    ) -> Callable[[OnEventT], OnEventT]:
+        """A decorator: call a function, ``async`` or not, for events of these kinds, or of these
+        moments in a job's life (default: all of its life), of jobs of this handler
+        (``reports.*``), in this lane::
+
+            @app.on_event("failed", "lost", name="reports.*")
+            async def alarm(told: JobEvent) -> None: ...
+
+        It runs in the processes that record ledgers (``mesh master``, ``mesh up``), once for each
+        event, and again if such a process dies; the ledger waits while it runs, so let it enqueue
+        a job if it takes long. See ``mesh.sinks``. Raises ``ConfigError``."""
+        of_job = None if name is None else self.prefix.of(name)
+        of_lane = None if lane is None else self.prefix.of(lane)
+        wanted = Wanted(events or ("lifecycle",), of_job, of_lane)
+
+        def decorate(function: OnEventT) -> OnEventT:
+            self.sinks.append(Callback(function, wanted, self.codec))
+            return function
+
+        return decorate
 
     def authenticate(self, hook: AuthenticatorT) -> AuthenticatorT:
         """A decorator: let an ``async`` function say who sends a request to the HTTP API::
@@ -156,13 +190,15 @@ class Mesh(Registry):
         *,
         middleware: Iterable[Middleware] = (),
         codec: Codec | None = None,
+        sinks: Iterable[Sink] = (),
         **settings: Any,
     ) -> Self:
         """Configured by ``mesh.toml``, ``MESH_*`` variables and ``settings``; the later win.
 
         Raises ``ConfigError``.
         """
-        return cls(config=Config.from_env(**settings), middleware=middleware, codec=codec)
+        config = Config.from_env(**settings)
+        return cls(config=config, middleware=middleware, codec=codec, sinks=sinks)
 
     # jobs ------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from mesh.console import (
     HttpOption,
     ImportOption,
     JsonOption,
+    LogJsonOption,
     MonitorOption,
     WithHttpOption,
     http_role,
@@ -85,6 +86,7 @@ def up(
         int, typer.Option("--concurrency", "-c", help="Jobs at once in each lane.")
     ] = 10,
     imports: ImportOption = None,
+    log_json: LogJsonOption = False,
     monitor: MonitorOption = None,
     health_file: HealthFileOption = None,
     http: HttpOption = None,
@@ -96,7 +98,8 @@ def up(
     monitor_at(loaded, monitor, health_file)
     options = RoleOptions(concurrency=concurrency, http=http)
     roles = [make_role(name, loaded, options) for name in ("coordinator", "worker")]
-    run_service(Group("mesh up", [*roles, *http_role(loaded, options, with_http)]), loaded)
+    service = Group("mesh up", [*roles, *http_role(loaded, options, with_http)])
+    run_service(service, loaded, log_json=log_json)
 
 
 @cli.command()

@@ -124,7 +124,7 @@ class Attempts:
         limit = straggler = None
         if timeout is not None or job.deadline:
             limit = time_limit(job, timeout, run.started_at)
-        if self._tools.tally is not None:
+        if self._app.monitor.counts:
             self._tools.tally.began(run)
         begun = self._clock.monotonic()
         try:

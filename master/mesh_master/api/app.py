@@ -19,6 +19,7 @@ from mesh_master.api import (
     health,
     jobs,
     lanes,
+    metrics,
     overview,
     schedules,
     session,
@@ -38,6 +39,7 @@ _BODY = 4 * 1024 * 1024
 def build(app: Mesh) -> Litestar:
     """See ``mesh_master.api.create_app``."""
     api = Api(app)
+    metrics.count(app)
 
     def provide_api() -> Api:
         return api
@@ -58,7 +60,7 @@ def build(app: Mesh) -> Litestar:
         ],
     )
     return Litestar(
-        [router, *health.routes],
+        [router, *health.routes, *metrics.routes],
         state=State({"api": api}),
         dependencies={
             "api": Provide(provide_api, sync_to_thread=False),

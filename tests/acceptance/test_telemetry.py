@@ -158,6 +158,21 @@ async def test_health_and_metrics_of_a_cluster_whose_agent_stands_still(
         assert _is_well(*worker, "--live")
 
 
+async def test_each_process_of_a_worker_tells_of_itself(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cluster.py").write_text(CLUSTER)
+    monkeypatch.setenv("MESH_URL", f"sqlite:///{tmp_path}/mesh.db")
+    monkeypatch.setenv("MESH_HEALTH_FILE", "health")
+    monkeypatch.chdir(tmp_path)
+    ports = [str(free_port())]
+    start("worker", "cluster:app", "--processes", "2", "--monitor", *ports)
+    ports.append(str(int(ports[0]) + 1))
+    await _until(lambda: all(_is_ready(["--monitor", port]) for port in ports))
+    await _until(lambda: _is_well("--processes", "2"))
+    assert not _is_well("--processes", "3")
+
+
 def _is_ready(monitor: Sequence[str]) -> bool:
     try:
         with urlopen(f"http://127.0.0.1:{monitor[1]}/health/ready", timeout=30):

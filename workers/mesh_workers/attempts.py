@@ -22,6 +22,7 @@ from mesh.job_logs import EMIT, RUNNING
 from mesh.ports import Delivery, Settlement
 from mesh.retry import Retry
 from mesh.service import Backoff
+from mesh.tracing import trace_of
 from mesh.wire import Envelope, ErrorInfo, Finished, Retrying
 from mesh_workers.around import Around, surround, tell
 from mesh_workers.execute import execute
@@ -154,7 +155,7 @@ class Attempts:
         self.finished += 1
         record, again = decide(run, outcome, policy, self._clock.time(), self._random)
         if not isinstance(outcome, Succeeded):
-            log_end(record, outcome.error)
+            log_end(record, outcome.error, job)
         reporter.ended(job.id, run.attempt)
         if outlet is not None:
             outlet.close()
@@ -224,8 +225,15 @@ class Attempts:
             self.duration += (seconds - self.duration) / 16
 
 
-def log_end(record: Finished | Retrying, error: ErrorInfo) -> None:
+def log_end(record: Finished | Retrying, error: ErrorInfo, job: Envelope) -> None:
     """Say how an attempt ended that did not succeed."""
+    extra = {
+        "job_id": record.id,
+        "job_name": record.name,
+        "attempt": record.attempt,
+        "lane": record.lane,
+        **trace_of(job.headers),
+    }
     if isinstance(record, Retrying):
         log.warning(
             "job %s (%s), attempt %d: %s: %s; again in %.1f s",
@@ -235,6 +243,7 @@ def log_end(record: Finished | Retrying, error: ErrorInfo) -> None:
             error.type,
             error.message,
             max(0.0, record.due_at - record.at),
+            extra=extra,
         )
     else:
         log.log(
@@ -246,4 +255,5 @@ def log_end(record: Finished | Retrying, error: ErrorInfo) -> None:
             record.attempt,
             error.type,
             error.message,
+            extra=extra,
         )

@@ -226,6 +226,9 @@ def run_service(service: Service, app: Mesh, *, is_monitored: bool = True) -> No
         level=os.environ.get("MESH_LOG", "INFO").upper(),
         format="%(asctime)s %(levelname)-7s %(message)s",
     )
+    # It tells of its plugins while it is imported, before anybody there can say otherwise.
+    if (alembic := logging.getLogger("alembic")).level == logging.NOTSET:
+        alembic.setLevel(logging.WARNING)
     if is_monitored and (members := doors(app.monitor)):
         # They open first and close last, so that they tell of the beginning and of the end.
         service = Group(service.name, [*members, service])

@@ -59,9 +59,9 @@ class Leases:
             await connection.execute(free.values(holder=null(), expires_at=self._database.now()))
 
     async def held(self) -> dict[str, str]:
-        columns = self._table.c
+        columns, now = self._table.c, self._database.now()
         query = select(columns.name, columns.holder).where(
-            columns.holder.is_not(None), columns.expires_at > self._database.now()
+            columns.holder.is_not(None), columns.expires_at > now
         )
         async with self._database.read(timeout=_PATIENCE) as connection:
             return {row.name: row.holder for row in await connection.execute(query)}

@@ -266,7 +266,7 @@ class Statistics:
         # Rows to which somebody is adding are left to the next time, so nobody waits for them.
         free = self._database.once(self._database.claiming(some), "free")
         gone = delete(table).where(tuple_(*keys).in_(free)).returning(*table.c)
-        return [row._mapping for row in await connection.execute(gone)]
+        return [dict(row._mapping) for row in await connection.execute(gone)]
 
     async def _add(
         self,

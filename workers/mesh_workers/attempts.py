@@ -156,9 +156,10 @@ class Attempts:
         record, again = decide(run, outcome, policy, self._clock.time(), self._random)
         if not isinstance(outcome, Succeeded):
             log_end(record, outcome.error, job)
-        reporter.ended(job.id, run.attempt)
         if outlet is not None:
             outlet.close()
+        if outlet is None or not outlet.has_said:
+            reporter.ended(job.id, run.attempt)
         self._settler.post(Settlement(delivery, record, again))
         if self._app.hooks.ended:
             raised = None if around is None else around.error

@@ -2,8 +2,8 @@
 what handlers it has.
 
 Records gather for ``_GATHER`` seconds and leave in one ledger write. A start whose job ends
-before that write is left out: its outcome says all that it would. While the agent is away
-records wait here, events of handlers in their ``outlets``, which say what becomes of too many.
+before that write, having said nothing, is left out: its outcome says all that it would. While the
+agent is away records wait here, events of handlers in their ``outlets``, which say what becomes of too many.
 
 What was numbered once is written with that number, however often it takes: the agent may have
 stored it although it did not say so.
@@ -57,7 +57,8 @@ class Reporter:
         self._some.set()
 
     def ended(self, job_id: str, attempt: int) -> None:
-        """The outcome will be written: the start need not be, if it was not yet."""
+        """The outcome of an attempt that said nothing will be written: its start need not be, if
+        it was not yet. (What one said has its place behind its start.)"""
         self._starts.pop((job_id, attempt), None)
 
     def heartbeat(self, record: Heartbeat) -> None:

@@ -205,7 +205,7 @@ async def _told_to_stop() -> AsyncIterator[asyncio.Event]:
 @contextmanager
 def _keys(loop: asyncio.AbstractEventLoop, pressed: Callable[[bytes], Any]) -> Iterator[None]:
     """Calls ``pressed`` with each key, where there is a keyboard."""
-    if not sys.stdin.isatty():
+    if not sys.stdin.isatty() or sys.platform == "win32":
         yield
         return
     import termios

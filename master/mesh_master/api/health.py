@@ -6,6 +6,7 @@ import asyncio
 
 import msgspec
 from litestar import Response, get
+from litestar.openapi.datastructures import ResponseSpec
 
 from mesh.errors import MeshError
 from mesh.monitor import Monitor
@@ -26,7 +27,11 @@ async def live() -> Health:
     return Health(status="ok")
 
 
-@get("/health/ready", tags=["health"])
+@get(
+    "/health/ready",
+    responses={503: ResponseSpec(Health, generate_examples=False, description="Not ready")},
+    tags=["health"],
+)
 async def ready(api: GivenApi) -> Response[Health]:
     """The master can be reached, and all that runs in this process is well. Without the master,
     work that is on agents goes on."""

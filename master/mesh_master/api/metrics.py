@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from litestar import MediaType, Response, get
 from litestar.exceptions import HTTPException
 
@@ -25,14 +27,20 @@ def count(app: Mesh) -> None:
     app.monitor.counts = True
 
 
-@get("/metrics", guards=[require(Scope.READ)], responses=PROBLEMS, tags=["health"])
+@get(
+    "/metrics",
+    guards=[require(Scope.READ)],
+    media_type=MediaType.TEXT,
+    responses={**PROBLEMS, 501: replace(PROBLEMS[400], description="Not Implemented")},
+    tags=["health"],
+)
 async def metrics(api: GivenApi) -> Response[str]:
     """The metrics of this process and of the cluster, in Prometheus' text format."""
     try:
         body, kind = await render(api.mesh)
     except ConfigError as error:
         raise HTTPException(str(error), status_code=501) from error
-    return Response(body.decode(), media_type=MediaType.TEXT, headers={"content-type": kind})
+    return Response(body.decode(), media_type=kind)
 
 
 routes = [metrics]

@@ -19,6 +19,7 @@ from mesh_master.api import (
     health,
     jobs,
     lanes,
+    metrics,
     overview,
     pages,
     schedules,
@@ -39,6 +40,7 @@ _BODY = 4 * 1024 * 1024
 def build(app: Mesh) -> Litestar:
     """See ``mesh_master.api.create_app``."""
     api = Api(app)
+    metrics.count(app)
 
     def provide_api() -> Api:
         return api
@@ -59,7 +61,7 @@ def build(app: Mesh) -> Litestar:
         ],
     )
     return Litestar(
-        [router, *pages.routes, *health.routes],
+        [router, *pages.routes, *health.routes, *metrics.routes],
         state=State({"api": api}),
         dependencies={
             "api": Provide(provide_api, sync_to_thread=False),

@@ -106,7 +106,7 @@ def test_filters_mean_what_they_say(
             where = JobFilter(**given, limit=limit)
             wanted = sorted(
                 (job for job in jobs if is_meant(job, where)),
-                key=lambda job: ((job.finished_at or 0) if where.by_end else 0, job.id),
+                key=lambda job: (getattr(job, where.moment) if where.moment else 0, job.id),
                 reverse=True,
             )
             found: list[str] = []

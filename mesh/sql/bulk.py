@@ -163,7 +163,7 @@ def one_of(
     return subject == func.any(literal(list(values), ARRAY(subject.type, dimensions=1)))
 
 
-def begins_with(database: Database, subject: Column[str], text: str) -> ColumnElement[bool]:
+def begins_with(database: Database, subject: ColumnElement[str], text: str) -> ColumnElement[bool]:
     """Whether the column begins with ``text``, in a way that an index of it can answer: on
     PostgreSQL one with ``text_pattern_ops``."""
     if database.is_local:

@@ -126,8 +126,8 @@ async def fill(master: SqlMaster, past: Past) -> None:
     tables, database = master.tables, master.database
     tag = ("name", "value", "job_id")
     tags = BulkUpsert(database, tables.tags, tag, tag)
-    columns = ("job_id", "attempt", "outcome", "worker", "started_at", "finished_at")
-    columns += ("error_type", "error_message", "error_traceback")
+    error = ("error_type", "error_message", "error_traceback")
+    columns = ("job_id", "attempt", "outcome", "worker", "started_at", "finished_at", *error)
     attempts = InsertNew(database, tables.attempts, columns, "job_id")
     began = time.perf_counter()
     size, batch = 8000, list[tuple[dict[str, Any], list[Row], list[Row]]]()

@@ -59,7 +59,8 @@ class JobFilter:
     until: float | None = None
     """Before this moment."""
     order: Order | None = None
-    """``None``: ``finished`` where only terminal states are asked for, else ``enqueued``."""
+    """``None``: ``finished`` where only terminal states, or a fingerprint, are asked for, else
+    ``enqueued``."""
     app: str = ""
     """Of handlers whose names begin so: the ``prefix`` of an app."""
     limit: int = 50
@@ -97,8 +98,10 @@ class JobFilter:
     @property
     def by_end(self) -> bool:
         """Whether jobs are ordered, and ``since`` and ``until`` meant, by their end."""
+        if self.order is None and not self.states:
+            return self.fingerprint is not None
         if self.order is None:
-            return bool(self.states) and TERMINAL.issuperset(self.states)
+            return TERMINAL.issuperset(self.states)
         return self.order == "finished"
 
     @property

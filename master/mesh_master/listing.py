@@ -58,6 +58,15 @@ class Kind:
     """How many jobs there are in the states that are asked for, whoever's."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Meant:
+    """Where to look, for what, and the column of the ids by which to sort."""
+
+    source: FromClause
+    conditions: list[ColumnElement[bool]]
+    job_id: ColumnElement[str]
+
+
 def kinds(database: Database, tables: Tables, where: JobFilter) -> Select[Any] | None:
     """The kinds of jobs that a filter means, as rows with the fields of ``Kind``, if that helps:
     what else it says is found by an index of its own."""
@@ -85,87 +94,90 @@ def page(
     if known is not None:
         meant = sum(kind.jobs for kind in known)
         if where.moment is None and 0 < len(known) <= _MOST_APART:
-            return _best(where, [_page(database, tables, where, [k.state], k) for k in known])
+            return _best(tables, where, [_meant(database, tables, where, [], k) for k in known])
         if meant * meant < where.limit * max((kind.others for kind in known), default=0):
-            return _all(database, tables, where, states)
+            return _all(database, tables, where, _meant(database, tables, where, states))
     is_along = known is not None
     if len(states) < 2 or where.meta:
-        return _page(database, tables, where, states, is_along=is_along)
-    return _best(
-        where, [_page(database, tables, where, [one], is_along=is_along) for one in states]
-    )
-
-
-def _best(where: JobFilter, pages: Sequence[Select[Any]]) -> Select[Any]:
-    if len(pages) == 1:
-        return pages[0]
-    parts = [select(one.subquery(f"page_{number}")) for number, one in enumerate(pages)]
-    best = union_all(*parts).subquery("best")
-    return select(best).order_by(*_order(where, best, best.c.id)).limit(where.limit)
-
-
-def _all(database: Database, tables: Tables, where: JobFilter, states: list[State]) -> Select[Any]:
-    """The page from all jobs that are meant."""
-    jobs = tables.jobs
-    source, conditions, _ = _meant(database, tables, where, states)
-    wanted = [jobs.c.id, jobs.c.enqueued_at, jobs.c.finished_at]
-    some: Select[Any] = select(*wanted).select_from(source).where(*conditions)
-    some = some.where(*_behind(where, jobs, jobs.c.id))
-    every = database.once(some, "meant").subquery("every")
-    first = select(every.c.id).order_by(*_order(where, every, every.c.id)).limit(where.limit)
-    ids = first.subquery("first")
-    query = select(jobs).join_from(ids, jobs, jobs.c.id == ids.c.id)
-    return query.order_by(*_order(where, jobs, jobs.c.id))
+        return _page(tables, where, _meant(database, tables, where, states, is_along=is_along))
+    each = [_meant(database, tables, where, [state], is_along=is_along) for state in states]
+    return _best(tables, where, each)
 
 
 def counts(database: Database, tables: Tables, where: JobFilter) -> Select[Any]:
     """Each ``state``, and how many ``jobs`` are in it."""
     jobs = tables.jobs
-    source, conditions, _ = _meant(database, tables, where, _states(where))
+    meant = _meant(database, tables, where, _states(where))
     query: Select[Any] = select(jobs.c.state).add_columns(func.count().label("jobs"))
-    return query.select_from(source).where(*conditions).group_by(jobs.c.state)
+    return query.select_from(meant.source).where(*meant.conditions).group_by(jobs.c.state)
 
 
 def _states(where: JobFilter) -> list[State]:
     """The states to look in; none is any."""
+    if where.fingerprint is not None and not where.states:
+        return [State.FAILED]
     if where.by_end and not where.states:
         return sorted(TERMINAL)
     return sorted(set(where.states))
 
 
-def _page(
-    database: Database,
-    tables: Tables,
-    where: JobFilter,
-    states: list[State],
-    kind: Kind | None = None,
-    *,
-    is_along: bool = False,
-) -> Select[Any]:
+def _page(tables: Tables, where: JobFilter, meant: _Meant, *, ids: bool = False) -> Select[Any]:
+    """The rows of a page's jobs, or what puts them in order."""
     jobs = tables.jobs
-    source, conditions, job_id = _meant(database, tables, where, states, kind, is_along=is_along)
-    query = select(jobs).select_from(source).where(*conditions, *_behind(where, jobs, job_id))
-    return query.order_by(*_order(where, jobs, job_id)).limit(where.limit)
+    query = select(*_place(where, jobs, meant.job_id)) if ids else select(jobs)
+    query = query.select_from(meant.source).where(*meant.conditions, *_behind(where, jobs, meant))
+    return query.order_by(*_order(where, jobs, meant.job_id)).limit(where.limit)
+
+
+def _best(tables: Tables, where: JobFilter, each: Sequence[_Meant]) -> Select[Any]:
+    """The page from those of each."""
+    if len(each) == 1:
+        return _page(tables, where, each[0])
+    parts = [
+        select(_page(tables, where, one, ids=True).subquery(f"page_{number}"))
+        for number, one in enumerate(each)
+    ]
+    return _first(tables, where, union_all(*parts).subquery("pages"))
+
+
+def _all(database: Database, tables: Tables, where: JobFilter, meant: _Meant) -> Select[Any]:
+    """The page from all jobs that are meant, whatever the order in which they are found."""
+    jobs = tables.jobs
+    some: Select[Any] = select(*_place(where, jobs, meant.job_id)).select_from(meant.source)
+    some = some.where(*meant.conditions, *_behind(where, jobs, meant))
+    return _first(tables, where, database.once(some, "meant").subquery("each"))
+
+
+def _first(tables: Tables, where: JobFilter, rows: FromClause) -> Select[Any]:
+    jobs = tables.jobs
+    ids = select(rows.c.id).order_by(*_order(where, rows, rows.c.id)).limit(where.limit)
+    best = ids.subquery("best")
+    query = select(jobs).join_from(best, jobs, jobs.c.id == best.c.id)
+    return query.order_by(*_order(where, jobs, jobs.c.id))
+
+
+def _place(
+    where: JobFilter, rows: FromClause, job_id: ColumnElement[str]
+) -> list[ColumnElement[Any]]:
+    """What a page is ordered by."""
+    return [job_id.label("id"), *([] if where.moment is None else [rows.c[where.moment]])]
 
 
 def _order(
     where: JobFilter, rows: FromClause, job_id: ColumnElement[str]
 ) -> list[ColumnElement[Any]]:
-    first = [] if where.moment is None else [rows.c[where.moment].desc()]
-    return [*first, job_id.desc()]
+    return [*([] if where.moment is None else [rows.c[where.moment].desc()]), job_id.desc()]
 
 
-def _behind(
-    where: JobFilter, rows: FromClause, job_id: ColumnElement[str]
-) -> list[ColumnElement[bool]]:
+def _behind(where: JobFilter, rows: FromClause, meant: _Meant) -> list[ColumnElement[bool]]:
     """What is behind the page before."""
     if where.before is None:
         return []
     last, at = where.cursor
     if where.moment is None:
-        return [job_id < last]
+        return [meant.job_id < last]
     moment = rows.c[where.moment]
-    here = tuple_(moment, job_id)
+    here = tuple_(moment, meant.job_id)
     # Said again for databases that find no index by a pair.
     return [moment <= at, here < tuple_(literal(at, Moment), literal(last, JobId))]
 
@@ -178,9 +190,9 @@ def _meant(
     kind: Kind | None = None,
     *,
     is_along: bool = False,
-) -> tuple[FromClause, list[ColumnElement[bool]], ColumnElement[str]]:
-    """Where to look, for what, and the column of the ids by which to sort; of one kind if given;
-    ``is_along``: such that no index of names or lanes is gone by."""
+) -> _Meant:
+    """What the filter means; of one kind if given; ``is_along``: such that no index of names or
+    lanes is gone by."""
     jobs = tables.jobs.c
     source: FromClause = tables.jobs
     job_id: ColumnElement[str] = jobs.id
@@ -195,7 +207,7 @@ def _meant(
     elif states:
         conditions.append(jobs.state.in_(states))
     if kind is not None:
-        conditions += [jobs.name == kind.name, jobs.lane == kind.lane]
+        conditions += [jobs.name == kind.name, jobs.lane == kind.lane, jobs.state == kind.state]
     else:
         conditions += _whose(database, tables, where, is_along=is_along)
     for column, wanted in (
@@ -218,7 +230,7 @@ def _meant(
         conditions.append(moment >= where.since)
     if where.until is not None:
         conditions.append(moment < where.until)
-    return source, conditions, job_id
+    return _Meant(source, conditions, job_id)
 
 
 def _whose(

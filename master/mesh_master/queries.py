@@ -41,6 +41,7 @@ __all__ = [
     "last_events",
     "links",
     "list_jobs",
+    "oldest",
     "workers",
 ]
 
@@ -209,18 +210,18 @@ async def backlog(tables: Tables, connection: AsyncConnection, now: float) -> di
     query = query.where(totals.state.in_([*held, State.QUEUED, State.RETRYING]))
     query = query.group_by(totals.lane, totals.state).having(count > 0)
     rows = (await connection.execute(query)).all()
-    oldest: dict[str, float] = {}
+    since: dict[str, float] = {}
     for begin in range(0, len(rows), _LOOKS_AT_ONCE):
         parts = [
-            select(_oldest(tables, row.lane, row.state, now).subquery(f"of_{number}"))
+            select(oldest(tables, row.lane, row.state, now).subquery(f"of_{number}"))
             for number, row in enumerate(rows[begin : begin + _LOOKS_AT_ONCE])
         ]
         for lane, at in await connection.execute(union_all(*parts)):
-            oldest[lane] = min(at, oldest.get(lane, at))
+            since[lane] = min(at, since.get(lane, at))
     found: dict[str, Backlog] = {}
     for row in rows:
         lane, jobs = row.lane, int(row.jobs)
-        known = found.get(lane, Backlog(oldest_at=oldest.get(lane)))
+        known = found.get(lane, Backlog(oldest_at=since.get(lane)))
         if row.state in held:
             found[lane] = replace(known, held=known.held + jobs)
         else:
@@ -228,7 +229,7 @@ async def backlog(tables: Tables, connection: AsyncConnection, now: float) -> di
     return found
 
 
-def _oldest(tables: Tables, lane: str, state: str, now: float) -> Select[Any]:
+def oldest(tables: Tables, lane: str, state: str, now: float) -> Select[Any]:
     """When the oldest job that is due was enqueued: a look at the beginning of an index."""
     jobs = tables.jobs.c
     wanted = [jobs.lane, jobs.enqueued_at]

@@ -19,7 +19,6 @@ from sqlalchemy import (
     ColumnElement,
     Double,
     FromClause,
-    Row,
     Select,
     Table,
     and_,
@@ -37,10 +36,10 @@ from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from mesh.errors import ConfigError
 from mesh.filter import JobFilter
-from mesh.ports import RUN_TIMES, Bucket, FailureGroup
+from mesh.ports import Bucket, FailureGroup
 from mesh.sql import BulkUpsert, Database, begins_with
 from mesh.sql.bulk import Excluded
-from mesh_master.tables import COUNTED, Tables
+from mesh_master.tables import COUNTED, COUNTS, Tables
 
 __all__ = ["Statistics", "groups", "spans", "totals", "whose"]
 
@@ -51,6 +50,7 @@ _BY_THE_MINUTE = 48 * 3600.0
 _SETTLED = 300.0
 """Seconds after which a minute's rows are brought together: most has been heard of it."""
 _EXAMPLES = 5
+_HAPPENED = COUNTS.index("ran_0")
 
 
 def totals(database: Database, tables: Tables, where: JobFilter) -> Select[Any] | None:
@@ -204,10 +204,10 @@ class Statistics:
             lane,
             by,
         )
-        found: dict[str | None, dict[int, Row[Any]]] = {} if by else {None: {}}
-        for row in await connection.execute(query):
-            key = None if by is None else row.key
-            found.setdefault(key, {})[row.place] = row
+        found: dict[str | None, dict[int, Sequence[Any]]] = {} if by else {None: {}}
+        for place, *counted in await connection.execute(query):
+            key = counted.pop(0) if by else None
+            found.setdefault(key, {})[place] = counted
         return [
             _bucket(place * size, key, rows.get(place))
             for key, rows in sorted(found.items(), key=lambda item: item[0] or "")
@@ -329,22 +329,18 @@ def _places(since: float, until: float, step: float) -> range:
     return places
 
 
-def _bucket(at: float, key: str | None, row: Row[Any] | None) -> Bucket:
-    if row is None:
+def _bucket(at: float, key: str | None, counted: Sequence[Any] | None) -> Bucket:
+    """``counted`` is in the order of ``COUNTED``."""
+    if counted is None:
         return Bucket(at, key)
+    *happened, waits = counted[:_HAPPENED]
+    *histogram, ran, waited = counted[_HAPPENED:]
     return Bucket(
         at,
         key,
-        enqueued=row.enqueued,
-        started=row.started,
-        succeeded=row.succeeded,
-        failed=row.failed,
-        cancelled=row.cancelled,
-        skipped=row.skipped,
-        expired=row.expired,
-        retried=row.retried,
-        seconds=row.ran / 1e6,
-        histogram=tuple(row._mapping[f"ran_{place}"] for place in range(len(RUN_TIMES) + 1)),
-        waited=row.waited / 1e6,
-        waits=row.waits,
+        *happened,
+        seconds=ran / 1e6,
+        histogram=tuple(histogram),
+        waited=waited / 1e6,
+        waits=waits,
     )

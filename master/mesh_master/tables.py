@@ -33,7 +33,7 @@ COUNTS = (
     *("enqueued", "started", "succeeded", "failed", "cancelled", "skipped", "expired", "retried"),
     *("waits", *(f"ran_{place}" for place in range(len(RUN_TIMES) + 1))),
 )
-UNSTARTED = "state IN ('scheduled', 'waiting', 'queued', 'retrying')"
+UNSTARTED = "finished_at IS NULL AND state <> 'running'"
 """Which jobs an index has: to be said like this to find it."""
 
 TIMES = ("ran", "waited")

@@ -89,7 +89,7 @@ def upgrade(op: Operations, prefix: str, schema: str | None) -> None:
     ):
         op.drop_index(f"{jobs}_{name}", jobs, schema=schema)
         op.create_index(f"{jobs}_{name}", jobs, columns, schema=schema, postgresql_ops=operators)
-    unstarted = text("state IN ('scheduled', 'waiting', 'queued', 'retrying')")
+    unstarted = text("finished_at IS NULL AND state <> 'running'")
     op.create_index(
         f"{jobs}_unstarted",
         jobs,

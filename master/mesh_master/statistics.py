@@ -39,7 +39,7 @@ from mesh.filter import JobFilter
 from mesh.ports import Bucket, FailureGroup
 from mesh.sql import BulkUpsert, Database, begins_with
 from mesh.sql.bulk import Excluded
-from mesh_master.tables import COUNTED, COUNTS, Tables
+from mesh_master.tables import COUNTED, Tables
 
 __all__ = ["Statistics", "groups", "spans", "totals", "whose"]
 
@@ -50,7 +50,6 @@ _BY_THE_MINUTE = 48 * 3600.0
 _SETTLED = 300.0
 """Seconds after which a minute's rows are brought together: most has been heard of it."""
 _EXAMPLES = 5
-_HAPPENED = COUNTS.index("ran_0")
 
 
 def totals(database: Database, tables: Tables, where: JobFilter) -> Select[Any] | None:
@@ -333,14 +332,22 @@ def _bucket(at: float, key: str | None, counted: Sequence[Any] | None) -> Bucket
     """``counted`` is in the order of ``COUNTED``."""
     if counted is None:
         return Bucket(at, key)
-    *happened, waits = counted[:_HAPPENED]
-    *histogram, ran, waited = counted[_HAPPENED:]
+    # One by one: there may be thousands of spans.
+    enqueued, started, succeeded, failed, cancelled, skipped, expired, retried, *others = counted
+    waits, *histogram, ran, waited = others
     return Bucket(
         at,
         key,
-        *happened,
-        seconds=ran / 1e6,
-        histogram=tuple(histogram),
-        waited=waited / 1e6,
-        waits=waits,
+        enqueued,
+        started,
+        succeeded,
+        failed,
+        cancelled,
+        skipped,
+        expired,
+        retried,
+        ran / 1e6,
+        tuple(histogram),
+        waited / 1e6,
+        waits,
     )

@@ -9,7 +9,8 @@ COPY mesh mesh
 COPY agents agents
 COPY master master
 COPY workers workers
-RUN python -m venv /opt/mesh && /opt/mesh/bin/pip install --no-cache-dir .
+RUN python -m venv /opt/mesh && /opt/mesh/bin/pip install --no-cache-dir \
+    '.[api,crypto,http,otel,prometheus]'
 
 FROM ${PYTHON_IMAGE}
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /app mesh

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
 from weakref import WeakKeyDictionary
@@ -41,9 +42,11 @@ from mesh.history import Where, parse_where
 from mesh.job import PriorityName, State, check_job_id
 from mesh.job_handle import NO_REASON, JobHandle
 from mesh.limits import KeyFunction, LimitRules
-from mesh.middleware import Hooks, Middleware
+from mesh.middleware import Hooks, Middleware, OpenTelemetry
+from mesh.monitor import Monitor
 from mesh.options import DEFINED, JobOptions, Options
 from mesh.outcome import Failure
+from mesh.place import Place
 from mesh.plugins import connect_agent, connect_master
 from mesh.ports import Agent, JobInfo, Master
 from mesh.prefix import Prefix
@@ -106,10 +109,18 @@ class Mesh(Submitter):
         self.clock: Clock = clock or SystemClock()
         self.handlers: dict[str, Handler[..., Any, Any]] = {}
         """The registered handlers by their names in the cluster, with the app's prefix."""
+        middleware = list(middleware)
+        if config.otel and not any(isinstance(each, OpenTelemetry) for each in middleware):
+            middleware.insert(0, OpenTelemetry())
         self.hooks = Hooks(middleware)
         if codec is not None and not isinstance(codec, Codec):
             raise ConfigError(f"codec={codec!r}: must be a mesh.codecs.Codec, such as Fernet(key)")
         self.codec = codec
+        place, file = config.monitor, config.health_file
+        self.monitor = Monitor(
+            None if place is None else Place.parse(place), None if file is None else Path(file)
+        )
+        """What this process can tell of itself."""
         self._dresses = bool(self.hooks.enqueue) or codec is not None
         """Something is to be done to jobs before they are stored."""
         self.redactor = Redactor(config.redact)

@@ -13,21 +13,26 @@ from mesh import __version__
 from mesh.app import Mesh
 from mesh.console import (
     AppArgument,
+    HealthFileOption,
     HttpOption,
     ImportOption,
     JsonOption,
+    MonitorOption,
     WithHttpOption,
     http_role,
     load_app,
+    monitor_at,
     print_json,
     run,
     run_service,
 )
 from mesh.errors import MeshError
+from mesh.health import health
 from mesh.plugins import load, names
 from mesh.ports import Agent, Check, Master
 from mesh.roles import RoleOptions, make_role
 from mesh.service import Group
+from mesh.settings import AgentState, Mode
 
 __all__ = ["main"]
 
@@ -86,12 +91,15 @@ def up(
         int, typer.Option("--concurrency", "-c", help="Jobs at once in each lane.")
     ] = 10,
     imports: ImportOption = None,
+    monitor: MonitorOption = None,
+    health_file: HealthFileOption = None,
     http: HttpOption = None,
     with_http: WithHttpOption = None,
 ) -> None:
     """Run everything in one process: the coordinator, a worker for all lanes, and the HTTP API
     with the dashboard."""
     loaded = load_app(app, imports)
+    monitor_at(loaded, monitor, health_file)
     options = RoleOptions(concurrency=concurrency, http=http)
     roles = [make_role(name, loaded, options) for name in ("coordinator", "worker")]
     run_service(Group("mesh up", [*roles, *http_role(loaded, options, with_http)]), loaded)
@@ -125,10 +133,14 @@ async def examine(app: Mesh) -> list[Check]:
         master = app.connect_master()
         checks += await _check_part("master", master)
     agents = [app.connect_agent(name) for name in app.config.agents]
+    if master is not None and all(check.ok for check in checks):
+        added = await master.added_agents()
+        agents += [app.connect_agent_of(a) for n, a in added.items() if n not in app.config.agents]
     found = await asyncio.gather(*(_check_part(f"agent {a.name}", a) for a in agents))
     for agent_checks in found:
         checks += agent_checks
     if master is not None and all(check.ok for check in checks):
+        checks += await _check_cluster(master)
         checks += await _check_lanes(app, master)
         zone = app.cluster.under(await master.cluster_settings()).timezone
         checks += await _check_schedules(master, zone)
@@ -155,6 +167,28 @@ async def _check_part(subject: str, part: Agent | Master) -> list[Check]:
     except MeshError as error:
         return [Check(subject, False, str(error), "then run mesh doctor again")]
     return await part.check()
+
+
+async def _check_cluster(master: Master) -> list[Check]:
+    """Whether anything keeps all jobs, or some lane's or agent's, from running."""
+    checks: list[Check] = []
+    settings = await master.cluster_settings()
+    if settings.mode is not Mode.ACTIVE:
+        advice = "mesh cluster mode active"
+        checks.append(Check("cluster", False, f"is {settings.mode}: no job starts", advice))
+    for lane, state in settings.lanes.items():
+        checks.append(Check(f"lane {lane}", False, f"is {state}", f"mesh lanes resume {lane}"))
+    for name, status in settings.agents.items():
+        if status.state is not AgentState.ACTIVE:
+            advice = f"to use it again: mesh agents add {name} URL; else: mesh agents rm {name}"
+            checks.append(Check(f"agent {name}", False, f"is {status.state}", advice))
+    if leases := await master.leases():
+        count = len(set(leases.values()))
+        checks.append(Check("coordinators", True, f"{count} of them do the master's duties"))
+    else:
+        nobody = "none runs: what the master holds stays there, and it hears of nothing"
+        checks.append(Check("coordinators", False, nobody, "start one: mesh master APP"))
+    return checks
 
 
 async def _check_lanes(app: Mesh, master: Master) -> list[Check]:
@@ -203,6 +237,9 @@ async def _check_schedules(master: Master, zone: str) -> list[Check]:
         active = sum(schedule.state == "active" for schedule in found)
         checks.append(Check("schedules", True, f"{active} active, {len(found) - active} paused"))
     return checks
+
+
+cli.command()(health)
 
 
 @cli.command()

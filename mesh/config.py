@@ -23,6 +23,7 @@ from mesh.errors import ConfigError, InvalidSchedule, did_you_mean
 from mesh.events import Kind
 from mesh.job import TERMINAL, State, check_name
 from mesh.limits import LimitRules
+from mesh.place import Place
 from mesh.prefix import Prefix
 from mesh.recurring import Existing, Orphaned
 from mesh.retry import DEFAULT_RETRY, Retry
@@ -123,6 +124,15 @@ class Config:
     """Names of fields whose values are hidden wherever jobs are shown: `password,token`."""
     operators_may: tuple[OperatorMay, ...] = ("retry", "cancel", "remove")
     """What those with the scope `operate` may do with jobs of `kind="user"`."""
+
+    otel: bool = False
+    """OpenTelemetry's spans and metrics of every job, as with `middleware=[OpenTelemetry()]`."""
+
+    monitor: str | None = None
+    """Where a worker or master process answers `/health/live`, `/health/ready` and `/metrics` by
+    HTTP: a port of 127.0.0.1, or `HOST:PORT`."""
+    health_file: str | None = None
+    """A file to which a worker or master process writes every 5 seconds how it is."""
 
     given: frozenset[str] = frozenset()
     """The keys that were given, and so are not the cluster's to set. Not a key itself."""
@@ -232,6 +242,8 @@ def _convert(place: str, key: str, value: Any) -> Any:
         return _convert_retry(place, value)
     if key == "retention":
         return _convert_retention(place, value)
+    if key == "monitor":
+        return str(Place.parse(str(value)))
     if key == "jwt":
         return JwtRules.parse(place, value)
     if key in ("redact", "operators_may", "persist_events") and isinstance(value, str):

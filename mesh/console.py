@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import msgspec
@@ -21,8 +22,10 @@ from mesh.app import Mesh
 from mesh.clock import to_datetime
 from mesh.discovery import import_all
 from mesh.errors import ConfigError, did_you_mean
+from mesh.monitor import doors
+from mesh.place import Place
 from mesh.roles import RoleOptions, make_role
-from mesh.service import Service
+from mesh.service import Group, Service
 
 # rich takes long to import, and most commands print no table.
 if TYPE_CHECKING:
@@ -33,9 +36,11 @@ __all__ = [
     "AppArgument",
     "AppOption",
     "ImportOption",
+    "HealthFileOption",
     "HttpOption",
     "JsonOption",
     "MasterOption",
+    "MonitorOption",
     "WithHttpOption",
     "ask",
     "fail",
@@ -43,6 +48,7 @@ __all__ = [
     "http_role",
     "load_app",
     "moment",
+    "monitor_at",
     "print_json",
     "print_table",
     "run",
@@ -81,6 +87,23 @@ ImportOption = Annotated[
         "--import",
         metavar="MODULE",
         help="A module with handlers of the app, or a package of such, to import. Repeatable.",
+    ),
+]
+MonitorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--monitor",
+        metavar="[HOST:]PORT",
+        help="Answer /health/live, /health/ready and /metrics there, by HTTP. Default: the app's "
+        "'monitor' setting, else nowhere.",
+    ),
+]
+HealthFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--health-file",
+        help="Write every 5 s to this file how the process is. Default: the app's 'health_file' "
+        "setting, else none.",
     ),
 ]
 HttpOption = Annotated[
@@ -138,6 +161,14 @@ def _load_app(path: str) -> Mesh:
     return app
 
 
+def monitor_at(app: Mesh, place: str | None, file: Path | None) -> None:
+    """What the command line says of how the process tells of itself. Raises ``ConfigError``."""
+    if place is not None:
+        app.monitor.place = Place.parse(place)
+    if file is not None:
+        app.monitor.file = file
+
+
 def http_role(app: Mesh, options: RoleOptions, wanted: bool | None) -> list[Service]:
     """The HTTP API, if it is wanted; ``None`` is if it can be had. Raises ``ConfigError``."""
     if wanted is False or (options.http or app.config.http) == "off":
@@ -184,8 +215,9 @@ def _new_runner() -> asyncio.Runner:
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
-def run_service(service: Service, app: Mesh) -> None:
+def run_service(service: Service, app: Mesh, *, is_monitored: bool = True) -> None:
     """Run a service until it ends or SIGINT or SIGTERM comes; a second one ends it at once.
+    ``is_monitored``: behind the doors that the app's monitor asks for.
 
     Does not return if handlers are still running then: the process exits, since Python would
     wait for them for ever.
@@ -194,6 +226,12 @@ def run_service(service: Service, app: Mesh) -> None:
         level=os.environ.get("MESH_LOG", "INFO").upper(),
         format="%(asctime)s %(levelname)-7s %(message)s",
     )
+    # It tells of its plugins while it is imported, before anybody there can say otherwise.
+    if (alembic := logging.getLogger("alembic")).level == logging.NOTSET:
+        alembic.setLevel(logging.WARNING)
+    if is_monitored and (members := doors(app.monitor)):
+        # They open first and close last, so that they tell of the beginning and of the end.
+        service = Group(service.name, [*members, service])
     status = 0
     # Closing the event loop waits for whatever handlers have left in it, perhaps for ever.
     overdue = threading.Timer(_LAST_MOMENT, lambda: _leave(status, "handlers"))

@@ -17,6 +17,7 @@ from mesh.codec import ValueCodec, encode_json
 from mesh.codecs.base import Codec, unseal
 from mesh.errors import EventTooLarge, InvalidResult
 from mesh.job import State
+from mesh.tracing import trace_fields
 from mesh.wire import Envelope, Parent
 
 if TYPE_CHECKING:
@@ -154,9 +155,10 @@ class Context(Generic[ProgressT]):
     @cached_property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger of the standard library, ``mesh.job.<name>``, whose records have the
-        attributes ``job_id``, ``job_name``, ``attempt`` and ``lane``. Unlike those of ``log``
-        its lines are not kept with the job."""
-        fields = job_fields(self)
+        attributes ``job_id``, ``job_name``, ``attempt`` and ``lane``, and within a trace
+        ``trace_id`` and ``span_id``. Unlike those of ``log`` its lines are not kept with the
+        job."""
+        fields = job_fields(self) | trace_fields()
         return logging.LoggerAdapter(logging.getLogger(f"mesh.job.{self.name}"), fields)
 
     # parents and children --------------------------------------------------------------------
@@ -354,7 +356,7 @@ class JobLog:
         if data:
             entry["data"] = data
         said = context._emit("log", log_event(entry, context._event_size))
-        extra = {**job_fields(context), SAID: True, "data": data}
+        extra = {**job_fields(context), **trace_fields(), SAID: True, "data": data}
         self._logger.log(level, "%s [job %s]", message, context.job_id, extra=extra)
         return said
 

@@ -202,8 +202,12 @@ class Options:
         return dataclasses.replace(base, **given)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value < inf
+
+
 def _check_delay(value: Any) -> float:
-    if not isinstance(value, int | float) or not 0 <= value < inf:
+    if not _is_number(value) or not value >= 0:
         raise ConfigError(f"options(delay={value!r}): must be a number of seconds, 0 or more")
     return float(value)
 
@@ -224,7 +228,7 @@ def _check_until(option: str, value: Any) -> float | datetime:
         except ValueError as error:
             raise ConfigError(f"options({option}=...): {error}") from None
         return value
-    if not isinstance(value, int | float) or not 0 < value < inf:
+    if not _is_number(value) or not value > 0:
         raise ConfigError(
             f"{option}={value!r}: must be a number of seconds above 0, or a datetime with a time "
             "zone"
@@ -233,13 +237,13 @@ def _check_until(option: str, value: Any) -> float | datetime:
 
 
 def _check_timeout(value: Any) -> float:
-    if not isinstance(value, int | float) or not 0 < value < inf:
+    if not _is_number(value) or not value > 0:
         raise ConfigError(f"timeout={value!r}: must be a number of seconds above 0")
     return float(value)
 
 
 def _check_result_ttl(value: Any) -> float:
-    if not isinstance(value, int | float) or not LEAST_KEPT <= value < inf:
+    if not _is_number(value) or not value >= LEAST_KEPT:
         raise ConfigError(
             f"result_ttl={value!r}: must be a number of seconds, {LEAST_KEPT:g} or more: who waits "
             "for the result must have time to read it"
@@ -258,7 +262,22 @@ def _check_meta(value: Any) -> dict[str, str]:
         isinstance(k, str) and isinstance(v, str) for k, v in value.items()
     ):
         raise ConfigError(f"options(meta={value!r}): must map strings to strings")
-    return dict(value)
+    tags = dict(value)
+    size = sum(_size("meta", text) for item in tags.items() for text in item)
+    if size > _MOST_META:
+        raise ConfigError(
+            f"options(meta=...): the tags take {size} bytes, the limit is {_MOST_META}: they are "
+            "for finding jobs; give the handler arguments for what it is to know"
+        )
+    return tags
+
+
+def _size(option: str, text: str) -> int:
+    """In bytes. Raises ``ConfigError`` if it cannot be stored."""
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"options({option}={text!r}): cannot be stored: {error}") from None
 
 
 _NEEDS = {
@@ -296,13 +315,14 @@ def _check_key(value: Any) -> str:
         raise ConfigError(
             f"options(key={value!r}): must be a text of 1 to {_LONGEST_KEY} characters"
         )
+    _size("key", value)
     return value
 
 
 def _check_scope(value: Any) -> float:
     if value in ("unfinished", "forever"):
         return 0.0 if value == "unfinished" else inf
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < inf:
+    if not _is_number(value) or not value > 0:
         raise ConfigError(
             f"options(key_scope={value!r}): must be 'unfinished', 'forever' or a number of seconds"
         )
@@ -310,7 +330,7 @@ def _check_scope(value: Any) -> float:
 
 
 def _check_max_wait(value: Any) -> float:
-    if not isinstance(value, int | float) or not 0 < value < inf:
+    if not _is_number(value) or not value > 0:
         raise ConfigError(f"options(max_wait={value!r}): must be a number of seconds above 0")
     return float(value)
 
@@ -331,6 +351,8 @@ def _check_word(option: str, words: Any, value: Any) -> Any:
 
 
 _LONGEST_KEY = 200
+_MOST_META = 16_384
+"""Bytes. It travels outside the payload and its limit, and agents bound a message."""
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "id": lambda value: check_job_id(str(value)),

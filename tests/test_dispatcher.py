@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from mesh.errors import AgentError, MasterUnavailable, PublishOutcomeUnknown
 from mesh.held import Held
@@ -246,3 +247,25 @@ async def test_many_dispatchers_never_dispatch_twice(postgres: PostgresServer) -
     assert sum(1 for mine in agents if any(a.got for a in mine)) > 1
     assert await masters[0].count_jobs() == {State.SCHEDULED: 1000}
     await asyncio.gather(*[master.close() for master in masters])
+
+
+async def test_a_commit_elsewhere_wakes_dispatchers(postgres: PostgresServer) -> None:
+    """The clock stands still: who only looks from time to time would never look again."""
+    url = postgres.create_database()
+    here, there = (SqlMaster(url, MasterSettings(auto_migrate=True)) for _ in range(2))
+    await here.open()
+    await there.open()
+    clock = SteppedClock()
+    agent = WatchedAgent("a", clock)
+    engine = create_async_engine(url.replace("postgresql:", "postgresql+asyncpg:"))
+    async with make_dispatcher(here, clock, agent):
+        while here.signals.pause(0) < 1:  # noqa: ASYNC110 - it does not listen yet
+            await asyncio.sleep(0.01)
+        for count in range(1, 4):
+            await there.submit([Held(make_job(due_at=clock.time()))])
+            await agent.has(count)
+        async with AsyncSession(engine) as session, session.begin():
+            await there.submit([Held(make_job(due_at=clock.time()))], session)
+        await agent.has(4)
+    await engine.dispose()
+    await asyncio.gather(here.close(), there.close())

@@ -307,7 +307,8 @@ def test_a_job_is_told_from_the_shell_what_it_is_told_in_code(shell: Shell) -> N
     first = enqueue(
         *("--at", "2035-01-31T09:00:00+01:00", "--priority", "high", "--meta", "tenant=42"),
         *("--key", "k", "--key-scope", "forever", "--expires", "60", "--result-ttl", "90"),
-        *("--timeout", "5", "--attempts", "7", "--deadline", "99", "--durability", "master"),
+        *("--timeout", "5", "--retry", '{"max_attempts": 7}', "--durability", "master"),
+        *("--deadline", "2035-02-01T09:00:00+01:00"),
     )
     assert enqueue("--key", "k") == {"id": first["id"], "existing": True}
     assert shell.mesh("jobs", "enqueue", "send", '{"user_id":3}', "--key", "k", master=False) == (
@@ -323,6 +324,9 @@ def test_a_job_is_told_from_the_shell_what_it_is_told_in_code(shell: Shell) -> N
         (["--meta", "tenant"], "--meta 'tenant': write TAG=VALUE"),
         (["--key", "x", "--key-scope", "ever"], "key_scope='ever'"),
         (["--on", "failure"], "says nothing without after"),
+        (["--retry", "7"], "retry=7: must be a Retry, or a table"),
+        (["--retry", "{"], "--retry {: "),
+        (["--expires", "soon"], "--expires soon: write a moment"),
     ):
         with pytest.raises(ConfigError, match=message):
             enqueue(*options)

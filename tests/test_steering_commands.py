@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 from mesh import Mesh, Retry, State
+from mesh.cli import examine
 from mesh.errors import ConfigError
 from mesh.roles import RoleOptions, make_role
 from mesh.settings import AgentState, ClusterSettings, LaneState, Mode
@@ -95,7 +97,9 @@ def test_settings_are_set_and_unset(shell: Shell) -> None:
     assert (shell.settings.timeout, shell.settings.retry) == (30.0, Retry(2, delay=1))
     found = json.loads(shell.mesh("settings", "ls", "--json"))
     assert found["timeout"] == 30.0
-    assert "default" in shell.mesh("settings", "ls")
+    shown = shell.mesh("settings", "ls")
+    assert re.search(r'retention +\{.*"succeeded": 604800.* default', shown)
+    assert re.search(r"timeout +30.0 *$", shown, re.MULTILINE)
     shell.mesh("settings", "unset", "timeout")
     assert shell.settings.timeout is None
     shell.mesh("settings", "set", "timezone", "europe/amsterdam")
@@ -213,6 +217,45 @@ def test_an_agent_with_jobs_is_not_removed_unless_forced(shell: Shell, tmp_path:
     with pytest.raises(ConfigError, match="has 1 jobs, and 1 ledger entries"):
         shell.mesh("agents", "rm", "second")
     assert "removed" in shell.mesh("agents", "rm", "second", "--force")
+
+
+def test_why_a_job_does_not_run_is_said(shell: Shell) -> None:
+    (job,) = shell.enqueue(1, durability="master")
+
+    def said() -> str:
+        return shell.mesh("jobs", "show", job)
+
+    assert re.search(r"^waits +no coordinator runs, so nobody .*\n +→ mesh master", said(), re.M)
+    shell.mesh("cluster", "mode", "passive")
+    shell.mesh("lanes", "pause", "mail")
+    shell.mesh("agents", "drain", "local", "--no-wait")
+    causes = [one["text"] for one in json.loads(shell.mesh("jobs", "show", job, "--json"))["waits"]]
+    for part in ("is passive", "mail is paused", "local is draining", "no worker of the lane mail"):
+        assert any(part in cause for cause in causes), part
+    assert "1 of these wait: the lane mail is paused\n  → mesh lanes resume mail" in shell.mesh(
+        "jobs", "ls"
+    )
+
+    async def advice(app: Mesh) -> str:
+        return "\n".join(check.advice for check in await examine(app) if not check.ok)
+
+    found = shell.run(advice)
+    for part in ("cluster mode active", "lanes resume mail", "agents add local", "mesh master"):
+        assert part in found, part
+
+    async def runs(app: Mesh) -> None:
+        master = await app.master()
+        await master.change_settings(lambda s: ClusterSettings(revision=s.revision))
+        async with (
+            make_role("coordinator", app, RoleOptions()),
+            make_role("worker", app, RoleOptions()),
+        ):
+            assert await (await app.get_job(job)).result(timeout=30) == 1
+            assert not [c for c in await examine(app) if c.subject == "coordinators" and not c.ok]
+
+    shell.run(runs)
+    assert "waits" not in said()
+    assert "of these wait" not in shell.mesh("jobs", "ls")
 
 
 def test_jobs_are_cancelled(shell: Shell) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
@@ -104,11 +104,12 @@ def list_settings(
     if as_json:
         print_json(found)
         return
-    rows = table("key", "value", "")
+    rows, built_in = table("key", "value", ""), Config()
     for key in SHARED:
         value = getattr(found, key)
-        default = Config.__dataclass_fields__[key].default
-        rows.add_row(key, _shown(default if value is None else value), "" if value else "default")
+        is_set = value is not None
+        shown = _shown(value if is_set else getattr(built_in, key))
+        rows.add_row(key, shown, "" if is_set else "default")
     print_table(rows)
 
 
@@ -149,6 +150,8 @@ def _check_key(key: str) -> str:
 def _shown(value: object) -> str:
     if isinstance(value, msgspec.Struct):
         return json.dumps(msgspec.structs.asdict(value), default=str)
+    if isinstance(value, Mapping):
+        return json.dumps(value)
     return "none" if value is None else str(value)
 
 

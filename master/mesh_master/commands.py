@@ -12,15 +12,18 @@ from mesh.console import (
     AgentsOption,
     AppArgument,
     AppOption,
+    HealthFileOption,
     HttpOption,
     ImportOption,
     JsonOption,
     MasterOption,
+    MonitorOption,
     WithHttpOption,
     ask,
     find_app,
     http_role,
     load_app,
+    monitor_at,
     print_json,
     print_table,
     run,
@@ -37,6 +40,7 @@ from mesh_master.cluster_commands import cluster, lanes, settings
 from mesh_master.handler_commands import handlers
 from mesh_master.job_commands import jobs
 from mesh_master.schedule_commands import schedules
+from mesh_master.top import top
 
 # What takes long to import (SQLAlchemy, Alembic, rich) is imported by the commands that need it:
 # this module is imported for every ``mesh`` command there is.
@@ -52,6 +56,7 @@ def register(cli: typer.Typer) -> None:
     """Add this part's commands."""
     cli.command()(master)
     cli.command()(workers)
+    cli.command()(top)
     cli.add_typer(jobs, name="jobs")
     cli.add_typer(handlers, name="handlers")
     cli.add_typer(schedules, name="schedules")
@@ -71,10 +76,13 @@ def master(
     imports: ImportOption = None,
     http: HttpOption = None,
     with_http: WithHttpOption = None,
+    monitor: MonitorOption = None,
+    health_file: HealthFileOption = None,
 ) -> None:
     """Run the master's duties (recorders, dispatcher, scheduler, janitor), and the HTTP API with
     the dashboard, until SIGTERM or Ctrl-C. Any number of processes may do so."""
     loaded = load_app(app, imports)
+    monitor_at(loaded, monitor, health_file)
     options = RoleOptions(agents=tuple(agent or ()), http=http)
     duties = make_role("coordinator", loaded, options)
     run_service(Group("mesh master", [duties, *http_role(loaded, options, with_http)]), loaded)

@@ -21,17 +21,21 @@ from mesh.cluster import Cluster
 from mesh.config import RETENTION, AgentConfig
 from mesh.emptying import Mover
 from mesh.errors import InvalidSchedule, MasterError, MasterUnavailable
+from mesh.monitor import Families, Monitor
 from mesh.plugins import hide_password
-from mesh.ports import Agent, Master
+from mesh.ports import Agent, Check, Master
 from mesh.roles import RoleOptions
 from mesh.schedule.zones import zone_named
 from mesh.schedules import Declaring
 from mesh.service import Backoff, Group, Service, unique_name
 from mesh.sql.outbox import Outbox
+from mesh.wire import Record
 from mesh_master.control import Control, Follower
+from mesh_master.counting import LedgerTally
 from mesh_master.dispatcher import Dispatcher
 from mesh_master.draining import Draining
 from mesh_master.janitor import Janitor
+from mesh_master.metrics import DUTIES, TEXTS, cluster_metrics
 from mesh_master.outboxes import OutboxDuty
 from mesh_master.recorder import Recorder
 from mesh_master.roster import Roster
@@ -59,12 +63,15 @@ class Coordinator(Group):
         clock: Clock | None = None,
         holder: str | None = None,
         others: Sequence[Service] = (),
+        monitor: Monitor | None = None,
+        heartbeat: float = 10.0,
     ) -> None:
         """``serves`` gives the names of the agents that serve a lane; without it all do.
         ``retention`` is ``Config``'s. ``cluster`` is told of the cluster's settings. ``connect``
         makes the connection to an agent that was added at run time; without it those are left to
         other coordinators. ``holder`` names this process among the coordinators. ``others`` run
-        with its duties."""
+        with its duties. ``monitor`` is told of it; ``heartbeat`` is the seconds between two of a
+        worker."""
         self.master = master
         self.agents = dict(agents)
         self.recorders: dict[str, Recorder] = {}
@@ -75,6 +82,10 @@ class Coordinator(Group):
         self._connect = connect
         self._clock = clock or SystemClock()
         self._holder = holder or unique_name()
+        self._monitor = monitor or Monitor()
+        self._heartbeat = heartbeat
+        self._tally = LedgerTally()
+        self._is_open = False
         self.dispatcher = Dispatcher(
             master, self._agents_for, threshold=transient_threshold, clock=self._clock
         )
@@ -114,8 +125,13 @@ class Coordinator(Group):
             agent,
             holder=self._holder,
             clock=self._clock,
-            recorded=self.dispatcher.ended,
+            recorded=self._recorded,
         )
+
+    def _recorded(self, records: Sequence[Record], since: float) -> None:
+        self.dispatcher.ended(records)
+        if self._monitor.counts:
+            self._tally.count(records, since)
 
     def _wanted(self) -> dict[str, Service]:
         """The duties that are to be done now."""
@@ -179,6 +195,10 @@ class Coordinator(Group):
             await agent.close()
 
     async def run(self, ready: Callable[[], None]) -> None:
+        with self._monitor.watching(self):
+            await self._run(ready)
+
+    async def _run(self, ready: Callable[[], None]) -> None:
         try:
             try:
                 await self._open_master()
@@ -204,7 +224,40 @@ class Coordinator(Group):
             finally:
                 await board.close()
             self._heed(self._cluster)
+        self._is_open = True
         return True
+
+    async def health(self) -> Sequence[Check]:
+        """Ready: the master answers, and each duty is some coordinator's."""
+        if not self._is_open:
+            return [Check("master", False, "has not been reached (yet)", "see the log")]
+        try:
+            leases = await self.master.leases()
+        except MasterError as error:
+            return [Check("master", False, str(error), "see the log")]
+        is_archive = self._cluster is not None and self._cluster.is_archive
+        wanted = [duty for duty in DUTIES if duty != "scheduler" or not is_archive]
+        checks = [Check("master", True, "answers")]
+        for duty in wanted:
+            led = duty in leases
+            checks.append(Check(f"duty {duty}", led, "is led" if led else "nobody has it (yet)"))
+        return checks
+
+    async def metrics(self, families: Families) -> None:
+        families.tally("jobmesh", self._tally, TEXTS)
+        for name, recorder in self.recorders.items():
+            if recorder.leading.is_set():
+                text = "Entries of an agent's ledger that are not in the master yet."
+                families.gauge("jobmesh_recorder_lag_entries", text, recorder.lag, agent=name)
+                text = "Ledger records that this process brought to the master."
+                families.counter("jobmesh_recorder_records", text, recorder.records, agent=name)
+        if self._is_open:
+            await cluster_metrics(
+                *(families, self.master, self.agents),
+                heartbeat=self._heartbeat,
+                now=self._clock.time(),
+                holder=self._holder,
+            )
 
 
 class _Steered(Service):
@@ -253,6 +306,8 @@ def coordinator_role(app: Mesh, options: RoleOptions) -> Service:
         retention=app.config.retention,
         clock=app.clock,
         others=[Declaring(app, app.connect_master()), *_outbox(app)],
+        monitor=app.monitor,
+        heartbeat=app.config.heartbeat,
     )
 
 

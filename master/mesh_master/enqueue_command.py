@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from mesh.codec import encode_json
+from mesh.config import convert
 from mesh.console import AppOption, JsonOption, load_app, print_json, run
 from mesh.errors import ConfigError, InvalidArguments
 from mesh.retry import Retry
@@ -32,14 +33,14 @@ def enqueue_job(
         str | None, typer.Option(help="When it may start, such as 2030-01-31T09:00:00+01:00.")
     ] = None,
     expires: Annotated[
-        float | None, typer.Option(help="Seconds from then in which it must start.")
+        str | None, typer.Option(help="Seconds from then in which it must start, or a moment.")
     ] = None,
     deadline: Annotated[
-        float | None, typer.Option(help="Seconds from then in which it must end.")
+        str | None, typer.Option(help="Seconds from then in which it must end, or a moment.")
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds an attempt may take.")] = None,
-    attempts: Annotated[
-        int | None, typer.Option(help="How often it may run: its Retry(max_attempts=...).")
+    retry: Annotated[
+        str | None, typer.Option(metavar="JSON", help='Its policy, such as {"max_attempts": 3}.')
     ] = None,
     meta: Annotated[
         list[str] | None, typer.Option(metavar="TAG=VALUE", help="A tag. Repeatable.")
@@ -82,11 +83,11 @@ def enqueue_job(
         "lane": lane,
         "priority": priority,
         "delay": delay,
-        "at": None if at is None else _moment(at),
-        "expires": expires,
-        "deadline": deadline,
+        "at": None if at is None else _moment("--at", at),
+        "expires": None if expires is None else _until("--expires", expires),
+        "deadline": None if deadline is None else _until("--deadline", deadline),
         "timeout": timeout,
-        "retry": None if attempts is None else _retry(handler.defaults.retry, attempts),
+        "retry": None if retry is None else _retry(retry),
         "meta": dict(map(parse_tag, meta)) if meta else None,
         "key": key,
         "key_scope": None if key_scope is None else _scope(key_scope),
@@ -120,17 +121,29 @@ def enqueue_job(
         typer.echo(encode_json(result).decode())
 
 
-def _moment(text: str) -> datetime:
+def _moment(option: str, text: str) -> datetime:
     try:
         return datetime.fromisoformat(text)
     except ValueError:
         raise ConfigError(
-            f"--at {text}: write a moment with a time zone, such as 2030-01-31T09:00:00+01:00"
+            f"{option} {text}: write a moment with a time zone, such as 2030-01-31T09:00:00+01:00"
         ) from None
 
 
-def _retry(policy: Retry | None, attempts: int) -> Retry:
-    return msgspec.structs.replace(policy or Retry(), max_attempts=attempts)
+def _until(option: str, text: str) -> float | datetime:
+    try:
+        return float(text)
+    except ValueError:
+        return _moment(option, text)
+
+
+def _retry(text: str) -> Retry:
+    try:
+        policy = msgspec.json.decode(text)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"--retry {text}: {error}") from None
+    checked: Retry = convert("mesh jobs enqueue", "retry", policy)
+    return checked
 
 
 def _scope(text: str) -> str | float:

@@ -28,11 +28,13 @@ from mesh.filter import JobFilter
 from mesh.history import cancellable, removable, retryable
 from mesh.job import TERMINAL, State, check_job_id
 from mesh.ports import AttemptInfo, EventInfo, JobInfo
+from mesh_master.circumstances import find_standing
 from mesh_master.enqueue_command import enqueue_job
 from mesh_master.failure_commands import show_failures
-from mesh_master.job_display import duration, print_event, show_story
+from mesh_master.job_display import duration, print_event, show_reasons, show_story, show_troubles
 from mesh_master.job_options import Chosen, takes_where
 from mesh_master.redacting import shown_event, shown_job
+from mesh_master.why import Reason, Standing, why
 
 __all__ = ["jobs"]
 
@@ -66,14 +68,20 @@ def list_jobs(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List jobs, the newest first."""
+    """List jobs, the newest first; and what keeps those that wait, if it does not go away by
+    itself."""
     mesh = find_app(app, master)
     where = replace(chosen.filter(mesh), limit=limit, before=before)
 
-    async def look(mesh: Mesh) -> list[JobInfo]:
-        return await (await mesh.master()).list_jobs(where)
+    async def look(mesh: Mesh) -> tuple[list[JobInfo], Standing | None]:
+        found = await (await mesh.master()).list_jobs(where)
+        unfinished = [job for job in found if job.state not in TERMINAL]
+        if as_json or not unfinished:
+            return found, None
+        return found, await find_standing(mesh, unfinished, thorough=False)
 
-    found = [shown_job(mesh.redactor, job) for job in ask(mesh, look)]
+    found, standing = ask(mesh, look)
+    found = [shown_job(mesh.redactor, job) for job in found]
     if as_json:
         print_json(found)
         return
@@ -90,6 +98,8 @@ def list_jobs(
             job.error_type or "",
         )
     print_table(rows)
+    if standing is not None:
+        show_troubles(found, standing)
     if len(found) == limit:
         typer.echo(f"more: --before {where.next_page(found[-1]).before}")
 
@@ -101,22 +111,28 @@ def show_job(
     master: MasterOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a job: its arguments, its attempts, its result or error, what it said."""
+    """Show a job: its arguments, its attempts, its result or error, what it said; and why it does
+    not run, if it has not ended."""
     wanted = check_job_id(job_id)
 
-    async def look(mesh: Mesh) -> tuple[JobInfo, list[AttemptInfo], list[EventInfo]]:
+    async def look(
+        mesh: Mesh,
+    ) -> tuple[JobInfo, list[AttemptInfo], list[EventInfo], list[Reason]]:
         m = await mesh.master()
         job = await _get(mesh, wanted)
-        return job, await m.attempts(wanted), await feed.page(m, wanted)
+        is_over = job.state in TERMINAL
+        reasons = [] if is_over else why(job, await find_standing(mesh, [job], thorough=True))
+        return job, await m.attempts(wanted), await feed.page(m, wanted), reasons
 
     mesh = find_app(app, master)
-    job, attempts, events = ask(mesh, look)
+    job, attempts, events, reasons = ask(mesh, look)
     job = shown_job(mesh.redactor, job)
     events = [shown_event(mesh.redactor, event) for event in events]
     if as_json:
-        print_json({"job": job, "attempts": attempts, "events": events})
+        print_json({"job": job, "attempts": attempts, "events": events, "waits": reasons})
     else:
         show_story(job, attempts, events)
+        show_reasons(reasons)
 
 
 @jobs.command("tail")

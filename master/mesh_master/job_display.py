@@ -9,8 +9,9 @@ from mesh.console import moment
 from mesh.events import Lifecycle
 from mesh.job import Priority
 from mesh.ports import AttemptInfo, EventInfo, JobInfo
+from mesh_master.why import Reason, Standing, why
 
-__all__ = ["duration", "print_event", "show_story"]
+__all__ = ["duration", "print_event", "show_reasons", "show_story", "show_troubles"]
 
 
 def print_event(job: JobInfo, event: EventInfo, as_json: bool) -> None:
@@ -78,6 +79,24 @@ def show_story(job: JobInfo, attempts: list[AttemptInfo], events: list[EventInfo
         typer.echo(f"event {event.seq:<4} {moment(event.at)} {event.kind} {_shown(event.data)}")
     if job.error_traceback:
         typer.echo(job.error_traceback.rstrip())
+
+
+def show_reasons(reasons: list[Reason]) -> None:
+    for reason in reasons:
+        typer.echo(f"{'waits':<10} {reason.text}")
+        if reason.advice:
+            typer.echo(f"{'':<10} → {reason.advice}")
+
+
+def show_troubles(jobs: list[JobInfo], standing: Standing) -> None:
+    """What keeps these jobs that does not go away by itself, once for all that it keeps."""
+    kept: dict[Reason, int] = {}
+    for job in jobs:
+        for reason in why(job, standing):
+            if reason.trouble:
+                kept[reason] = kept.get(reason, 0) + 1
+    for reason, count in kept.items():
+        typer.echo(f"{count} of these wait: {reason.text}\n  → {reason.advice}")
 
 
 def _shown(data: bytes | None) -> str:

@@ -58,6 +58,14 @@ class Leases:
         async with self._database.write(timeout=_PATIENCE) as connection:
             await connection.execute(free.values(holder=null(), expires_at=self._database.now()))
 
+    async def held(self) -> dict[str, str]:
+        columns, now = self._table.c, self._database.now()
+        query = select(columns.name, columns.holder).where(
+            columns.holder.is_not(None), columns.expires_at > now
+        )
+        async with self._database.read(timeout=_PATIENCE) as connection:
+            return {row.name: row.holder for row in await connection.execute(query)}
+
     async def check(self, connection: AsyncConnection, lease: Lease) -> None:
         """Keep the lease as it is to the end of the transaction; raises ``LeaseLost`` if it is
         not the newest of its name any more."""

@@ -293,10 +293,12 @@ class _Merger:
         if head is not None and head.state is State.RUNNING and not is_heads:
             self._note(record.id, _lost_row(record.id, head.attempt, head))
 
-        if head is not None and state in TERMINAL and head.attempt > record.attempt:
-            # Readers are beyond it: the job's end is told where they will see it.
-            mark = Event(record.id, end_seq(head.attempt), record.at, "lifecycle", b"{}")
-            self._events[mark.id, mark.seq] = _event_row(mark, _for_ever)
+        if head is not None and state in TERMINAL:
+            to_come = head.attempt + (head.state is State.RETRYING)
+            if to_come > record.attempt:
+                # Readers are beyond it: the job's end is told where they will see it.
+                mark = Event(record.id, end_seq(to_come), record.at, "lifecycle", b"{}")
+                self._events[mark.id, mark.seq] = _event_row(mark, _for_ever)
 
         error = getattr(record, "error", None) or ErrorInfo("", "")
         result = record.result if isinstance(record, Finished) else None

@@ -52,13 +52,14 @@ class Recorder(Service):
         batch: int = 40_000,
         wait: float = 1.0,
         pace: float = 0.25,
-        recorded: Callable[[Sequence[Record]], None] | None = None,
+        recorded: Callable[[Sequence[Record], float], None] | None = None,
     ) -> None:
         """``holder`` names this process among the coordinators. ``ttl`` is the lease's
         seconds, ``batch`` about how many records to read at a time, ``wait`` the seconds that
         a read of an empty ledger takes, ``pace`` the least seconds between two reads while
         much comes in: the more of a job's records come together, the fewer writes they take.
-        ``recorded`` is called with what is in the master now."""
+        ``recorded`` is called with what is in the master now, and since when this recorder has
+        told of all."""
         super().__init__(f"recorder of {agent.name}")
         self.agent = agent
         self.records = 0
@@ -77,6 +78,7 @@ class Recorder(Service):
         self._pace = pace
         self._recorded = recorded
         self._looked_at = float("-inf")
+        self._since = 0.0
 
     async def run(self, ready: Callable[[], None]) -> None:
         ready()  # nobody waits for the ledger: it may be hours until there is an agent
@@ -96,6 +98,7 @@ class Recorder(Service):
     async def _lead(self, term: Term) -> None:
         backoff = Backoff(term.over, clock=self._clock)
         problems = Problems(self.name)
+        self._since = self._clock.time()
         try:
             while not term.over.is_set():
                 try:
@@ -126,7 +129,7 @@ class Recorder(Service):
                 if records and not await self._record(records, term):
                     return
                 if records and self._recorded is not None:
-                    self._recorded(records)
+                    self._recorded(records, self._since)
                 self.records += len(records)
                 self.batches += bool(records)
                 for one in done:

@@ -55,6 +55,7 @@ from mesh.ports import (
     MasterSettings,
     Outlived,
     Unblocked,
+    Wait,
     changed_topics,
 )
 from mesh.settings import ClusterSettings
@@ -74,7 +75,7 @@ from mesh.sql import (
     one_of,
 )
 from mesh.wire import Envelope, Heartbeat, Record, decode_frame, encode_frame
-from mesh_master import listing, merge, queries, schema, statistics, unblocking
+from mesh_master import listing, merge, queries, schema, statistics, unblocking, waits
 from mesh_master.again import Again
 from mesh_master.credentials import SqlCredentials
 from mesh_master.forget import Forgetting
@@ -272,6 +273,11 @@ class SqlMaster:
             )
         read = (self._read_held(row.id, row.envelope) for row in rows)
         return Claimed([job for job in read if job is not None], more_in, is_part)
+
+    async def waits(self, job_ids: Sequence[str]) -> dict[str, Wait]:
+        known = [job_id for job_id in job_ids if is_job_id(job_id)]
+        async with self.database.read(timeout=_PATIENCE) as connection:
+            return await waits.find(self.database, self.tables, connection, known)
 
     async def hold(self, jobs: Sequence[Envelope]) -> None:
         rows = {job.id: merge.held_row(job, encode_frame([job])) for job in jobs}
@@ -488,6 +494,9 @@ class SqlMaster:
 
     async def release(self, lease: Lease) -> None:
         await self._leases.release(lease)
+
+    async def leases(self) -> dict[str, str]:
+        return await self._leases.held()
 
     async def check(self) -> list[Check]:
         subject = "master"

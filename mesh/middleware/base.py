@@ -91,6 +91,8 @@ class AttemptEnded:
     ``process=True``, a time-out, the end of the worker."""
     meta: Mapping[str, str]
     headers: Mapping[str, str]
+    waited: float = 0.0
+    """Seconds from when the attempt might have begun, enqueued and due, to when it did."""
 
 
 class Middleware:

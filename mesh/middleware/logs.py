@@ -21,7 +21,7 @@ from mesh.clock import to_datetime
 from mesh.context import Context, job_fields
 from mesh.job import State
 from mesh.middleware.base import AttemptEnded, Middleware
-from mesh.middleware.trace import current_trace
+from mesh.tracing import TRACEPARENT, trace_fields
 
 __all__ = ["JsonFormatter", "Logs"]
 
@@ -60,8 +60,8 @@ class Logs(Middleware):
         }
         if attempt.error is not None:
             fields |= {"error_type": attempt.error.type, "error": attempt.error.message}
-        if traceparent := attempt.headers.get("traceparent"):
-            fields["trace_id"] = traceparent.split("-")[1]
+        if traceparent := attempt.headers.get(TRACEPARENT):
+            fields |= trace_fields(traceparent)
         text = "job %s (%s) %s at attempt %d after %.3f s"
         values = attempt.job_id, attempt.name, attempt.state, attempt.attempt, attempt.seconds
         self._logger.log(level, text, *values, extra=fields)
@@ -82,8 +82,7 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         line |= _fields.get() or {}
-        if traceparent := current_trace():
-            line["trace_id"] = traceparent.split("-")[1]
+        line |= trace_fields()
         line |= {key: value for key, value in vars(record).items() if key not in _OWN}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

@@ -49,7 +49,9 @@ from mesh.ports.infos import EventInfo as EventInfo
 from mesh.ports.infos import FailureGroup as FailureGroup
 from mesh.ports.infos import HandlerInfo as HandlerInfo
 from mesh.ports.infos import JobInfo as JobInfo
+from mesh.ports.infos import LimitInfo as LimitInfo
 from mesh.ports.infos import Links as Links
+from mesh.ports.infos import Wait as Wait
 from mesh.ports.master import Claimed as Claimed
 from mesh.ports.master import Lease as Lease
 from mesh.ports.master import Master as Master
@@ -100,4 +102,6 @@ __all__ = [
     "Signals",
     "Unblocked",
     "User",
+    "LimitInfo",
+    "Wait",
 ]

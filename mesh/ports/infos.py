@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from mesh.definition import Definition
+from mesh.held import Outcome
 from mesh.job import State
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "HandlerInfo",
     "JobInfo",
     "Links",
+    "LimitInfo",
+    "Wait",
 ]
 
 RUN_TIMES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
@@ -198,3 +201,30 @@ class HandlerInfo:
     """When a worker first said it as it is now."""
     seen_at: float
     """When a worker that has it last started."""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitInfo:
+    """A limit, as it stands."""
+
+    key: str
+    """``job`` or ``lane``, its name, ``concurrency`` or ``rate``, and perhaps a value, by ``:``."""
+    concurrency: int
+    """How many may be under way at once; 0: any number."""
+    rate: float
+    """How many may begin a second; 0: any number."""
+    taken: int
+    """Jobs that count against it now: those under way; of a rate, those that have been let go and
+    have not begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What keeps a job on the master, besides its time."""
+
+    parents: Mapping[str, Outcome] = field(default_factory=dict)
+    """The jobs for whose end it waits, and which end."""
+    limits: Sequence[LimitInfo] = ()
+    """Those that have not let it go yet."""
+    agent: str | None = None
+    """The one that it must go to, if it must."""

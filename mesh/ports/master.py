@@ -23,6 +23,7 @@ from mesh.ports.infos import (
     HandlerInfo,
     JobInfo,
     Links,
+    Wait,
 )
 from mesh.recurring import Schedules
 from mesh.settings import ClusterSettings
@@ -189,6 +190,11 @@ class Master(Protocol):
         A job counts against its limits' concurrency from its claim to its end, and against
         their rates once.
         """
+        ...
+
+    async def waits(self, job_ids: Sequence[str]) -> dict[str, Wait]:
+        """What keeps those of the jobs that are ``scheduled`` or ``waiting``; others are
+        missing."""
         ...
 
     async def hold(self, jobs: Sequence[Envelope]) -> None:
@@ -432,6 +438,10 @@ class Master(Protocol):
 
     async def release(self, lease: Lease) -> None:
         """Free the lease, if it is still held."""
+        ...
+
+    async def leases(self) -> dict[str, str]:
+        """Who holds which lease now: name → holder."""
         ...
 
     async def check(self) -> list[Check]:

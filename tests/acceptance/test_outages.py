@@ -16,6 +16,8 @@ from mesh import AgentUnavailable, JobHandle, Mesh, PublishOutcomeUnknown, State
 from mesh.roles import RoleOptions, make_role
 from mesh.service import Group
 from mesh.testing.servers import NatsServer, PostgresServer, free_port
+from mesh_master.circumstances import find_standing
+from mesh_master.why import why
 
 from .processes import MESH
 
@@ -101,6 +103,10 @@ async def test_without_its_agent_a_job_is_held_on_the_master(
             # It left before the client had noticed; so we do what the error says.
             job = await double.options(id=unknown.job_ids[0]).enqueue(2)
         assert await job.status() is State.SCHEDULED
+        async with make_app(nats, app.config.master or "") as asking:
+            seen = await job.info()
+            reasons = why(seen, await find_standing(asking, [seen], thorough=True))
+        assert any("nats-1 cannot be reached" in reason.text for reason in reasons)
         nats.start()
         assert await job.result(60) == 4
 
@@ -167,7 +173,7 @@ def test_doctor_says_what_is_wrong_and_what_to_do(
 
     subprocess.run([MESH, "db", "upgrade"], cwd=tmp_path, env=environment, check=True)
     status, checks = doctor()
-    assert [c["subject"] for c in checks if not c["ok"]] == ["lane mail"]
+    assert [c["subject"] for c in checks if not c["ok"]] == ["coordinators", "lane mail"]
     assert any("mesh worker" in str(c["advice"]) for c in checks)
 
     nats.stop()

@@ -25,9 +25,7 @@ class Place(Middleware):
         yield
 
 
-app = Mesh.from_env(
-    middleware=[Trace(opentelemetry=False), Place()], codec=Fernet(*KEYS), retry=Retry(1)
-)
+app = Mesh.from_env(middleware=[Trace(), Place()], codec=Fernet(*KEYS), retry=Retry(1))
 
 
 def plain(ctx: Context) -> Iterator[str]:

@@ -14,14 +14,7 @@ from mesh import Context, JobFailed, Mesh, Retry
 from mesh.codecs import Fernet
 
 from .cluster_rig import PATIENCE, Rig
-
-PAGE = (Path(__file__).parents[2] / "docs/jobs.md").read_text()
-
-
-def blocks(title: str) -> list[str]:
-    """The code below a heading of the second level."""
-    text = PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+from .pages import JOBS, blocks
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +44,7 @@ async def test_what_a_handler_is_given() -> None:
 
 
 def test_the_table_names_all_that_a_context_has() -> None:
-    text = PAGE.partition("### The context\n")[2].partition("\n### ")[0]
+    text = JOBS.partition("### The context\n")[2].partition("\n### ")[0]
     rows = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
     named = {word for row in rows for word in re.findall(r"`(\w+)", row)}
     has = {name for name in dir(Context) if not name.startswith("_")}

@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
 import re
-import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -14,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
 import mesh
-from mesh import cli, plugins
 
 from .cluster_rig import PATIENCE, Rig
+from .pages import check_command, run
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "coming-from.md").read_text()
@@ -80,26 +76,6 @@ async def failed(names: dict[str, Any]) -> Any:
     return job
 
 
-async def run(code: str, names: dict[str, Any]) -> None:
-    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-    outcome = eval(compile(code, "<docs>", "exec", flags=flags), names)
-    if inspect.isawaitable(outcome):
-        await outcome
-
-
-def check_command(line: str) -> None:
-    """That there is such a command, with such options; it is not run."""
-    root = typer.Typer()
-    root.registered_commands += cli.cli.registered_commands
-    for name in plugins.names("mesh.commands"):
-        plugins.load("mesh.commands", name)(root)
-    _, *words = shlex.split(line, comments=True)
-    command: Any = typer.main.get_command(root)
-    while hasattr(command, "commands"):
-        command = command.commands[words.pop(0)]
-    command.make_context(line, words)
-
-
 @pytest.mark.parametrize("table", sorted(TABLES))
 def test_the_cells_are_found(table: str) -> None:
     rows = [line for line in TABLES[table].splitlines() if line.startswith("| ")]
@@ -137,10 +113,3 @@ async def test_the_section_on_history_does_what_it_says(rig: Rig) -> None:
             await run(code, names)
         assert names["counts"] == {}
         assert {job.name for job in names["handles"]} == {"send_mail"}
-
-
-def test_the_commands_of_the_section_exist() -> None:
-    lines = re.findall(r"^mesh .*$", HISTORY, re.MULTILINE)
-    assert len(lines) >= 8
-    for line in lines:
-        check_command(line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,22 +17,30 @@ from .cluster_rig import PATIENCE, Rig
 
 PRODUCER = """
 import asyncio, json, sys
-from mesh import Mesh
+from mesh import KeyExists, Mesh
 
 app = Mesh(**json.loads(sys.argv[1]))
 
 @app.job
 async def welcome(user: int) -> int: ...
 
+async def enqueue(mode, n):
+    try:
+        how = welcome.options(key=mode, on_conflict=mode, delay=3600)
+        job = await how.enqueue(n)
+    except KeyExists as error:
+        return mode, error.job_id, "raised"
+    return mode, job.id, "replaced" if job.replaced else "existing" if job.existing else "new"
+
 async def main():
     async with app:
         ready = await asyncio.gather(*(welcome.enqueue(0) for _ in range(2)))
         print("ready", flush=True)
         sys.stdin.readline()
-        jobs = await asyncio.gather(
-            *(welcome.options(key=f"welcome:{n % 2}").enqueue(n) for n in range(50))
+        rows = await asyncio.gather(
+            *(enqueue(m, n) for m in ("keep", "replace", "debounce", "raise") for n in range(50))
         )
-        print(json.dumps([(n % 2, job.id, job.existing) for n, job in enumerate(jobs)]))
+        print(json.dumps(rows))
 
 asyncio.run(main())
 """
@@ -70,7 +79,7 @@ async def test_a_key_is_one_job_until_that_has_ended(rig: Rig) -> None:
 
 
 async def test_processes_that_come_at_once_make_one_job(rig: Rig, tmp_path: Path) -> None:
-    """50 concurrent enqueues from each of 5 processes, for two keys."""
+    """50 concurrent enqueues from each of 5 processes, for a key of each way with conflicts."""
     app, _ = with_handler(rig.app())
     await app.master()  # whose tables are there now
     await app.close()
@@ -92,10 +101,15 @@ async def test_processes_that_come_at_once_make_one_job(rig: Rig, tmp_path: Path
             assert await each.stdout.readline() == b"ready\n"
         outputs = await asyncio.gather(*(each.communicate(b"go\n") for each in producers))
     rows = [row for out, _ in outputs for row in json.loads(out)]
-    assert len(rows) == 250
-    for key in (0, 1):
-        assert len({job_id for k, job_id, _ in rows if k == key}) == 1
-    assert sum(not existing for _, _, existing in rows) == 2
+    for mode, met in (
+        ("keep", "existing"),
+        ("replace", "replaced"),
+        ("debounce", "replaced"),
+        ("raise", "raised"),
+    ):
+        mine = [(job_id, how) for m, job_id, how in rows if m == mode]
+        assert len({job_id for job_id, _ in mine}) == 1
+        assert Counter(how for _, how in mine) == {"new": 1, met: 249}
 
 
 async def test_replace_and_debounce(rig: Rig) -> None:

@@ -14,6 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace as otel
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -28,11 +30,21 @@ from mesh import (
     MeshError,
     Middleware,
     NewJob,
+    Snooze,
     State,
 )
 from mesh.context import DONE
-from mesh.middleware import JsonFormatter, Logs, Report, Trace, current_trace, within_trace
+from mesh.middleware import (
+    JsonFormatter,
+    Logs,
+    OpenTelemetry,
+    Report,
+    Trace,
+    current_trace,
+    within_trace,
+)
 from mesh.testing.conformance.agent import make_job
+from mesh.testing.servers import free_port
 from mesh.wire import Envelope, ErrorInfo
 
 from .conftest import MemoryMesh
@@ -208,12 +220,12 @@ async def headers_of_a_job(middleware: Middleware) -> dict[str, str]:
         return job.headers or {}
 
 
-def executing(middleware: Trace, headers: dict[str, str]) -> Iterator[None]:
+def executing(middleware: Trace | OpenTelemetry, headers: dict[str, str]) -> Iterator[None]:
     return middleware.execute(context_of(make_job(headers=headers)))
 
 
 async def test_a_trace_goes_on_from_caller_to_handler_to_its_jobs() -> None:
-    middleware = Trace(opentelemetry=False)
+    middleware = Trace()
     with within_trace("00-" + "a" * 32 + "-" + "b" * 16 + "-01"):
         headers = await headers_of_a_job(middleware)
     version, trace_id, span, flags = headers["traceparent"].split("-")
@@ -239,34 +251,126 @@ def test_what_is_no_traceparent_begins_a_new_trace(given: str | None) -> None:
     assert current_trace() is None
 
 
-@pytest.fixture
-def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(otel, "get_tracer", provider.get_tracer)
-    return exporter
+class Telemetry:
+    """An SDK of the test's own, and the middleware that uses it."""
+
+    def __init__(self) -> None:
+        self.spans = InMemorySpanExporter()
+        self._reader = InMemoryMetricReader()
+        tracers = TracerProvider()
+        tracers.add_span_processor(SimpleSpanProcessor(self.spans))
+        self.middleware = OpenTelemetry(tracers, MeterProvider([self._reader]))
+
+    def points(self) -> dict[str, list[Any]]:
+        """What was measured, by the name of the instrument."""
+        data = self._reader.get_metrics_data()
+        assert data is not None
+        (resource,) = data.resource_metrics
+        (scope,) = resource.scope_metrics
+        return {metric.name: list(metric.data.data_points) for metric in scope.metrics}
 
 
-async def test_with_opentelemetry_spans_hang_together(spans: InMemorySpanExporter) -> None:
-    middleware = Trace()
-    headers = await headers_of_a_job(middleware)
-    running = executing(middleware, headers)
+def attributes_of(thing: Any) -> dict[str, Any]:
+    return dict(thing.attributes)
+
+
+async def test_with_opentelemetry_spans_hang_together() -> None:
+    telemetry = Telemetry()
+    headers = await headers_of_a_job(telemetry.middleware)
+    running = executing(telemetry.middleware, headers)
     next(running)
     assert otel.get_current_span().get_span_context().is_valid
+    within = current_trace() or ""
+    child = await headers_of_a_job(telemetry.middleware)
     with pytest.raises(ValueError, match="broken"):
         running.throw(ValueError("broken"))  # type: ignore[attr-defined]
-    stored, ran = spans.get_finished_spans()
-    assert (stored.name, ran.name) == ("enqueue work", "execute conformance")
-    assert ran.parent is not None
+    stored, below, ran = telemetry.spans.get_finished_spans()
+    assert (stored.name, ran.name) == ("enqueue default", "execute default")
+    assert (stored.kind, ran.kind) == (otel.SpanKind.PRODUCER, otel.SpanKind.CONSUMER)
     assert stored.context is not None
-    assert ran.parent.span_id == stored.context.span_id
-    assert not ran.status.is_ok
+    assert ran.context is not None
+    assert ran.parent is not None
+    assert below.parent is not None
+    assert ran.parent.span_id == ran.links[0].context.span_id == stored.context.span_id
+    assert below.parent.span_id == ran.context.span_id
+    assert ran.status.description == "ValueError: broken"
+    assert attributes_of(ran)["error.type"] == "ValueError"
     assert headers["traceparent"].split("-")[1] == f"{stored.context.trace_id:032x}"
+    assert child["traceparent"].split("-")[1] == headers["traceparent"].split("-")[1]
+    assert within.split("-")[1:3] == [f"{ran.context.trace_id:032x}", f"{ran.context.span_id:016x}"]
+
+
+async def test_spans_and_metrics_speak_as_the_conventions_do() -> None:
+    telemetry = Telemetry()
+    app = new_app(telemetry.middleware)
+
+    @app.job(lane="mail")
+    async def send(number: int) -> None: ...
+
+    job = await send.enqueue(1)
+    await send.enqueue_many([(n,) for n in range(5)])
+    await app.close()
+    one, many = telemetry.spans.get_finished_spans()
+    common = {
+        "messaging.system": "jobmesh",
+        "messaging.operation.name": "enqueue",
+        "messaging.operation.type": "send",
+        "messaging.destination.name": "mail",
+        "mesh.job.name": "send",
+    }
+    assert attributes_of(one) == common | {"messaging.message.id": job.id}
+    assert attributes_of(many) == common | {"messaging.batch.message_count": 5}
+    telemetry.middleware.ended(FAILED)
+    points = telemetry.points()
+    (sent,) = points["messaging.client.sent.messages"]
+    assert (sent.value, attributes_of(sent)) == (6, common)
+    (storing,) = points["messaging.client.operation.duration"]
+    assert storing.count == 2
+    (took,) = points["messaging.process.duration"]
+    assert attributes_of(took) == common | {
+        "messaging.operation.name": "execute",
+        "messaging.operation.type": "process",
+        "mesh.job.name": "mail.send",
+        "mesh.job.state": "failed",
+        "error.type": "ValueError",
+    }
+    assert took.sum == FAILED.seconds
+    (waited,) = points["mesh.attempt.wait"]
+    assert waited.sum == FAILED.waited
+    (consumed,) = points["messaging.client.consumed.messages"]
+    assert consumed.value == 1
+
+
+async def test_what_was_not_stored_is_an_error_of_the_span_and_in_the_metrics() -> None:
+    telemetry = Telemetry()
+    nobody = f"nats://127.0.0.1:{free_port()}"
+    middleware = [telemetry.middleware]
+    async with Mesh(agents={"m": nobody}, connect_timeout=0.1, middleware=middleware) as app:
+
+        @app.job
+        async def work() -> None: ...
+
+        with pytest.raises(AgentUnavailable):
+            await work.enqueue()
+    (stored,) = telemetry.spans.get_finished_spans()
+    assert stored.status.status_code is otel.StatusCode.ERROR
+    (sent,) = telemetry.points()["messaging.client.sent.messages"]
+    assert attributes_of(sent)["error.type"] == "AgentUnavailable"
+
+
+def test_a_snooze_is_no_error() -> None:
+    telemetry = Telemetry()
+    running = executing(telemetry.middleware, {})
+    next(running)
+    with pytest.raises(Snooze):
+        running.throw(Snooze(5))  # type: ignore[attr-defined]
+    (ran,) = telemetry.spans.get_finished_spans()
+    assert ran.status.status_code is otel.StatusCode.UNSET
+    assert ran.parent is None
 
 
 async def test_opentelemetry_without_an_sdk_still_passes_a_trace_on() -> None:
-    middleware = Trace(opentelemetry=True)
+    middleware = OpenTelemetry()
     headers = await headers_of_a_job(middleware)
     running = executing(middleware, headers)
     next(running)
@@ -275,10 +379,12 @@ async def test_opentelemetry_without_an_sdk_still_passes_a_trace_on() -> None:
 
 
 def test_opentelemetry_that_is_wanted_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not any(isinstance(hook, OpenTelemetry) for hook in new_app().hooks.ended)
+    assert new_app(otel=True).hooks.ended
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
-    with pytest.raises(ConfigError, match="pip install opentelemetry-sdk"):
-        Trace(opentelemetry=True)
-    assert Trace()._spans is None
+    new_app()
+    with pytest.raises(ConfigError, match=r"pip install 'jobmesh\[otel\]'"):
+        new_app(otel=True)
 
 
 # logs --------------------------------------------------------------------------------------------
@@ -295,6 +401,7 @@ FAILED = AttemptEnded(
     exception=ValueError("no"),
     meta={},
     headers={"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01"},
+    waited=1.5,
 )
 
 
@@ -319,6 +426,7 @@ def test_the_end_of_an_attempt_is_one_line_with_fields(caplog: pytest.LogCapture
         "error_type": "ValueError",
         "error": "no",
         "trace_id": "a" * 32,
+        "span_id": "b" * 16,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from typing import Any
 import pytest
 from worker_rig import Rig
 
-from mesh.options import DEFINED
+from mesh import Job, Mesh
+from mesh.errors import ConfigError
+from mesh.options import DEFINED, JobOptions
+from mesh_master.enqueue_command import enqueue_job
 
 PAGE = (Path(__file__).parents[2] / "docs" / "jobs.md").read_text()
 
@@ -18,6 +22,23 @@ PAGE = (Path(__file__).parents[2] / "docs" / "jobs.md").read_text()
 def section(title: str) -> str:
     """The text below a heading of the second level."""
     return PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def test_an_option_has_one_spelling_wherever_it_is_given() -> None:
+    of_jobs, of_handlers = set(JobOptions.__annotations__), set(DEFINED)
+    rows = re.findall(
+        r"^\| (`\w+`(?:, `\w+`)*) \|", section("When and where it runs"), re.MULTILINE
+    )
+    assert set(re.findall(r"\w+", " ".join(rows))) == of_jobs
+    # A transaction of the caller's cannot be named in a shell.
+    shell = {name.replace("job_id", "id") for name in inspect.signature(enqueue_job).parameters}
+    assert of_jobs - shell == {"session"}
+    assert shell - of_jobs == {"name", "arguments", "app", "wait", "as_json"}
+    with pytest.raises(ConfigError, match=re.escape(f"(known: {', '.join(sorted(of_handlers))})")):
+        type("Wrong", (Job,), {}, zzzzzz=1)
+    known = ", ".join(sorted({*of_handlers, "process"}))
+    with pytest.raises(ConfigError, match=re.escape(f"(known: {known})")):
+        Mesh("sqlite:///never.db").job(zzzzzz=1)  # type: ignore[call-overload]
 
 
 async def test_what_handlers_say_of_their_attempts(any_rig: Rig) -> None:

@@ -137,4 +137,5 @@ def tell(
         exception=raised,
         meta=job.meta or {},
         headers=job.headers or {},
+        waited=max(0.0, run.started_at - max(job.enqueued_at, job.due_at)),
     )

@@ -124,6 +124,8 @@ class Attempts:
         limit = straggler = None
         if timeout is not None or job.deadline:
             limit = time_limit(job, timeout, run.started_at)
+        if self._tools.tally is not None:
+            self._tools.tally.began(run)
         begun = self._clock.monotonic()
         try:
             if delivery.redelivered:
@@ -153,9 +155,10 @@ class Attempts:
         record, again = decide(run, outcome, policy, self._clock.time(), self._random)
         if not isinstance(outcome, Succeeded):
             log_end(record, outcome.error)
-        reporter.ended(job.id, run.attempt)
         if outlet is not None:
             outlet.close()
+        if outlet is None or not outlet.has_said:
+            reporter.ended(job.id, run.attempt)
         self._settler.post(Settlement(delivery, record, again))
         if self._app.hooks.ended:
             raised = None if around is None else around.error

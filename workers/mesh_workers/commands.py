@@ -8,7 +8,17 @@ import msgspec
 import typer
 
 from mesh.app import Mesh
-from mesh.console import AgentsOption, AppArgument, ImportOption, load_app, run, run_service
+from mesh.console import (
+    AgentsOption,
+    AppArgument,
+    HealthFileOption,
+    ImportOption,
+    MonitorOption,
+    load_app,
+    monitor_at,
+    run,
+    run_service,
+)
 from mesh.errors import ConfigError, did_you_mean
 from mesh.roles import RoleOptions, WorkerMode, make_role
 from mesh_workers.supervise import Supervisor
@@ -57,9 +67,12 @@ def worker(
         ),
     ] = 1,
     imports: ImportOption = None,
+    monitor: MonitorOption = None,
+    health_file: HealthFileOption = None,
 ) -> None:
     """Run a worker until SIGTERM or Ctrl-C; it then finishes what runs within the grace time."""
     loaded = load_app(app, imports)
+    monitor_at(loaded, monitor, health_file)
     if loaded.config.master is not None and not loaded.config.agents.keys() >= set(agent or ()):
         run(_meet_agents(loaded))
     if processes != 1:
@@ -71,7 +84,8 @@ def worker(
         if mode == "drain":
             raise ConfigError("--mode drain ends when the agents are empty: leave out --processes")
         patience = loaded.config.grace + _LAST_WORDS
-        run_service(Supervisor(arguments, processes, patience), loaded)
+        supervisor = Supervisor(arguments, processes, patience, loaded.monitor)
+        run_service(supervisor, loaded, is_monitored=False)
         return
     options = RoleOptions(
         lanes=dict(_parse_lane(text, concurrency) for text in lane or ()),

@@ -42,6 +42,10 @@ SLICE = 0.25
 MOST_AHEAD = 1024
 MOST_UNSETTLED = 4096
 
+RECOVERED = 10.0
+"""Seconds after a failure to pull in which no other shows that it is over: while it lasts, there is
+one every 5 s or so."""
+
 _LAST_MOMENT = 1.0
 """Seconds for what has not ended when the lane must."""
 
@@ -58,6 +62,7 @@ class Lane:
         self._stopping = stopping
         self._giving_up = asyncio.Event()
         self._paused = False
+        self._failed_at: float | None = None
         self._resting: asyncio.Task[None] | None = None
         self._queue: deque[Delivery] = deque()
         self._running: dict[asyncio.Task[None], Delivery] = {}
@@ -83,6 +88,16 @@ class Lane:
     def stragglers(self) -> int:
         """Threads that go on although their attempts are over."""
         return len(self._attempts.stragglers)
+
+    @property
+    def is_pulling(self) -> bool:
+        """Whether it asks the agent for jobs whenever it has room, or is paused."""
+        failed = self._failed_at
+        return (
+            self._settler.consumer is not None
+            and not self._stopping.is_set()
+            and (failed is None or self._clock.monotonic() - failed > RECOVERED)
+        )
 
     async def run(self) -> None:
         backoff = Backoff(self._stopping)
@@ -148,7 +163,7 @@ class Lane:
                 self._changed.clear()
                 await self._clock.wait(self._changed, SLICE)
                 continue
-            pull = partial(consumer.pull, limit)
+            pull = partial(self._ask, consumer, limit)
             deliveries = await backoff.retry(f"lane {self.name}", pull, AgentError)
             if deliveries:
                 self._tools.keeper.hold(deliveries)
@@ -157,6 +172,13 @@ class Lane:
                 if self._paused:
                     self._give_back()
                 self._fill()
+
+    async def _ask(self, consumer: Consumer, limit: int) -> list[Delivery]:
+        try:
+            return await consumer.pull(limit)
+        except AgentError:
+            self._failed_at = self._clock.monotonic()
+            raise
 
     def _is_stuck(self) -> bool:
         return (

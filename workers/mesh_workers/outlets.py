@@ -232,6 +232,10 @@ class Outlet:
         be joined with text before it. In a thread the call itself waits. Raises ``EventsWait``."""
         return self.outlets.add(self, kind, data, at, joins)
 
+    @property
+    def has_said(self) -> bool:
+        return self.last > 0
+
     def close(self) -> None:
         """Take nothing from now on. What was taken will be written. In the loop's thread."""
         self.is_closed = True

@@ -2,8 +2,8 @@
 what handlers it has.
 
 Records gather for ``_GATHER`` seconds and leave in one ledger write. A start whose job ends
-before that write is left out: its outcome says all that it would. While the agent is away
-records wait here, events of handlers in their ``outlets``, which say what becomes of too many.
+before that write, having said nothing, is left out: its outcome says all that it would. While the
+agent is away records wait here, events of handlers in their ``outlets``, which say what becomes of too many.
 
 What was numbered once is written with that number, however often it takes: the agent may have
 stored it although it did not say so.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 
 from mesh.errors import AgentError
@@ -46,6 +47,7 @@ class Reporter:
         self._some = asyncio.Event()
         self._writing = asyncio.Lock()
         self._said_dropped = 0
+        self._beaten_at: float | None = None
 
     def _wake(self) -> None:
         self._some.set()
@@ -55,12 +57,18 @@ class Reporter:
         self._some.set()
 
     def ended(self, job_id: str, attempt: int) -> None:
-        """The outcome will be written: the start need not be, if it was not yet."""
+        """The outcome of an attempt that said nothing will be written: its start need not be, if
+        it was not yet. (What one said has its place behind its start.)"""
         self._starts.pop((job_id, attempt), None)
 
     def heartbeat(self, record: Heartbeat) -> None:
         self._heartbeat = record
         self._some.set()
+
+    @property
+    def silence(self) -> float | None:
+        """Seconds since a heartbeat was written; ``None``: none was."""
+        return None if self._beaten_at is None else time.monotonic() - self._beaten_at
 
     def defined(self, records: Sequence[Defined]) -> None:
         """Say once what handlers there are."""
@@ -100,6 +108,8 @@ class Reporter:
             while records or self._events:
                 some = self._events[:_AT_ONCE]
                 await self._agent.append([*records, *some])
+                if heartbeat is not None:
+                    self._beaten_at = time.monotonic()
                 records, starts, heartbeat = [], {}, None
                 self._events = self._events[len(some) :]
                 if was_left and not self._events:

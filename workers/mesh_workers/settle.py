@@ -38,6 +38,8 @@ class Settler:
     def post(self, settlement: Settlement) -> None:
         """Settle it soon; other settlements go on meanwhile."""
         self.unsettled += 1
+        if self._tools.tally is not None:
+            self._tools.tally.settled(settlement)
         self._batcher.put(settlement)
 
     async def drain(self) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from mesh.errors import ConfigError
+from mesh.monitor import Monitor
 from mesh.service import Backoff, Service
 
 __all__ = ["Supervisor"]
@@ -34,12 +35,17 @@ _PROGRAM = "from mesh.cli import main; main()"
 class Supervisor(Service):
     """Keeps ``processes`` processes of the command ``mesh ARGUMENTS`` running."""
 
-    def __init__(self, arguments: Sequence[str], processes: int, patience: float) -> None:
-        """``patience``: seconds that a process has to end. Raises ``ConfigError``."""
+    def __init__(
+        self, arguments: Sequence[str], processes: int, patience: float, monitor: Monitor
+    ) -> None:
+        """``patience``: seconds that a process has to end. The first process tells of itself where
+        ``monitor`` says, the others at the ports that follow, and each in a file whose name ends
+        with its number. Raises ``ConfigError``."""
         if processes < 1:
             raise ConfigError(f"--processes {processes}: must be 1 or more")
         super().__init__(f"supervisor of {processes} processes")
         self._command = (sys.executable, "-c", _PROGRAM, *arguments)
+        self._doors = [_door_options(monitor, number) for number in range(processes)]
         self._count = processes
         self._patience = patience
 
@@ -54,7 +60,9 @@ class Supervisor(Service):
         backoff = Backoff(self.stopping)
         while not self.stopping.is_set():
             began = loop.time()
-            process = await asyncio.create_subprocess_exec(*self._command, start_new_session=True)
+            process = await asyncio.create_subprocess_exec(
+                *self._command, *self._doors[number - 1], start_new_session=True
+            )
             log.info("process %d of %d has pid %d", number, self._count, process.pid)
             status = await self._until_it_ends(process)
             if self.stopping.is_set():
@@ -85,6 +93,15 @@ class Supervisor(Service):
             if not ended.done():
                 _send(process, signal.SIGKILL)
             await asyncio.wait([ended])
+
+
+def _door_options(monitor: Monitor, number: int) -> list[str]:
+    options: list[str] = []
+    if monitor.place is not None:
+        options += ["--monitor", str(monitor.place.next(number))]
+    if monitor.file is not None:
+        options += ["--health-file", f"{monitor.file}.{number + 1}"]
+    return options
 
 
 def _send(process: Process, number: int) -> None:

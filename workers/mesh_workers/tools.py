@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from mesh.app import Mesh
 from mesh.ports import Agent
+from mesh_workers.counting import AttemptTally
 from mesh_workers.keeper import LeaseKeeper
 from mesh_workers.reporter import Reporter
 
@@ -22,5 +23,7 @@ class Tools:
     worker: str
     keeper: LeaseKeeper
     reporter: Reporter
+    tally: AttemptTally | None = None
+    """What attempts are counted in; ``None``: nobody asks."""
     cancels: Mapping[str, str] = field(default_factory=dict)
     """Why jobs are to be cancelled, by job id; kept up to date by the worker."""

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 
 from mesh import __version__
@@ -20,15 +20,18 @@ from mesh.app import Mesh
 from mesh.errors import AgentError, ConfigError
 from mesh.job import check_name
 from mesh.job_logs import events_of_logs
-from mesh.ports import Agent
+from mesh.monitor import Families
+from mesh.ports import Agent, Check
 from mesh.service import Backoff, Service, unique_name
 from mesh.wire import Defined, Envelope, Heartbeat
+from mesh_workers.counting import AttemptTally
 from mesh_workers.follow import Following
 from mesh_workers.keeper import LeaseKeeper
 from mesh_workers.lane import Lane
 from mesh_workers.outlets import Outlets
 from mesh_workers.processes import locate
 from mesh_workers.reporter import Reporter
+from mesh_workers.standing import PATIENCE, health_of, metrics_of
 from mesh_workers.tools import Tools
 
 __all__ = ["Worker"]
@@ -63,6 +66,18 @@ class Worker(Service):
         self._lanes = dict(lanes)
         self._started_at = app.now()
         self.lanes: list[Lane] = []
+        self._state = "starting"
+        self._reporter: Reporter | None = None
+        self._tally: AttemptTally | None = None
+
+    async def health(self) -> Sequence[Check]:
+        most = PATIENCE * self._app.config.heartbeat
+        subject = f"worker on {self._agent_name}"
+        return health_of(subject, self._state, self._reporter, self.lanes, most)
+
+    async def metrics(self, families: Families) -> None:
+        agent = self._agent_name
+        metrics_of(families, self._tally, self._reporter, self.lanes, agent=agent)
 
     async def run(self, ready: Callable[[], None]) -> None:
         for handler in self._app.handlers.values():
@@ -70,6 +85,10 @@ class Worker(Service):
             _ = handler.shape, handler.plan
             if handler.in_process:
                 locate(handler)
+        with self._app.monitor.watching(self):
+            await self._reach(ready)
+
+    async def _reach(self, ready: Callable[[], None]) -> None:
         agent = self._app.connect_agent(self._agent_name)
         try:
             if await Backoff(self.stopping).retry(
@@ -92,9 +111,13 @@ class Worker(Service):
             f"the board of agent {self._agent_name}", following.begin, AgentError
         ):
             return
-        tools = Tools(self._app, agent, self.worker_id, keeper, reporter, following.cancels)
+        self._tally = AttemptTally() if self._app.monitor.counts else None
+        tools = Tools(
+            *(self._app, agent, self.worker_id, keeper, reporter, self._tally, following.cancels)
+        )
         self.lanes = [Lane(name, n, tools, self.stopping) for name, n in self._lanes.items()]
         self._pause_lanes()
+        self._reporter, self._state = reporter, "running"
         keeper.start()
         try:
             await self._serve(reporter, following, ready)
@@ -135,12 +158,14 @@ class Worker(Service):
             reporter.defined(self._defined())
             ready()
             await self.stopping.wait()
-            reporter.heartbeat(self._heartbeat("draining"))
+            self._state = "draining"
+            reporter.heartbeat(self._heartbeat())
             await self._drain(lanes)
             beat.cancel()
             told.cancel()
             reporting.cancel()
-        reporter.heartbeat(self._heartbeat("stopped"))
+        self._state = "stopped"
+        reporter.heartbeat(self._heartbeat())
         try:
             async with asyncio.timeout(_LAST_WORDS):
                 await reporter.flush()
@@ -164,7 +189,7 @@ class Worker(Service):
 
     async def _beat(self, reporter: Reporter) -> None:
         while True:
-            reporter.heartbeat(self._heartbeat("draining" if self.stopping.is_set() else "running"))
+            reporter.heartbeat(self._heartbeat())
             await self._app.clock.sleep(self._app.config.heartbeat)
 
     def _defined(self) -> list[Defined]:
@@ -174,7 +199,7 @@ class Worker(Service):
             for name, handler in self._app.handlers.items()
         ]
 
-    def _heartbeat(self, state: str) -> Heartbeat:
+    def _heartbeat(self) -> Heartbeat:
         return Heartbeat(
             worker=self.worker_id,
             at=self._app.now(),
@@ -183,7 +208,7 @@ class Worker(Service):
             pid=os.getpid(),
             version=__version__,
             started_at=self._started_at,
-            state=state,
+            state=self._state,
             lanes=[lane.load for lane in self.lanes],
             finished=sum(lane.finished for lane in self.lanes),
             stragglers=sum(lane.stragglers for lane in self.lanes),

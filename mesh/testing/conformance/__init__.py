@@ -2,8 +2,8 @@
 
 Subclass ``AgentConformance``, or ``MasterConformance`` and the suites of a master's parts
 (``ConditionsConformance``, ``EventsConformance``, ``HistoryConformance``,
-``SchedulesConformance``, ``StatisticsConformance``), in a test
-module and provide its ``harness`` fixture::
+``SchedulesConformance``, ``StatisticsConformance``), in a test module and provide its ``harness``
+fixture::
 
     class TestMyAgent(AgentConformance):
         @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from mesh.held import After, Held, KeyRule
 from mesh.job import Priority, State, new_job_id
-from mesh.ports import JobFilter, JobInfo, Master
+from mesh.ports import JobFilter, JobInfo, LimitInfo, Master, Wait
 from mesh.testing.conformance.agent import make_job
 from mesh.testing.conformance.master import AGENT, MasterHarness
 from mesh.wire import Accepted, Envelope, ErrorInfo, Finished, Limit, Record, Started
@@ -326,6 +326,28 @@ class ConditionsConformance:
         await end(master, jobs[0], State.FAILED)
         await master.unblock([jobs[0].id])
         assert [job.id for job in await claim_gated(master, harness)] == [jobs[1].id]
+
+    async def test_what_keeps_a_job_is_told(self, harness: MasterHarness) -> None:
+        master = await harness.connect()
+        some, any_number = Limit("c", concurrency=1), Limit("r", rate=2.0, burst=5.0)
+        first, second = (limited(harness, some, any_number, age=9 - n) for n in range(2))
+        pinned = make_job(agent="a-7", due_at=harness.now() + 3600)
+        child = Held(make_job(), after=[After(first.id), After(pinned.id, "finished")])
+        await master.submit([*map(Held, (first, second, pinned)), child])
+        (gone,) = await claim_gated(master, harness)
+        await begin(master, first)
+        assert gone.id == first.id
+        jobs = [first.id, second.id, pinned.id, child.job.id, new_job_id(), "no id"]
+        assert await master.waits(jobs) == {
+            second.id: Wait(limits=(LimitInfo("c", 1, 0.0, 1), LimitInfo("r", 0, 2.0, 1))),
+            pinned.id: Wait(agent="a-7"),
+            child.job.id: Wait({first.id: "success", pinned.id: "finished"}),
+        }
+        await end(master, first)
+        await master.unblock([first.id])
+        left = await master.waits(jobs)
+        assert left[child.job.id] == Wait({pinned.id: "finished"})
+        assert [limit.taken for limit in left[second.id].limits] == [0, 0]
 
     async def test_limits_of_several_keys_all_hold(self, harness: MasterHarness) -> None:
         master = await harness.connect()

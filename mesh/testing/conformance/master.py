@@ -444,7 +444,9 @@ class MasterConformance(
         assert await other.acquire("duty", "two", harness.ttl) is None
         assert await master.acquire("duty", "one", harness.ttl) == first
         assert await other.acquire("another", "two", harness.ttl) is not None
+        assert await master.leases() == {"duty": "one", "another": "two"}
         await master.release(first)
+        assert await master.leases() == {"another": "two"}
         second = await other.acquire("duty", "two", harness.ttl)
         assert second is not None
         assert second.token > first.token
@@ -461,6 +463,7 @@ class MasterConformance(
         await harness.pass_time(harness.ttl * 0.6)
         assert await other.acquire("duty", "two", harness.ttl) is None
         await harness.pass_time(harness.ttl * 0.6)
+        assert await other.leases() == {}
         second = await other.acquire("duty", "two", harness.ttl)
         assert second is not None
         assert second.token > first.token

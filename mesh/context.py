@@ -17,6 +17,7 @@ from mesh.codec import ValueCodec, encode_json
 from mesh.codecs.base import Codec, unseal
 from mesh.errors import EventTooLarge, InvalidResult
 from mesh.job import State
+from mesh.outcome import Failure
 from mesh.tracing import trace_fields
 from mesh.wire import Envelope, Parent
 
@@ -106,6 +107,9 @@ class Context(Generic[ProgressT]):
         """The number of this execution, from 1."""
         self.max_attempts = max_attempts
         self._is_called_off = False
+        self.failure: Failure | None = None
+        """What the handler has returned, if that is a ``Failure``: for middleware, behind its
+        ``yield``."""
 
     @property
     def cancelled(self) -> bool:

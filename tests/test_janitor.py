@@ -88,10 +88,10 @@ def janitor_of(master: SqlMaster, clock: RestlessClock, **changes: Any) -> Janit
 
 
 async def ended(master: SqlMaster, count: int, age: float, said: int = 0, **of: Any) -> list[Story]:
-    """Jobs that ended so long ago, each with so many events."""
     stories = [Story(master.database.now() - age - 2, **of) for _ in range(count)]
     await record(master, *[s.accepted() for s in stories])
-    await record(master, *[s.event(number) for s in stories for number in range(said)])
+    if said:
+        await record(master, *[s.event(seq) for s in stories for seq in range(said)])
     await record(master, *[s.finished() for s in stories])
     return stories
 

@@ -23,7 +23,7 @@ from mesh.context import SAID
 from mesh.job import State
 from mesh.job_logs import running_fields
 from mesh.middleware.base import AttemptEnded, Middleware
-from mesh.tracing import TRACEPARENT, trace_fields
+from mesh.tracing import trace_fields, trace_of
 
 __all__ = ["JsonFormatter", "Logs"]
 
@@ -52,8 +52,7 @@ class Logs(Middleware):
         }
         if attempt.error is not None:
             fields |= {"error_type": attempt.error.type, "error": attempt.error.message}
-        if traceparent := attempt.headers.get(TRACEPARENT):
-            fields |= trace_fields(traceparent)
+        fields |= trace_of(attempt.headers)
         text = "job %s (%s) %s at attempt %d after %.3f s"
         values = attempt.job_id, attempt.name, attempt.state, attempt.attempt, attempt.seconds
         self._logger.log(level, text, *values, extra=fields)

@@ -29,7 +29,17 @@ if TYPE_CHECKING:
     from mesh.request import Job
     from mesh.sync import Sync
 
-__all__ = ["DONE", "SAID", "Context", "Emit", "ParentJob", "call_off", "job_fields", "log_event"]
+__all__ = [
+    "DONE",
+    "SAID",
+    "TURN",
+    "Context",
+    "Emit",
+    "ParentJob",
+    "call_off",
+    "job_fields",
+    "log_event",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -61,6 +71,15 @@ class _Done(Awaitable[None]):
 
 DONE: Awaitable[None] = _Done()
 """What ``Emit`` returns when there is room."""
+
+
+class _Turn(Awaitable[None]):
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
+TURN: Awaitable[None] = _Turn()
+"""The same, and lets others on the event loop have their turn."""
 
 
 class Context(Generic[ProgressT]):

@@ -24,6 +24,8 @@ class _Job(Protocol):
     @property
     def id(self) -> str: ...
     @property
+    def enqueued_at(self) -> float: ...
+    @property
     def finished_at(self) -> float | None: ...
 
 
@@ -57,7 +59,8 @@ class JobFilter:
     until: float | None = None
     """Before this moment."""
     order: Order | None = None
-    """``None``: ``finished`` where only terminal states are asked for, else ``enqueued``."""
+    """``None``: ``finished`` where only terminal states, or a fingerprint, are asked for, else
+    ``enqueued``."""
     app: str = ""
     """Of handlers whose names begin so: the ``prefix`` of an app."""
     limit: int = 50
@@ -95,25 +98,38 @@ class JobFilter:
     @property
     def by_end(self) -> bool:
         """Whether jobs are ordered, and ``since`` and ``until`` meant, by their end."""
+        if self.order is None and not self.states:
+            return self.fingerprint is not None
         if self.order is None:
-            return bool(self.states) and TERMINAL.issuperset(self.states)
+            return TERMINAL.issuperset(self.states)
         return self.order == "finished"
 
     @property
+    def moment(self) -> Literal["enqueued_at", "finished_at"] | None:
+        """The moment by which jobs are ordered, and those of the same one by their ids. ``None``:
+        by their ids alone, which have the moment in them unless somebody chose them."""
+        if self.by_end:
+            return "finished_at"
+        return None if self.since is None and self.until is None else "enqueued_at"
+
+    @property
     def cursor(self) -> tuple[str, float]:
-        """What ``before`` says: an id, and the moment of the end if ordered by it (else 0)."""
+        """What ``before`` says: an id, and the moment if ordered by one (else 0)."""
         job_id, _, moment = (self.before or "").partition("@")
         check_job_id(job_id)
         try:
-            at = float(moment) if self.by_end else 0.0
+            at = 0.0 if self.moment is None else float(moment)
         except ValueError:
             raise ConfigError(
-                f"before='{self.before}': pages of ended jobs go on from ID@MOMENT, as the page "
-                "before said, or in the order in which they were enqueued: order='enqueued'"
+                f"before='{self.before}': pages in the order of a moment go on from ID@MOMENT, as "
+                "the page before said; such is the order of ended jobs, unless order='enqueued', "
+                "and of those since or until a moment"
             ) from None
         return job_id, at
 
     def next_page(self, last: _Job) -> JobFilter:
         """The filter for the page behind the one that ended with ``last``."""
-        before = f"{last.id}@{last.finished_at!r}" if self.by_end else last.id
-        return replace(self, before=before)
+        if self.moment is None:
+            return replace(self, before=last.id)
+        at = last.finished_at if self.moment == "finished_at" else last.enqueued_at
+        return replace(self, before=f"{last.id}@{at!r}")

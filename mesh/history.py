@@ -258,11 +258,11 @@ async def cancel(master: Master, where: JobFilter, reason: str) -> int:
     while True:
         jobs = await master.list_jobs(replace(wanted, limit=_PAGE))
         # Those that wait first: what they wait for might end, and let them go.
-        jobs.sort(key=lambda job: job.state is not State.WAITING)
-        count += len(await master.cancel([job.id for job in jobs], reason))
+        each = sorted(jobs, key=lambda job: job.state is not State.WAITING)
+        count += len(await master.cancel([job.id for job in each], reason))
         if len(jobs) < _PAGE:
             return count
-        wanted = wanted.next_page(min(jobs, key=lambda job: job.id))
+        wanted = wanted.next_page(jobs[-1])
 
 
 def cancellable(where: JobFilter) -> JobFilter:

@@ -13,7 +13,7 @@ from mesh.job import State, new_job_id
 from mesh.ports import MasterSettings
 from mesh.testing.conformance.master import Story, record
 from mesh.testing.servers import PostgresServer
-from mesh_master import forget, listing
+from mesh_master import forget, listing, queries, statistics
 from mesh_master.store import SqlMaster
 
 ID = new_job_id()
@@ -82,8 +82,9 @@ async def plan(master: SqlMaster, query: Select[Any]) -> str:
         ({"states": ENDS}, "mesh_jobs_finished"),
         ({"states": ENDS, "before": f"{LAST}@1800000000.0"}, "mesh_jobs_finished"),
         ({"order": "finished", "since": 1.8e9, "until": 1.9e9}, "mesh_jobs_finished"),
-        ({"name": "reports.n7"}, "mesh_jobs_name"),
-        ({"lane": "lane-7"}, "mesh_jobs_lane"),
+        ({"since": 1.8e9, "until": 1.9e9}, "mesh_jobs_enqueued"),
+        ({"until": 1.9e9, "before": f"{LAST}@1800000000.0"}, "mesh_jobs_enqueued"),
+        ({"fingerprint": "0123456789abcdef"}, "mesh_jobs_fingerprint"),
         ({"meta": {"tenant": "7"}}, "tag"),
         ({"meta": {"tenant": "7"}, "before": LAST}, "tag"),
         ({"schedule": "nightly"}, "mesh_jobs_sch"),
@@ -101,7 +102,7 @@ async def test_a_page_is_read_in_the_order_of_an_index(
     assert "Seq Scan" not in shown, shown
     for line in shown.splitlines():
         # Of the pages of several states the best is made, and each is short.
-        is_page = "SCAN of_" in line or "SCAN best" in line
+        is_page = "SCAN page" in line or "SCAN best" in line
         assert is_page or "SCAN" not in line or "INDEX" in line, shown
     if len(where.get("states", ())) < 2 and where.get("order") is None:
         # What is sorted, at most, is what ended at the same moment.
@@ -109,13 +110,66 @@ async def test_a_page_is_read_in_the_order_of_an_index(
         assert "->  Sort " not in shown, shown
 
 
-async def test_a_beginning_of_a_name_goes_by_the_index(master: SqlMaster) -> None:
-    where = JobFilter(name="reports.n1*", states=[RUNNING])
-    counted = await plan(master, listing.counts(master.database, master.tables, where))
-    assert "mesh_jobs_" in counted
-    names = listing.page(master.database, master.tables, JobFilter(name="reports.zz*"))
-    shown = await plan(master, names.order_by(None))
-    assert "mesh_jobs_name" in shown, shown
+FEW, MANY = 100, 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("where", "meant", "index"),
+    [
+        # Each kind's page is at the end of what an index has of it.
+        ({"name": "reports.n7"}, MANY, "mesh_jobs_name"),
+        ({"name": "reports.n7", "lane": "lane-7", "states": [FAILED]}, FEW, "mesh_jobs_name"),
+        ({"name": "reports.*", "before": LAST, "order": "enqueued"}, FEW, "mesh_jobs_name"),
+        ({"lane": "lane-7"}, MANY, "mesh_jobs_name"),
+        # By a moment: past those of others, or all of them.
+        ({"name": "reports.n7", "states": ENDS}, MANY, "mesh_jobs_finished"),
+        ({"lane": "lane-7", "states": [FAILED]}, MANY, "mesh_jobs_finished"),
+        ({"lane": "lane-7", "until": 1.9e9}, MANY, "mesh_jobs_enqueued"),
+        ({"name": "reports.n7", "states": [FAILED]}, FEW, "mesh_jobs_name"),
+        ({"name": "reports.n7", "states": ENDS, "lane": "lane-7"}, FEW, "mesh_jobs_name"),
+        ({"lane": "lane-7", "states": [FAILED]}, FEW, "mesh_jobs_lane"),
+    ],
+)
+async def test_how_many_there_are_says_which_way_to_go(
+    master: SqlMaster, where: dict[str, Any], meant: int, index: str
+) -> None:
+    filter_ = JobFilter(**where)
+    states = where.get("states", [FAILED, RUNNING])
+    known = [listing.Kind(s, "reports.n7", "lane-7", meant, 2_000_000) for s in states]
+    shown = await plan(master, listing.page(master.database, master.tables, filter_, known))
+    assert index in shown, shown
+    assert "Seq Scan" not in shown, shown
+    for line in shown.splitlines():
+        is_page = "SCAN page" in line or "SCAN best" in line or "SCAN meant" in line
+        assert is_page or "SCAN" not in line or "INDEX" in line, shown
+
+
+async def test_what_waits_is_seen_at_the_end_of_an_index(master: SqlMaster) -> None:
+    query = queries.oldest(master.tables, "lane-7", State.QUEUED, 1.9e9)
+    shown = await plan(master, query)
+    assert "mesh_jobs_unstarted" in shown, shown
+    assert "Sort" not in shown, shown
+    assert "B-TREE" not in shown, shown
+
+
+async def test_counts_are_read_where_they_are_kept(master: SqlMaster) -> None:
+    database, tables = master.database, master.tables
+    until = 1.8e9 + 3600
+    for query, index in (
+        (statistics.totals(database, tables, JobFilter(name="reports.n7")), "totals"),
+        (statistics.totals(database, tables, JobFilter(states=ENDS)), "totals"),
+        (statistics.spans(database, tables, 1.8e9, until, 60, None, None, None), "series"),
+        (statistics.spans(database, tables, 1.8e9, until, 60, "a", None, "name"), "series_pkey"),
+        (statistics.groups(database, tables, 1.8e9, 50), "mesh_jobs_fingerprint"),
+        (statistics.newest(tables, "0123456789abcdef", 1.8e9), "mesh_jobs_fingerprint"),
+    ):
+        assert query is not None
+        shown = await plan(master, query)
+        assert (index.partition("_pkey")[0] if database.is_local else index) in shown, shown
+        assert "Seq Scan" not in shown, shown
+        if index == "totals":
+            assert "mesh_jobs" not in shown, shown
+    assert statistics.totals(database, tables, JobFilter(since=0.0)) is None
 
 
 async def test_what_is_to_go_is_found_by_indexes_of_ended_jobs(master: SqlMaster) -> None:

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mesh.filter import JobFilter
+from mesh.fingerprint import fingerprint
 from mesh.job import TERMINAL, State, new_job_id
 from mesh.ports import JobInfo, MasterSettings
 from mesh.testing.conformance.master import Story, record
@@ -33,6 +34,9 @@ wheres = st.fixed_dictionaries(
         "meta": st.dictionaries(st.sampled_from("tu"), st.sampled_from("012"), max_size=2),
         "parent": st.just(PARENT),
         "error": st.sampled_from(["OSError", "ValueError"]),
+        "fingerprint": st.sampled_from(NAMES).map(
+            lambda name: fingerprint(name, "OSError", "no\N{REPLACEMENT CHARACTER}pe")
+        ),
         "retried": st.booleans(),
         "since": st.integers(0, 60).map(lambda n: BEGIN + n),
         "until": st.integers(0, 60).map(lambda n: BEGIN + n),
@@ -77,6 +81,7 @@ def is_meant(job: JobInfo, where: JobFilter) -> bool:
         and where.meta.items() <= (job.meta or {}).items()
         and where.parent in (None, job.parent)
         and where.error in (None, job.error_type)
+        and where.fingerprint in (None, job.fingerprint)
         and where.retried in (None, job.retried_as is not None)
         and (where.since is None or (moment or 0) >= where.since)
         and (where.until is None or (moment or 0) < where.until)
@@ -106,7 +111,7 @@ def test_filters_mean_what_they_say(
             where = JobFilter(**given, limit=limit)
             wanted = sorted(
                 (job for job in jobs if is_meant(job, where)),
-                key=lambda job: ((job.finished_at or 0) if where.by_end else 0, job.id),
+                key=lambda job: (getattr(job, where.moment) if where.moment else 0, job.id),
                 reverse=True,
             )
             found: list[str] = []

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import Insert, Table, bindparam, select
 
 from mesh.filter import JobFilter
+from mesh.fingerprint import fingerprint
 from mesh.held import After, Held, KeyRule
 from mesh.job import TERMINAL, State
 from mesh.ports import RUN_TIMES, MasterSettings
+from mesh.sql.migrate import Migrations
 from mesh.testing.clock import ManualClock
 from mesh.testing.conformance.agent import make_job
 from mesh.testing.conformance.master import Story, record
 from mesh.testing.servers import PostgresServer
 from mesh.wire import Record
+from mesh_master import merge, schema
+from mesh_master.migrations.versions import r0009_statistics
 from mesh_master.store import SqlMaster
 from mesh_master.tables import COUNTED
 
@@ -230,3 +235,99 @@ def test_counted_is_what_there_is(
 
         check()
         runner.run(master.close())
+
+
+async def test_those_who_count_at_once_lose_nothing(postgres: PostgresServer) -> None:
+    """Recorders of several agents, in parts, while two janitors roll up what they count."""
+    url = postgres.create_database()
+    masters = [SqlMaster(url, MasterSettings(auto_migrate=True)) for _ in range(3)]
+    for master in masters:
+        await master.open()
+    now = masters[0].database.now()
+    done = asyncio.Event()
+
+    async def play(master: SqlMaster, agent: str) -> None:
+        for turn in range(4):
+            stories = [
+                Story(now - 600 * turn - n % 3, name=f"n{n % 5}", lane=f"l{n % 2}")
+                for n in range(1200)
+            ]
+            await record(master, *[s.accepted() for s in stories], agent=agent)
+            runs = [s.retrying() if n % 4 else s.started() for n, s in enumerate(stories)]
+            ends = [s.finished(attempt=1 + bool(n % 4), at=30) for n, s in enumerate(stories)]
+            await record(master, *runs, agent=agent)
+            await record(master, *ends[::2], *ends, agent=agent)
+            await master.cancel([s.id for s in stories[::7]], "too late")
+
+    async def roll_up(master: SqlMaster) -> None:
+        while not done.is_set():
+            await master.roll_up(90 * 86_400.0, 30)
+
+    async with asyncio.TaskGroup() as tasks:
+        rolling = [tasks.create_task(roll_up(master)) for master in masters[1:]]
+        await asyncio.gather(play(masters[0], "a-1"), play(masters[1], "a-2"))
+        done.set()
+        await asyncio.gather(*rolling)
+    while await masters[0].roll_up(90 * 86_400.0, 500):
+        pass
+    assert await counted(masters[2]) == await told(masters[2])
+    assert sum((await masters[2].count_jobs()).values()) == 9600
+    for master in masters:
+        await master.close()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_a_history_from_before_is_counted_too(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path / 'mesh.db'}"
+    if kind == "postgres":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        url = server.create_database()
+    master = SqlMaster(url, MasterSettings(auto_migrate=True))
+    before = r0009_statistics.down_revision
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Migrations, "_steps", lambda self, at, _: self._script._upgrade_revs(before, at)
+        )
+        await master.database.open()
+        await schema.migrations(master.database, master.settings).upgrade()
+    jobs, attempts = master.tables.jobs, master.tables.attempts
+    begin = master.database.now() // 60 * 60
+    # As those of old wrote it.
+    known = [column for column in jobs.c if column.name != "fingerprint"]
+    async with master.database.write() as connection:
+        for n in range(40):
+            story = Story(begin - n * 3 * 3600 - n, name=f"n{n % 3}", lane="xy"[n % 2])
+            end = story.finished(attempt=1 + n % 2, at=n, state=ENDS[n % 3])
+            records: list[Record] = [story.accepted(), *([story.retrying()] if n % 2 else []), end]
+            plan = merge.plan("a-1", records[: 1 + n % 4], {})
+            for row in plan.jobs:
+                old = {c.name: row[c.name] for c in known if c.name in row}
+                await connection.execute(insert_of(jobs, old), old)
+            for row in plan.attempts:
+                await connection.execute(attempts.insert(), row)
+    await master.open()
+
+    def by_the_hour(sums: Sums) -> Sums:
+        long_ago: Sums = Counter()
+        for (at, *rest), count in sums.items():
+            long_ago[at // 3600 * 3600 if at < begin - 2 * 86_400 else at, *rest] += count
+        return without_none(long_ago)
+
+    totals, things = await told(master)
+    there, happened = await counted(master)
+    assert there == totals
+    assert by_the_hour(happened) == by_the_hour(things)
+    assert len(happened) < len(things)
+    failed = await master.list_jobs(JobFilter(states=[State.FAILED]))
+    assert failed
+    assert {job.fingerprint for job in failed} == {
+        fingerprint(job.name, job.error_type, job.error_message) for job in failed
+    }
+    assert sum(group.count for group in await master.failures()) == len(failed)
+    await master.close()
+
+
+def insert_of(table: Table, row: Mapping[str, Any]) -> Insert:
+    return table.insert().values({name: bindparam(name) for name in row})

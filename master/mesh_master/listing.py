@@ -1,77 +1,198 @@
 """Which jobs a filter means, as queries that go by indexes.
 
-A page is read in the order of an index, as far as it is long: by id, or by the end within a
-state. Where several states are asked for, each gives its own page, and the page is the best of
-those. A tag leads: its rows are in the order of the ids.
+A page is read in the order of an index, as far as it is long: by id, or by a moment. Where several
+states are asked for, each gives its own page, and the page is the best of those. A tag leads: its
+rows are in the order of the ids.
+
+Where a handler or a lane is asked for, how many such jobs there are is known (``statistics``), and
+so what each way costs. No planner knows that: names, lanes and states go together, and a planner
+that takes them for independent may go through a whole history for a page. The ways:
+
+- *apart*: a page of each kind, by name, state and lane, that there is: each in the order of the
+  index that begins so, and by id alone;
+- *along*: in the order of the page, past the jobs that are others', until it is full;
+- *all*: get all that are meant, and sort them.
+
+Along passes ``limit * those of the states / those meant`` jobs, and all gets those meant: the
+lesser is never more than some thousands of jobs, for millions in the history.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, FromClause, Select, func, literal, select, tuple_, union_all
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Select,
+    func,
+    literal,
+    select,
+    tuple_,
+    union_all,
+)
 
 from mesh.job import TERMINAL, State
 from mesh.ports import JobFilter
-from mesh.sql import Database, JobId, Moment, begins_with
+from mesh.sql import Database, JobId, Moment
+from mesh_master.statistics import whose
 from mesh_master.tables import Tables
 
-__all__ = ["counts", "page"]
+__all__ = ["Kind", "counts", "kinds", "page"]
+
+_MOST_APART = 24
+"""Pages in one query."""
 
 
-def page(database: Database, tables: Tables, where: JobFilter) -> Select[Any]:
-    """The rows of the jobs of one page."""
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Jobs of one state, handler and lane."""
+
+    state: State
+    name: str
+    lane: str
+    jobs: int
+    others: int
+    """How many jobs there are in the states that are asked for, whoever's."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Meant:
+    """Where to look, for what, and the column of the ids by which to sort."""
+
+    source: FromClause
+    conditions: list[ColumnElement[bool]]
+    job_id: ColumnElement[str]
+
+
+def kinds(database: Database, tables: Tables, where: JobFilter) -> Select[Any] | None:
+    """The kinds of jobs that a filter means, as rows with the fields of ``Kind``, if that helps:
+    what else it says is found by an index of its own."""
+    if where.name is None and where.lane is None:
+        return None
+    if where.meta or any((where.schedule, where.key, where.workflow, where.parent)):
+        return None
+    if where.error is not None or where.fingerprint is not None:
+        return None
+    columns, jobs = tables.totals.c, func.sum(tables.totals.c.jobs)
     states = _states(where)
+    of_states = [columns.state.in_(states)] if states else []
+    others = select(func.sum(columns.jobs)).where(*of_states).scalar_subquery()
+    key = [columns.state, columns.name, columns.lane]
+    query: Select[Any] = select(*key).add_columns(jobs.label("jobs"), others.label("others"))
+    mine = whose(database, tables.totals.c, where.name, where.lane, where.app)
+    return query.where(*of_states, *mine).group_by(*key).having(jobs > 0)
+
+
+def page(
+    database: Database, tables: Tables, where: JobFilter, known: Sequence[Kind] | None = None
+) -> Select[Any]:
+    """The rows of the jobs of one page; ``known`` are the kinds that there are, of ``kinds``."""
+    states = _states(where)
+    if known is not None:
+        meant = sum(kind.jobs for kind in known)
+        if where.moment is None and 0 < len(known) <= _MOST_APART:
+            return _best(tables, where, [_meant(database, tables, where, [], k) for k in known])
+        if meant * meant < where.limit * max((kind.others for kind in known), default=0):
+            return _all(database, tables, where, _meant(database, tables, where, states))
+    is_along = known is not None
     if len(states) < 2 or where.meta:
-        return _page(database, tables, where, states)
-    parts = [
-        select(_page(database, tables, where, [state]).subquery(f"of_{state}")) for state in states
-    ]
-    best = union_all(*parts).subquery("best")
-    first = [best.c.finished_at.desc()] if where.by_end else []
-    return select(best).order_by(*first, best.c.id.desc()).limit(where.limit)
+        return _page(tables, where, _meant(database, tables, where, states, is_along=is_along))
+    each = [_meant(database, tables, where, [state], is_along=is_along) for state in states]
+    return _best(tables, where, each)
 
 
 def counts(database: Database, tables: Tables, where: JobFilter) -> Select[Any]:
     """Each ``state``, and how many ``jobs`` are in it."""
     jobs = tables.jobs
-    source, conditions, _ = _meant(database, tables, where, _states(where))
+    meant = _meant(database, tables, where, _states(where))
     query: Select[Any] = select(jobs.c.state).add_columns(func.count().label("jobs"))
-    return query.select_from(source).where(*conditions).group_by(jobs.c.state)
+    return query.select_from(meant.source).where(*meant.conditions).group_by(jobs.c.state)
 
 
 def _states(where: JobFilter) -> list[State]:
     """The states to look in; none is any."""
+    if where.fingerprint is not None and not where.states:
+        return [State.FAILED]
     if where.by_end and not where.states:
         return sorted(TERMINAL)
     return sorted(set(where.states))
 
 
-def _page(database: Database, tables: Tables, where: JobFilter, states: list[State]) -> Select[Any]:
+def _page(tables: Tables, where: JobFilter, meant: _Meant, *, ids: bool = False) -> Select[Any]:
+    """The rows of a page's jobs, or what puts them in order."""
     jobs = tables.jobs
-    source, conditions, job_id = _meant(database, tables, where, states)
-    query = select(jobs).select_from(source).where(*conditions).limit(where.limit)
-    if where.by_end:
-        query = query.order_by(jobs.c.finished_at.desc(), job_id.desc())
-    else:
-        query = query.order_by(job_id.desc())
+    query = select(*_place(where, jobs, meant.job_id)) if ids else select(jobs)
+    query = query.select_from(meant.source).where(*meant.conditions, *_behind(where, jobs, meant))
+    return query.order_by(*_order(where, jobs, meant.job_id)).limit(where.limit)
+
+
+def _best(tables: Tables, where: JobFilter, each: Sequence[_Meant]) -> Select[Any]:
+    """The page from those of each."""
+    if len(each) == 1:
+        return _page(tables, where, each[0])
+    parts = [
+        select(_page(tables, where, one, ids=True).subquery(f"page_{number}"))
+        for number, one in enumerate(each)
+    ]
+    return _first(tables, where, union_all(*parts).subquery("pages"))
+
+
+def _all(database: Database, tables: Tables, where: JobFilter, meant: _Meant) -> Select[Any]:
+    """The page from all jobs that are meant, whatever the order in which they are found."""
+    jobs = tables.jobs
+    some: Select[Any] = select(*_place(where, jobs, meant.job_id)).select_from(meant.source)
+    some = some.where(*meant.conditions, *_behind(where, jobs, meant))
+    return _first(tables, where, database.once(some, "meant").subquery("each"))
+
+
+def _first(tables: Tables, where: JobFilter, rows: FromClause) -> Select[Any]:
+    jobs = tables.jobs
+    ids = select(rows.c.id).order_by(*_order(where, rows, rows.c.id)).limit(where.limit)
+    best = ids.subquery("best")
+    query = select(jobs).join_from(best, jobs, jobs.c.id == best.c.id)
+    return query.order_by(*_order(where, jobs, jobs.c.id))
+
+
+def _place(
+    where: JobFilter, rows: FromClause, job_id: ColumnElement[str]
+) -> list[ColumnElement[Any]]:
+    """What a page is ordered by."""
+    return [job_id.label("id"), *([] if where.moment is None else [rows.c[where.moment]])]
+
+
+def _order(
+    where: JobFilter, rows: FromClause, job_id: ColumnElement[str]
+) -> list[ColumnElement[Any]]:
+    return [*([] if where.moment is None else [rows.c[where.moment].desc()]), job_id.desc()]
+
+
+def _behind(where: JobFilter, rows: FromClause, meant: _Meant) -> list[ColumnElement[bool]]:
+    """What is behind the page before."""
     if where.before is None:
-        return query
+        return []
     last, at = where.cursor
-    if not where.by_end:
-        return query.where(job_id < last)
-    here = tuple_(jobs.c.finished_at, job_id)
-    return query.where(
-        # Said again for databases that find no index by a pair.
-        jobs.c.finished_at <= at,
-        here < tuple_(literal(at, Moment), literal(last, JobId)),
-    )
+    if where.moment is None:
+        return [meant.job_id < last]
+    moment = rows.c[where.moment]
+    here = tuple_(moment, meant.job_id)
+    # Said again for databases that find no index by a pair.
+    return [moment <= at, here < tuple_(literal(at, Moment), literal(last, JobId))]
 
 
 def _meant(
-    database: Database, tables: Tables, where: JobFilter, states: list[State]
-) -> tuple[FromClause, list[ColumnElement[bool]], ColumnElement[str]]:
-    """Where to look, for what, and the column of the ids by which to sort."""
+    database: Database,
+    tables: Tables,
+    where: JobFilter,
+    states: list[State],
+    kind: Kind | None = None,
+    *,
+    is_along: bool = False,
+) -> _Meant:
+    """What the filter means; of one kind if given; ``is_along``: such that no index of names or
+    lanes is gone by."""
     jobs = tables.jobs.c
     source: FromClause = tables.jobs
     job_id: ColumnElement[str] = jobs.id
@@ -85,16 +206,11 @@ def _meant(
         conditions.append(jobs.state == states[0])
     elif states:
         conditions.append(jobs.state.in_(states))
-    if where.name is not None:
-        beginning = where.name.removesuffix("*")
-        if beginning == where.name:
-            conditions.append(jobs.name == where.name)
-        else:
-            conditions.append(begins_with(database, jobs.name, beginning))
-    if where.app and not (where.name or "").startswith(where.app):
-        conditions.append(begins_with(database, jobs.name, where.app))
+    if kind is not None:
+        conditions += [jobs.name == kind.name, jobs.lane == kind.lane, jobs.state == kind.state]
+    else:
+        conditions += _whose(database, tables, where, is_along=is_along)
     for column, wanted in (
-        (jobs.lane, where.lane),
         (jobs.schedule, where.schedule),
         (jobs.key, where.key),
         (jobs.workflow, where.workflow),
@@ -114,4 +230,14 @@ def _meant(
         conditions.append(moment >= where.since)
     if where.until is not None:
         conditions.append(moment < where.until)
-    return source, conditions, job_id
+    return _Meant(source, conditions, job_id)
+
+
+def _whose(
+    database: Database, tables: Tables, where: JobFilter, *, is_along: bool
+) -> list[ColumnElement[bool]]:
+    """Of which handler, lane and app."""
+    if not is_along:
+        return whose(database, tables.jobs.c, where.name, where.lane, where.app)
+    columns = {"name": tables.jobs.c.name.concat(""), "lane": tables.jobs.c.lane.concat("")}
+    return whose(database, columns, where.name, where.lane, where.app)

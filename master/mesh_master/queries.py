@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, Select, case, func, or_, select
+from sqlalchemy import Row, Select, func, or_, select, text, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.definition import Definition
@@ -23,11 +24,11 @@ from mesh.ports import (
     JobInfo,
     Links,
 )
-from mesh.sql import Database, Moment, one_of
+from mesh.sql import Database, one_of
 from mesh.wire import Heartbeat, LaneLoad
 from mesh_master import listing
 from mesh_master.merge import LOST
-from mesh_master.tables import Tables
+from mesh_master.tables import UNSTARTED, Tables
 
 __all__ = [
     "agents",
@@ -40,6 +41,7 @@ __all__ = [
     "last_events",
     "links",
     "list_jobs",
+    "oldest",
     "workers",
 ]
 
@@ -47,6 +49,8 @@ log = logging.getLogger("mesh")
 
 _LINKS = 1000
 """The most children that are told of a job."""
+
+_LOOKS_AT_ONCE = 24
 
 _lanes = msgspec.json.Decoder(list[LaneLoad])
 _meta = msgspec.json.Decoder(dict[str, str])
@@ -84,8 +88,14 @@ async def get_jobs(
 async def list_jobs(
     database: Database, tables: Tables, connection: AsyncConnection, where: JobFilter
 ) -> list[JobInfo]:
-    rows = await connection.execute(listing.page(database, tables, where))
-    return [_job(row) for row in rows]
+    asked, known = listing.kinds(database, tables, where), None
+    if asked is not None:
+        rows = await connection.execute(asked)
+        known = [listing.Kind(State(state), *others) for state, *others in rows]
+        if not known:
+            return []
+    page = await connection.execute(listing.page(database, tables, where, known))
+    return [_job(row) for row in page]
 
 
 async def attempts(tables: Tables, connection: AsyncConnection, job_id: str) -> list[AttemptInfo]:
@@ -193,23 +203,43 @@ async def agents(tables: Tables, connection: AsyncConnection) -> list[AgentInfo]
 
 
 async def backlog(tables: Tables, connection: AsyncConnection, now: float) -> dict[str, Backlog]:
+    totals = tables.totals.c
+    held = (State.SCHEDULED, State.WAITING)
+    count = func.sum(totals.jobs)
+    query: Select[Any] = select(totals.lane, totals.state).add_columns(count.label("jobs"))
+    query = query.where(totals.state.in_([*held, State.QUEUED, State.RETRYING]))
+    query = query.group_by(totals.lane, totals.state).having(count > 0)
+    rows = (await connection.execute(query)).all()
+    since: dict[str, float] = {}
+    for begin in range(0, len(rows), _LOOKS_AT_ONCE):
+        parts = [
+            select(oldest(tables, row.lane, row.state, now).subquery(f"of_{number}"))
+            for number, row in enumerate(rows[begin : begin + _LOOKS_AT_ONCE])
+        ]
+        for lane, at in await connection.execute(union_all(*parts)):
+            since[lane] = min(at, since.get(lane, at))
+    found: dict[str, Backlog] = {}
+    for row in rows:
+        lane, jobs = row.lane, int(row.jobs)
+        known = found.get(lane, Backlog(oldest_at=since.get(lane)))
+        if row.state in held:
+            found[lane] = replace(known, held=known.held + jobs)
+        else:
+            found[lane] = replace(known, sent=known.sent + jobs)
+    return found
+
+
+def oldest(tables: Tables, lane: str, state: str, now: float) -> Select[Any]:
+    """When the oldest job that is due was enqueued: a look at the beginning of an index."""
     jobs = tables.jobs.c
-    is_held = jobs.state.in_([State.SCHEDULED, State.WAITING])
-    is_due = or_(jobs.due_at.is_(None), jobs.due_at <= now)
-    query = (
-        select(
-            jobs.lane,
-            func.sum(case((is_held, 1), else_=0)),
-            func.sum(case((is_held, 0), else_=1)),
-            func.min(case((is_due, jobs.enqueued_at)), type_=Moment),
-        )
-        .where(jobs.state.in_([State.SCHEDULED, State.WAITING, State.QUEUED, State.RETRYING]))
-        .group_by(jobs.lane)
+    wanted = [jobs.lane, jobs.enqueued_at]
+    query = select(*wanted).where(
+        text(UNSTARTED),
+        jobs.lane == lane,
+        jobs.state == state,
+        or_(jobs.due_at.is_(None), jobs.due_at <= now),
     )
-    return {
-        lane: Backlog(held, sent, oldest)
-        for lane, held, sent, oldest in await connection.execute(query)
-    }
+    return query.order_by(jobs.enqueued_at).limit(1)
 
 
 def _job(row: Row[Any]) -> JobInfo:

@@ -19,7 +19,6 @@ from sqlalchemy import (
     ColumnElement,
     Double,
     FromClause,
-    Row,
     Select,
     Table,
     and_,
@@ -33,15 +32,16 @@ from sqlalchemy import (
     union_all,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from mesh.errors import ConfigError
 from mesh.filter import JobFilter
-from mesh.ports import RUN_TIMES, Bucket, FailureGroup
+from mesh.ports import Bucket, FailureGroup
 from mesh.sql import BulkUpsert, Database, begins_with
 from mesh.sql.bulk import Excluded
 from mesh_master.tables import COUNTED, Tables
 
-__all__ = ["Statistics", "groups", "spans", "totals"]
+__all__ = ["Statistics", "groups", "spans", "totals", "whose"]
 
 MINUTE, HOUR = 60, 3600
 _MOST_SPANS = 5000
@@ -60,7 +60,7 @@ def totals(database: Database, tables: Tables, where: JobFilter) -> Select[Any] 
     jobs = func.sum(columns.jobs)
     query: Select[Any] = select(columns.state)
     query = query.add_columns(cast(jobs, BigInteger).label("jobs"))
-    query = query.where(*_of(database, tables.totals, where.name, where.lane, where.app))
+    query = query.where(*whose(database, tables.totals.c, where.name, where.lane, where.app))
     if where.states:
         query = query.where(columns.state.in_(sorted(set(where.states))))
     return query.group_by(columns.state).having(jobs > 0)
@@ -92,7 +92,7 @@ def spans(
     query: Select[Any] = select(place, *key).add_columns(
         *(_sum(rows.c[column]).label(column) for column in COUNTED)
     )
-    query = query.where(*within, *_of(database, rows, name, lane))
+    query = query.where(*within, *whose(database, rows.c, name, lane))
     return query.group_by(*(["key"] if key else []), "place")
 
 
@@ -122,7 +122,7 @@ def groups(
         .where(
             jobs.fingerprint.is_not(None),
             jobs.finished_at >= since,
-            *_of(database, tables.jobs, None, None, app),
+            *whose(database, tables.jobs.c, None, None, app),
         )
         .group_by(jobs.fingerprint)
         .order_by(size.desc(), last.desc(), jobs.fingerprint)
@@ -142,20 +142,25 @@ def newest(tables: Tables, fingerprint: str, since: float) -> Select[Any]:
     )
 
 
-def _of(
-    database: Database, table: FromClause, name: str | None, lane: str | None, app: str = ""
+def whose(
+    database: Database,
+    columns: Mapping[str, ColumnElement[str]] | ReadOnlyColumnCollection[str, Any],
+    name: str | None,
+    lane: str | None,
+    app: str = "",
 ) -> list[ColumnElement[bool]]:
+    """Which rows are of that handler, lane and app."""
     conditions: list[ColumnElement[bool]] = []
     if name is not None:
         beginning = name.removesuffix("*")
         if beginning == name:
-            conditions.append(table.c.name == name)
+            conditions.append(columns["name"] == name)
         else:
-            conditions.append(begins_with(database, table.c.name, beginning))
-    if app:
-        conditions.append(begins_with(database, table.c.name, app))
+            conditions.append(begins_with(database, columns["name"], beginning))
+    if app and not (name or "").startswith(app):
+        conditions.append(begins_with(database, columns["name"], app))
     if lane is not None:
-        conditions.append(table.c.lane == lane)
+        conditions.append(columns["lane"] == lane)
     return conditions
 
 
@@ -198,10 +203,10 @@ class Statistics:
             lane,
             by,
         )
-        found: dict[str | None, dict[int, Row[Any]]] = {} if by else {None: {}}
-        for row in await connection.execute(query):
-            key = None if by is None else row.key
-            found.setdefault(key, {})[row.place] = row
+        found: dict[str | None, dict[int, Sequence[Any]]] = {} if by else {None: {}}
+        for place, *counted in await connection.execute(query):
+            key = counted.pop(0) if by else None
+            found.setdefault(key, {})[place] = counted
         return [
             _bucket(place * size, key, rows.get(place))
             for key, rows in sorted(found.items(), key=lambda item: item[0] or "")
@@ -260,7 +265,7 @@ class Statistics:
 
     async def _take(
         self, connection: AsyncConnection, table: Table, these: ColumnElement[bool], limit: int
-    ) -> list[Mapping[str, Any]]:
+    ) -> list[dict[str, Any]]:
         keys = list(table.primary_key.columns)
         some = select(*keys).where(these).limit(limit)
         # Rows to which somebody is adding are left to the next time, so nobody waits for them.
@@ -323,22 +328,26 @@ def _places(since: float, until: float, step: float) -> range:
     return places
 
 
-def _bucket(at: float, key: str | None, row: Row[Any] | None) -> Bucket:
-    if row is None:
+def _bucket(at: float, key: str | None, counted: Sequence[Any] | None) -> Bucket:
+    """``counted`` is in the order of ``COUNTED``."""
+    if counted is None:
         return Bucket(at, key)
+    # One by one: there may be thousands of spans.
+    enqueued, started, succeeded, failed, cancelled, skipped, expired, retried, *others = counted
+    waits, *histogram, ran, waited = others
     return Bucket(
         at,
         key,
-        enqueued=row.enqueued,
-        started=row.started,
-        succeeded=row.succeeded,
-        failed=row.failed,
-        cancelled=row.cancelled,
-        skipped=row.skipped,
-        expired=row.expired,
-        retried=row.retried,
-        seconds=row.ran / 1e6,
-        histogram=tuple(row._mapping[f"ran_{place}"] for place in range(len(RUN_TIMES) + 1)),
-        waited=row.waited / 1e6,
-        waits=row.waits,
+        enqueued,
+        started,
+        succeeded,
+        failed,
+        cancelled,
+        skipped,
+        expired,
+        retried,
+        ran / 1e6,
+        tuple(histogram),
+        waited / 1e6,
+        waits,
     )

@@ -33,6 +33,9 @@ COUNTS = (
     *("enqueued", "started", "succeeded", "failed", "cancelled", "skipped", "expired", "retried"),
     *("waits", *(f"ran_{place}" for place in range(len(RUN_TIMES) + 1))),
 )
+UNSTARTED = "finished_at IS NULL AND state <> 'running'"
+"""Which jobs an index has: to be said like this to find it."""
+
 TIMES = ("ran", "waited")
 """In microseconds, so that sums are exact."""
 COUNTED = (*COUNTS, *TIMES)
@@ -46,6 +49,7 @@ _GATED = text("gate IS NOT NULL AND envelope IS NOT NULL")
 _IS_OPEN = text("is_open")
 _ENDED = text("finished_at IS NOT NULL")
 _OWN_TTL = text("result_ttl IS NOT NULL AND finished_at IS NOT NULL")
+_UNSTARTED = text(UNSTARTED)
 _SHARDED = text("shard <> 0")
 _UNDER_WAY = text("workflow IS NOT NULL AND finished_at IS NULL")
 
@@ -187,13 +191,23 @@ def _jobs(metadata: MetaData, prefix: str) -> Table:
         ),
         Index(f"{name}_state", "state", "id"),
         # The operators: also for how a name begins, whatever the database's language.
-        Index(f"{name}_name", "name", "id", postgresql_ops={"name": "text_pattern_ops"}),
-        Index(f"{name}_lane", "lane", "id"),
+        Index(
+            f"{name}_name",
+            *("name", "state", "lane", "id"),
+            postgresql_ops={"name": "text_pattern_ops"},
+        ),
+        Index(f"{name}_lane", "lane", "state", "id"),
+        # How long has the oldest waited?
+        Index(
+            f"{name}_unstarted",
+            *("lane", "state", "enqueued_at", "due_at"),
+            postgresql_where=_UNSTARTED,
+            sqlite_where=_UNSTARTED,
+        ),
         _where_given(f"{name}_error", "error_type", "id"),
         _where_given(f"{name}_fingerprint", "fingerprint", "finished_at", "id", "retried_as"),
         _where_given(f"{name}_schedule", "schedule", "id"),
-        # BRIN: of little use but for "since", and of next to no cost, as rows come in this order.
-        Index(f"{name}_enqueued", "enqueued_at", postgresql_using="brin"),
+        Index(f"{name}_enqueued", "enqueued_at"),
         Index(
             f"{name}_finished", "state", "finished_at", postgresql_where=_ENDED, sqlite_where=_ENDED
         ),

@@ -34,6 +34,7 @@ from mesh import (
     State,
 )
 from mesh.context import DONE
+from mesh.job_logs import RUNNING
 from mesh.middleware import (
     JsonFormatter,
     Logs,
@@ -46,6 +47,7 @@ from mesh.middleware import (
 from mesh.testing.conformance.agent import make_job
 from mesh.testing.servers import free_port
 from mesh.wire import Envelope, ErrorInfo
+from mesh_workers.outcome import Run
 
 from .conftest import MemoryMesh
 
@@ -462,7 +464,7 @@ def test_the_end_of_an_attempt_is_one_line_with_fields(caplog: pytest.LogCapture
 
 def test_lines_of_a_handler_say_whose_they_are() -> None:
     formatter = JsonFormatter()
-    running = Logs().execute(context_of(make_job(id="0198")))
+    token = RUNNING.set(Run(make_job(id="0198"), 1, 0, "w", 0.0))
 
     def line(**fields: Any) -> dict[str, Any]:
         record = logging.LogRecord("lib", logging.INFO, "f.py", 1, "said %s", ("it",), None)
@@ -470,10 +472,9 @@ def test_lines_of_a_handler_say_whose_they_are() -> None:
         parsed: dict[str, Any] = json.loads(formatter.format(record))
         return parsed
 
-    next(running)
     with within_trace("00-" + "a" * 32 + "-" + "b" * 16 + "-01"):
         within = line(size={1, 2}, job_id="mine")
-    next(running, None)
+    RUNNING.reset(token)
     assert (within["message"], within["job_name"]) == ("said it", "conformance")
     assert (within["trace_id"], within["job_id"]) == ("a" * 32, "mine")
     assert within["size"] == [1, 2]

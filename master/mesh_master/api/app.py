@@ -21,6 +21,7 @@ from mesh_master.api import (
     lanes,
     metrics,
     overview,
+    pages,
     schedules,
     session,
     settings,
@@ -60,7 +61,7 @@ def build(app: Mesh) -> Litestar:
         ],
     )
     return Litestar(
-        [router, *health.routes, *metrics.routes],
+        [router, *pages.routes, *health.routes, *metrics.routes],
         state=State({"api": api}),
         dependencies={
             "api": Provide(provide_api, sync_to_thread=False),

@@ -82,6 +82,22 @@ def upgrade(op: Operations, prefix: str, schema: str | None) -> None:
         _fill_fingerprints(op, jobs, schema)
     for statement in (*make.fill(), *make.triggers()):
         op.execute(text(statement.replace(":", r"\:")))
+    for name, columns, operators in (
+        ("name", ["name", "state", "lane", "id"], {"name": "text_pattern_ops"}),
+        ("lane", ["lane", "state", "id"], {}),
+        ("enqueued", ["enqueued_at"], {}),
+    ):
+        op.drop_index(f"{jobs}_{name}", jobs, schema=schema)
+        op.create_index(f"{jobs}_{name}", jobs, columns, schema=schema, postgresql_ops=operators)
+    unstarted = text("finished_at IS NULL AND state <> 'running'")
+    op.create_index(
+        f"{jobs}_unstarted",
+        jobs,
+        ["lane", "state", "enqueued_at", "due_at"],
+        schema=schema,
+        postgresql_where=unstarted,
+        sqlite_where=unstarted,
+    )
     op.create_index(
         f"{jobs}_fingerprint",
         jobs,

@@ -8,13 +8,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import Any, Self, TypeVar, Unpack
 from weakref import WeakKeyDictionary
 
 import msgspec
 
 from mesh import feed, history
-from mesh.bound import Bound, Submitter, make_envelope, make_held
+from mesh.bound import Bound, make_envelope, make_held
 from mesh.client import Client, agent_settings, master_settings
 from mesh.clock import Clock, SystemClock
 from mesh.cluster import Cluster
@@ -22,16 +22,11 @@ from mesh.codec import ValueCodec, encode_payload
 from mesh.codecs import Codec
 from mesh.codecs.base import seal
 from mesh.config import AgentConfig, Config
-from mesh.context import Context
-from mesh.definition import About, Kind
-from mesh.discovery import import_all
 from mesh.errors import (
     ConfigError,
     InvalidArguments,
     JobNotFound,
     MeshError,
-    UnknownHandler,
-    did_you_mean,
     raised,
 )
 from mesh.feed import JobEvent, unsealed
@@ -39,36 +34,36 @@ from mesh.filter import JobFilter
 from mesh.handler import Handler
 from mesh.held import Held, Stored
 from mesh.history import Where, parse_where
-from mesh.job import PriorityName, State, check_job_id
+from mesh.job import State, check_job_id
 from mesh.job_handle import NO_REASON, JobHandle
-from mesh.limits import KeyFunction, LimitRules
+from mesh.limits import LimitRules
 from mesh.middleware import Hooks, Middleware, OpenTelemetry
 from mesh.monitor import Monitor
-from mesh.options import DEFINED, JobOptions, Options
-from mesh.outcome import Failure
+from mesh.options import JobOptions, Options
 from mesh.place import Place
 from mesh.plugins import connect_agent, connect_master
 from mesh.ports import Agent, JobInfo, Master
 from mesh.prefix import Prefix
 from mesh.redact import Redactor
+from mesh.registry import Registry
 from mesh.request import DEFAULT_LANE, Job, request_codecs, requested
-from mesh.retry import Retry
-from mesh.schedules import AppSchedules, Expression, ScheduleOptions
+from mesh.schedules import AppSchedules
 from mesh.sign_in import Authenticator
+from mesh.sinks import Callback, Sink, Wanted
+from mesh.sinks.callback import OnEvent
 from mesh.sync import Sync
 from mesh.wire import Envelope
 from mesh.workflow import WorkflowHandle
 
 __all__ = ["Mesh"]
 
-P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-H = TypeVar("H", bound=Handler[..., Any, Any])
+OnEventT = TypeVar("OnEventT", bound=OnEvent)
 AuthenticatorT = TypeVar("AuthenticatorT", bound=Authenticator)
 
 
-class Mesh(Submitter):
+class Mesh(Registry):
     """An application on a cluster.
 
     ::
@@ -93,10 +88,11 @@ class Mesh(Submitter):
         clock: Clock | None = None,
         middleware: Iterable[Middleware] = (),
         codec: Codec | None = None,
+        sinks: Iterable[Sink] = (),
         **settings: Any,
     ) -> None:
         """``middleware`` is around every job, the first outermost; ``codec`` encrypts what jobs
-        carry. Raises ``ConfigError``, naming the setting."""
+        carry; ``sinks`` are told of events. Raises ``ConfigError``, naming the setting."""
         values = {"url": url, "master": master, "agents": agents, **settings}
         if config is None:
             config = Config.build(**values)
@@ -136,6 +132,36 @@ class Mesh(Submitter):
         # The one that was asked for last: nearly always the one that is asked for next.
         self.sync = Sync(self.close)
         """``app.sync(awaitable)``: wait for it in code that has no event loop."""
+        self.sinks: list[Sink] = []
+        """What is told of events by the processes that record ledgers."""
+        for sink in sinks:
+            if not isinstance(sink, Sink):
+                raise ConfigError(f"sinks={sink!r}: must be an object of a subclass of Sink")
+            self.sinks.append(sink)
+            sink.attach(self)
+
+    def on_event(
+        self, *events: str, name: str | None = None, lane: str | None = None
+    ) -> Callable[[OnEventT], OnEventT]:
+        """A decorator: call a function, ``async`` or not, for events of these kinds, or of these
+        moments in a job's life (default: all of its life), of jobs of this handler
+        (``reports.*``), in this lane::
+
+            @app.on_event("failed", "lost", name="reports.*")
+            async def alarm(told: JobEvent) -> None: ...
+
+        It runs in the processes that record ledgers (``mesh master``, ``mesh up``), once for each
+        event, and again if such a process dies; the ledger waits while it runs, so let it enqueue
+        a job if it takes long. See ``mesh.sinks``. Raises ``ConfigError``."""
+        of_job = None if name is None else self.prefix.of(name)
+        of_lane = None if lane is None else self.prefix.of(lane)
+        wanted = Wanted(events or ("lifecycle",), of_job, of_lane)
+
+        def decorate(function: OnEventT) -> OnEventT:
+            self.sinks.append(Callback(function, wanted, self.codec))
+            return function
+
+        return decorate
 
     def authenticate(self, hook: AuthenticatorT) -> AuthenticatorT:
         """A decorator: let an ``async`` function say who sends a request to the HTTP API::
@@ -164,210 +190,15 @@ class Mesh(Submitter):
         *,
         middleware: Iterable[Middleware] = (),
         codec: Codec | None = None,
+        sinks: Iterable[Sink] = (),
         **settings: Any,
     ) -> Self:
         """Configured by ``mesh.toml``, ``MESH_*`` variables and ``settings``; the later win.
 
         Raises ``ConfigError``.
         """
-        return cls(config=Config.from_env(**settings), middleware=middleware, codec=codec)
-
-    # handlers --------------------------------------------------------------------------------
-
-    @overload
-    def job(
-        self, function: Callable[Concatenate[Context[Any], P], Awaitable[R | Failure]], /
-    ) -> Handler[P, R, Awaitable[R]]: ...
-    @overload
-    def job(
-        self, function: Callable[P, Awaitable[R | Failure]], /
-    ) -> Handler[P, R, Awaitable[R]]: ...
-    @overload
-    def job(
-        self, function: Callable[Concatenate[Context[Any], P], R | Failure], /
-    ) -> Handler[P, R, R]: ...
-    @overload
-    def job(self, function: Callable[P, R | Failure], /) -> Handler[P, R, R]: ...
-    @overload
-    def job(
-        self,
-        function: None = None,
-        /,
-        *,
-        name: str | None = None,
-        lane: str | None = None,
-        priority: PriorityName | None = None,
-        retry: Retry | None = None,
-        timeout: float | None = None,
-        concurrency: int | None = None,
-        concurrency_key: KeyFunction | None = None,
-        limit: str | None = None,
-        limit_key: KeyFunction | None = None,
-        burst: float | None = None,
-        expires: float | None = None,
-        deadline: float | None = None,
-        process: bool = False,
-        result_ttl: float | None = None,
-        title: str | None = None,
-        description: str | None = None,
-        icon: str | None = None,
-        kind: Kind | None = None,
-    ) -> JobDecorator: ...
-
-    def job(
-        self,
-        function: Callable[..., Any] | None = None,
-        /,
-        *,
-        name: str | None = None,
-        concurrency: int | None = None,
-        concurrency_key: KeyFunction | None = None,
-        limit: str | None = None,
-        limit_key: KeyFunction | None = None,
-        burst: float | None = None,
-        process: bool = False,
-        title: str | None = None,
-        description: str | None = None,
-        icon: str | None = None,
-        kind: Kind | None = None,
-        **options: Any,
-    ) -> Any:
-        """Register a function as a handler.
-
-        ``name`` is stable, stored with each job (default: the function's name). ``lane``,
-        ``priority``, ``retry``, ``timeout`` (seconds per attempt), ``expires`` and ``deadline``
-        (seconds after a job is due) and ``result_ttl`` (seconds in the history after the end)
-        are the defaults of its jobs. ``async def`` functions run on
-        the worker's event loop, ``def`` functions in threads; with ``process=True`` either runs
-        in a process of the worker's pool, which is killed when its time is over. A parameter
-        annotated ``Context`` is the worker's to give; put it first for type checkers to know. So
-        is one that is a dependency, ``Annotated[..., Depends(...)]``.
-
-        ``title``, ``description`` (default: the first paragraph of the docstring), ``icon`` and
-        ``kind``, which is ``"user"`` or ``"system"``, are for people, in CLI, API and dashboard.
-
-        Across the cluster, ``concurrency`` is how many of its jobs may be under way at once, of
-        those for which ``concurrency_key``, called with the arguments by name, returns the same;
-        ``limit``, such as ``"100/minute"``, how many may begin in a time, alike by ``limit_key``,
-        up to ``burst`` of them together.
-
-        Raises ``ConfigError`` for a duplicate name or a wrong option.
-        """
-        limits = {
-            "concurrency": concurrency,
-            "concurrency_key": concurrency_key,
-            "limit": limit,
-            "limit_key": limit_key,
-            "burst": burst,
-        }
-        known = (*DEFINED, "process")
-        parsed = Options.parse(options, known, "app.job()").for_many_jobs("app.job()")
-        about = About.parse("app.job()", title, description, icon, kind)
-        decorate = JobDecorator(self, name, parsed, limits, process, about)
-        return decorate if function is None else decorate(function)
-
-    @overload
-    def handler(self, function: Callable[..., R], /) -> Handler[..., Any, R]: ...
-    @overload
-    def handler(
-        self, function: None = None, /, *, process: bool = False
-    ) -> Callable[[Callable[..., R]], Handler[..., Any, R]]: ...
-
-    def handler(
-        self, function: Callable[..., Any] | None = None, /, *, process: bool = False
-    ) -> Any:
-        """Register the handler of a typed request: a function of one ``Job`` subclass.
-        ``process`` as for ``job``. Raises ``ConfigError``."""
-
-        def decorate(function: Callable[..., Any]) -> Handler[..., Any, Any]:
-            return self._register(Handler(self, function, request=True, process=process))
-
-        return decorate if function is None else decorate(function)
-
-    @overload
-    def schedule(
-        self,
-        handler: Handler[..., Any, Any],
-        expression: Expression,
-        /,
-        *args: Any,
-        name: str | None = None,
-        **options: Unpack[ScheduleOptions],
-    ) -> None: ...
-    @overload
-    def schedule(
-        self,
-        expression: Expression,
-        /,
-        *args: Any,
-        name: str | None = None,
-        **options: Unpack[ScheduleOptions],
-    ) -> Callable[[H], H]: ...
-
-    def schedule(self, *args: Any, name: str | None = None, **options: Any) -> Any:
-        """Make jobs of a handler again and again: ``app.schedule(nightly, "0 2 * * *")``, or
-        above the handler, ``@app.schedule("every 5 minutes")``.
-
-        Further arguments are the jobs' (by name: ``kwargs={...}``); ``name`` is the schedule's
-        (default: the handler's). ``docs/schedules.md`` says what the options mean.
-
-        Raises ``InvalidSchedule``, ``InvalidArguments`` or ``ConfigError`` at once.
-        """
-        if args and isinstance(args[0], Handler):
-            if len(args) < 2:
-                raise ConfigError("app.schedule(handler, ...): say when, such as 'every day'")
-            return self.schedules.declare(args[0], args[1], args[2:], name, options)
-        if not args or callable(args[0]):
-            raise ConfigError(
-                f"app.schedule({', '.join(map(repr, args[:1]))}): give a handler (a function under "
-                "@app.job) and an expression, or an expression alone as a decorator"
-            )
-
-        def decorate(handler: Any) -> Any:
-            if not isinstance(handler, Handler):
-                raise ConfigError(
-                    f"@app.schedule({args[0]!r}) must stand above @app.job, on a handler"
-                )
-            self.schedules.declare(handler, args[0], args[1:], name, options)
-            return handler
-
-        return decorate
-
-    def _register(self, handler: Handler[P, Any, Any]) -> Handler[P, Any, Any]:
-        other = self.handlers.get(handler.name)
-        if other is not None:
-            raise ConfigError(
-                f"two handlers are named '{handler.name}': "
-                f"{other.function.__module__}.{other.function.__qualname__} and "
-                f"{handler.function.__module__}.{handler.function.__qualname__}; "
-                "give one of them another name=..."
-            )
-        self.handlers[handler.name] = handler
-        return handler
-
-    def autodiscover(self, *packages: str) -> list[str]:
-        """Import modules, and of packages all that is within, so that their handlers and
-        schedules register: ``app.autodiscover("shop.jobs")``, after ``app`` is there for them to
-        import. Returns the names of the modules.
-
-        Raises ``ConfigError``, naming the module that cannot be imported, with the cause.
-        """
-        return import_all(packages, "app.autodiscover()")
-
-    def get_handler(self, name: str) -> Handler[..., Any, Any]:
-        """Raises ``UnknownHandler``."""
-        full = self.prefix.of(name)
-        try:
-            return self.handlers[full]
-        except KeyError:
-            raise UnknownHandler(
-                f"no handler is named '{full}'{did_you_mean(full, self.handlers)}"
-            ) from None
-
-    @property
-    def lanes(self) -> list[str]:
-        """The lanes that the registered handlers name."""
-        return sorted({handler.lane for handler in self.handlers.values()})
+        config = Config.from_env(**settings)
+        return cls(config=config, middleware=middleware, codec=codec, sinks=sinks)
 
     # jobs ------------------------------------------------------------------------------------
 
@@ -670,52 +501,3 @@ class Mesh(Submitter):
         trace: TracebackType | None,
     ) -> None:
         await self.close()
-
-
-class JobDecorator:
-    """What ``app.job(...)`` with options returns."""
-
-    def __init__(
-        self,
-        app: Mesh,
-        name: str | None,
-        options: Options,
-        limits: Mapping[str, Any],
-        process: bool,
-        about: About,
-    ) -> None:
-        self._app = app
-        self._name = name
-        self._options = options
-        self._limits = limits
-        self._process = process
-        self._about = about
-
-    @overload
-    def __call__(
-        self, function: Callable[Concatenate[Context[Any], P], Awaitable[R | Failure]], /
-    ) -> Handler[P, R, Awaitable[R]]: ...
-    @overload
-    def __call__(
-        self, function: Callable[P, Awaitable[R | Failure]], /
-    ) -> Handler[P, R, Awaitable[R]]: ...
-    @overload
-    def __call__(
-        self, function: Callable[Concatenate[Context[Any], P], R | Failure], /
-    ) -> Handler[P, R, R]: ...
-    @overload
-    def __call__(self, function: Callable[P, R | Failure], /) -> Handler[P, R, R]: ...
-
-    def __call__(self, function: Callable[..., Any], /) -> Handler[..., Any, Any]:
-        name = self._name or str(getattr(function, "__name__", ""))
-        rules = LimitRules.parse("job", name, "app.job()", **self._limits)
-        handler: Handler[..., Any, Any] = Handler(
-            self._app,
-            function,
-            name=self._name,
-            options=self._options,
-            limits=rules,
-            process=self._process,
-            about=self._about,
-        )
-        return self._app._register(handler)

@@ -29,14 +29,14 @@ from mesh.recurring import Existing, Orphaned
 from mesh.retry import DEFAULT_RETRY, Retry
 from mesh.sign_in import JwtRules, OperatorMay, SignIn
 
-__all__ = ["RETENTION", "AgentConfig", "Config", "LogEvents", "convert"]
+__all__ = ["RETENTION", "AgentConfig", "Config", "LogLevel", "convert"]
 
 _DAY = 86_400.0
 RETENTION: Mapping[str, float] = {
     state: (7 if state is State.SUCCEEDED else 30) * _DAY for state in sorted(TERMINAL)
 }
 
-LogEvents = Literal["off", "debug", "info", "warning", "error"]
+LogLevel = Literal["off", "debug", "info", "warning", "error"]
 
 LOCAL_AGENT = "local"
 """The agent's name where one URL is both master and agent."""
@@ -98,7 +98,7 @@ class Config:
     """How long events of other kinds are kept; 0: they are not stored."""
     event_size: int = 32 * 1024
     """The most that one event of a handler may take."""
-    log_events: LogEvents = "off"
+    log_events: LogLevel = "off"
     """From this level on, what a handler and what it calls say to `logging` become events too."""
     prefix: str = ""
     """In front of the names of the app's handlers, lanes and schedules, and of its keys, as in

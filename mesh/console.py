@@ -22,6 +22,7 @@ from mesh.app import Mesh
 from mesh.clock import to_datetime
 from mesh.discovery import import_all
 from mesh.errors import ConfigError, did_you_mean
+from mesh.middleware import JsonFormatter
 from mesh.monitor import doors
 from mesh.place import Place
 from mesh.roles import RoleOptions, make_role
@@ -39,6 +40,7 @@ __all__ = [
     "HealthFileOption",
     "HttpOption",
     "JsonOption",
+    "LogJsonOption",
     "MasterOption",
     "MonitorOption",
     "WithHttpOption",
@@ -87,6 +89,14 @@ ImportOption = Annotated[
         "--import",
         metavar="MODULE",
         help="A module with handlers of the app, or a package of such, to import. Repeatable.",
+    ),
+]
+LogJsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--log-json",
+        envvar="MESH_LOG_JSON",
+        help="Log a JSON object a line, with the job, attempt and lane that it is about.",
     ),
 ]
 MonitorOption = Annotated[
@@ -215,17 +225,19 @@ def _new_runner() -> asyncio.Runner:
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
-def run_service(service: Service, app: Mesh, *, is_monitored: bool = True) -> None:
+def run_service(
+    service: Service, app: Mesh, *, is_monitored: bool = True, log_json: bool = False
+) -> None:
     """Run a service until it ends or SIGINT or SIGTERM comes; a second one ends it at once.
     ``is_monitored``: behind the doors that the app's monitor asks for.
 
     Does not return if handlers are still running then: the process exits, since Python would
     wait for them for ever.
     """
-    logging.basicConfig(
-        level=os.environ.get("MESH_LOG", "INFO").upper(),
-        format="%(asctime)s %(levelname)-7s %(message)s",
-    )
+    output = logging.StreamHandler()
+    plain = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s")
+    output.setFormatter(JsonFormatter() if log_json else plain)
+    logging.basicConfig(level=os.environ.get("MESH_LOG", "INFO").upper(), handlers=[output])
     # It tells of its plugins while it is imported, before anybody there can say otherwise.
     if (alembic := logging.getLogger("alembic")).level == logging.NOTSET:
         alembic.setLevel(logging.WARNING)

@@ -17,6 +17,7 @@ from mesh.codec import ValueCodec, encode_json
 from mesh.codecs.base import Codec, unseal
 from mesh.errors import EventTooLarge, InvalidResult
 from mesh.job import State
+from mesh.outcome import Failure
 from mesh.tracing import trace_fields
 from mesh.wire import Envelope, Parent
 
@@ -28,7 +29,17 @@ if TYPE_CHECKING:
     from mesh.request import Job
     from mesh.sync import Sync
 
-__all__ = ["DONE", "SAID", "Context", "Emit", "ParentJob", "call_off", "job_fields", "log_event"]
+__all__ = [
+    "DONE",
+    "SAID",
+    "TURN",
+    "Context",
+    "Emit",
+    "ParentJob",
+    "call_off",
+    "job_fields",
+    "log_event",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -62,6 +73,15 @@ DONE: Awaitable[None] = _Done()
 """What ``Emit`` returns when there is room."""
 
 
+class _Turn(Awaitable[None]):
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
+TURN: Awaitable[None] = _Turn()
+"""The same, and lets others on the event loop have their turn."""
+
+
 class Context(Generic[ProgressT]):
     """Give a handler a parameter annotated ``Context`` and it gets one per attempt.
 
@@ -87,6 +107,9 @@ class Context(Generic[ProgressT]):
         """The number of this execution, from 1."""
         self.max_attempts = max_attempts
         self._is_called_off = False
+        self.failure: Failure | None = None
+        """What the handler has returned, if that is a ``Failure``: for middleware, behind its
+        ``yield``."""
 
     @property
     def cancelled(self) -> bool:

@@ -16,11 +16,16 @@ the same whenever they are read.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
 
+from mesh.job import State
+
 __all__ = [
+    "ENDS",
+    "SNOOZE",
     "KINDS",
     "PER_ATTEMPT",
     "Kind",
@@ -58,6 +63,9 @@ def attempt_of(seq: int) -> int:
     return seq // PER_ATTEMPT
 
 
+SNOOZE = "Snooze"
+"""The type of the error that an attempt ends with that was snoozed."""
+
 Moment = Literal[
     "enqueued",
     "started",
@@ -70,6 +78,15 @@ Moment = Literal[
     "skipped",
     "expired",
 ]
+
+
+ENDS: Mapping[State, Moment] = {
+    State.SUCCEEDED: "succeeded",
+    State.FAILED: "failed",
+    State.CANCELLED: "cancelled",
+    State.SKIPPED: "skipped",
+    State.EXPIRED: "expired",
+}
 
 
 class LifecycleError(msgspec.Struct, frozen=True):

@@ -17,13 +17,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from mesh.clock import Clock
 from mesh.codecs.base import Codec, is_sealed, unseal
 from mesh.events import (
+    ENDS,
+    SNOOZE,
     Lifecycle,
     LifecycleError,
     Moment,
@@ -48,14 +50,6 @@ _REMEMBERED = 10_000
 _REST = 0.1
 """Seconds between two looks of ``watch``, at least: each is several queries."""
 _ACTIVE = (State.RUNNING, State.RETRYING)
-_SNOOZE = "Snooze"
-_END: Mapping[State, Moment] = {
-    State.SUCCEEDED: "succeeded",
-    State.FAILED: "failed",
-    State.CANCELLED: "cancelled",
-    State.SKIPPED: "skipped",
-    State.EXPIRED: "expired",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +58,11 @@ class JobEvent:
 
     job: JobInfo
     event: EventInfo
+
+    @property
+    def id(self) -> str:
+        """The same whenever, and by whomever, the event is told."""
+        return f"{self.job.id}:{self.event.seq}"
 
 
 def unsealed(codec: Codec | None, event: EventInfo) -> EventInfo:
@@ -231,7 +230,7 @@ def _derived(job: JobInfo, attempts: Sequence[AttemptInfo], final: int) -> Itera
     if job.state in TERMINAL:
         at = job.finished_at or job.enqueued_at
         error = _error(job.error_type, job.error_message)
-        add(end_seq(final), at, Lifecycle(_END[job.state], job.attempt, job.worker, error))
+        add(end_seq(final), at, Lifecycle(ENDS[job.state], job.attempt, job.worker, error))
         if job.state is State.SUCCEEDED:
             seq = result_seq(final)
             found[seq] = EventInfo(job.id, seq, at, "result", job.result or b"null")
@@ -243,7 +242,7 @@ def _ended(info: AttemptInfo) -> Lifecycle:
     the job had gone on without it, makes no difference."""
     if info.outcome != State.RETRYING:
         return Lifecycle("lost", info.attempt, info.worker)
-    event: Moment = "snoozed" if info.error_type == _SNOOZE else "retrying"
+    event: Moment = "snoozed" if info.error_type == SNOOZE else "retrying"
     error = _error(info.error_type, info.error_message)
     return Lifecycle(event, info.attempt, info.worker, error, info.due_at)
 

@@ -1,7 +1,7 @@
 """Log records and the jobs in whose handlers they come up.
 
-``RUNNING`` is set where a handler runs: in its task, its thread. By it ``JsonFormatter`` knows
-whose record it has, and ``EventLog`` makes an event of it.
+``RUNNING`` is set where a handler runs: in its task, its thread, its process. By it
+``mesh.middleware.JsonFormatter`` knows whose record it has. ``EventLog`` makes events of records.
 """
 
 from __future__ import annotations
@@ -11,16 +11,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
-import msgspec
-
-from mesh.config import LogEvents
+from mesh.config import LogLevel
 from mesh.context import SAID, Emit, log_event
 from mesh.wire import Envelope
 
-__all__ = ["EMIT", "RUNNING", "EventLog", "JsonFormatter", "Running", "events_of_logs"]
+__all__ = ["EMIT", "RUNNING", "EventLog", "Running", "events_of_logs", "running_fields"]
 
 
 class Running(Protocol):
@@ -37,7 +34,6 @@ RUNNING: ContextVar[Running | None] = ContextVar("mesh_running", default=None)
 EMIT: ContextVar[Emit | None] = ContextVar("mesh_emit", default=None)
 """Where ``EventLog`` hands events of the attempt."""
 
-_FIELDS = ("job_id", "job_name", "attempt", "lane")
 _JOBS_OWN = "mesh.job."
 _MOST_TRACEBACK = 8 * 1024
 
@@ -76,7 +72,7 @@ _users: Counter[logging.Handler] = Counter()
 
 
 @contextmanager
-def events_of_logs(level: LogEvents, event_size: int) -> Iterator[None]:
+def events_of_logs(level: LogLevel, event_size: int) -> Iterator[None]:
     """Within the block, what handlers say to ``logging`` from that level on becomes events; once,
     however many workers a process has."""
     if level == "off":
@@ -102,30 +98,8 @@ def _is_handlers(record: logging.LogRecord) -> bool:
     return record.name != "mesh" and not record.name.startswith("mesh.")
 
 
-class JsonFormatter(logging.Formatter):
-    """A line of JSON a record: ``time`` (RFC 3339), ``level``, ``logger``, ``message``; of a job
-    ``job_id``, ``job_name``, ``attempt`` and ``lane``; ``data`` and ``traceback``, if it has
-    such."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line: dict[str, Any] = {
-            "time": moment.replace("+00:00", "Z"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **_job(record),
-        }
-        if data := getattr(record, "data", None):
-            line["data"] = data
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
-
-
-def _job(record: logging.LogRecord) -> dict[str, Any]:
-    if hasattr(record, "job_id"):
-        return {name: getattr(record, name) for name in _FIELDS if hasattr(record, name)}
+def running_fields() -> dict[str, Any]:
+    """What log records say of the job whose handler runs here."""
     running = RUNNING.get()
     if running is None:
         return {}

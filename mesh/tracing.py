@@ -6,11 +6,19 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["TRACEPARENT", "child_of", "current_trace", "exactly", "trace_fields", "within_trace"]
+__all__ = [
+    "TRACEPARENT",
+    "child_of",
+    "current_trace",
+    "exactly",
+    "trace_fields",
+    "trace_of",
+    "within_trace",
+]
 
 TRACEPARENT = "traceparent"
 """The header, of HTTP and of jobs."""
@@ -52,11 +60,19 @@ def child_of(traceparent: str | None) -> str:
     return f"00-{trace_id}-{secrets.token_hex(8)}-{flags}"
 
 
-def trace_fields(traceparent: str | None = None) -> dict[str, str]:
-    """What log records say of a trace, without one of the current: ``trace_id`` and ``span_id``;
-    nothing, if there is none."""
-    traceparent = traceparent or _current.get()
-    if traceparent is None or not _FORMAT.match(traceparent):
+def trace_fields() -> dict[str, str]:
+    """What log records say of the current trace, ``trace_id`` and ``span_id``: nothing, if there
+    is none."""
+    traceparent = _current.get()
+    if traceparent is None:
         return {}
-    _, trace_id, span_id, _ = traceparent.split("-")[:4]
-    return {"trace_id": trace_id, "span_id": span_id}
+    return {**_trace_id(traceparent), "span_id": traceparent.split("-")[2]}
+
+
+def trace_of(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """The same of a job with these headers, outside of its attempts: its ``trace_id``."""
+    return _trace_id((headers or {}).get(TRACEPARENT, ""))
+
+
+def _trace_id(traceparent: str) -> dict[str, str]:
+    return {"trace_id": traceparent.split("-")[1]} if _FORMAT.match(traceparent) else {}

@@ -176,13 +176,14 @@ class Finished(_Run, frozen=True, array_like=True, tag="finished", gc=False):
 
 
 class Event(Struct, frozen=True, array_like=True, tag="event", gc=False):
-    """Something a running handler said. ``seq`` grows within a job, over its attempts too."""
+    """Something a running handler said. ``seq`` grows within a job, over its attempts too: of
+    attempt *n* it is above *n* times 2**32 (``mesh.events``)."""
 
     id: str
     seq: int
     at: float
     kind: str
-    """``progress``, ``log`` or ``chunk``."""
+    """``progress``, ``log``, ``chunk`` or ``metric``."""
     data: bytes
     """JSON."""
 

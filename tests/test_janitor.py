@@ -87,9 +87,13 @@ def janitor_of(master: SqlMaster, clock: RestlessClock, **changes: Any) -> Janit
     return Janitor(master, clock=clock, interval=INTERVAL, **options)
 
 
-async def ended(master: SqlMaster, count: int, age: float, **of: Any) -> list[Story]:
+async def ended(
+    master: SqlMaster, count: int, age: float, said: int = 0, **of: Any
+) -> list[Story]:
     stories = [Story(master.database.now() - age - 2, **of) for _ in range(count)]
     await record(master, *[s.accepted() for s in stories])
+    if said:
+        await record(master, *[s.event(seq) for s in stories for seq in range(said)])
     await record(master, *[s.finished() for s in stories])
     return stories
 
@@ -131,8 +135,7 @@ async def test_a_transaction_is_small(
 ) -> None:
     """However much there is of a job, and however many jobs: 20 rows each."""
     monkeypatch.setattr(forget, "ROOM", 20)
-    talkative = await ended(master, 30, 9 * DAY, meta={"a": "b"})
-    await record(master, *[s.event(seq) for s in talkative for seq in range(10)])
+    talkative = await ended(master, 30, 9 * DAY, said=10, meta={"a": "b"})
     deleted = watch_deletes(master)
     janitor = janitor_of(master, clock)
     async with janitor, asyncio.timeout(PATIENCE):

@@ -108,7 +108,7 @@ def test_jobs_are_listed(shell: Shell) -> None:
 
 def test_a_job_is_shown_with_its_story(shell: Shell) -> None:
     story = Story(meta={"tenant": "7"})
-    shell.record(story.accepted(), story.retrying(), story.event(0))
+    shell.record(story.accepted(), story.started(), story.event(0), story.retrying())
     shell.record(story.finished(2, "w-2", at=20, state=State.FAILED))
     text = shell.mesh("jobs", "show", story.id)
     for part in (
@@ -127,7 +127,8 @@ def test_a_job_is_shown_with_its_story(shell: Shell) -> None:
         (1, "retrying"),
         (2, "failed"),
     ]
-    assert shown["events"][0]["data"] == {"seq": 0}
+    (said,) = [event["data"] for event in shown["events"] if event["kind"] == "progress"]
+    assert said == {"number": 0}
     with pytest.raises(JobNotFound, match=r"mesh\.db"):
         shell.mesh("jobs", "show", new_job_id())
     with pytest.raises(ConfigError, match="not a UUID"):

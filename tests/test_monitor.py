@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -196,6 +198,22 @@ async def test_the_file_is_there_as_long_as_the_process(tmp_path: Path) -> None:
 def _run(*arguments: str) -> tuple[int, str]:
     result = CliRunner().invoke(cli, arguments)
     return result.exit_code, result.stdout
+
+
+# the cost for those who want none of it ----------------------------------------------------------
+
+
+def test_nothing_of_it_is_imported_unless_it_is_used(tmp_path: Path) -> None:
+    program = (
+        "import sys, mesh.cli, mesh.middleware, mesh_master.commands, mesh_workers\n"
+        "mesh.Mesh('sqlite:///mesh.db', monitor=9100, health_file='health')\n"
+        "print([name for name in ('opentelemetry', 'prometheus_client', 'rich.live') "
+        "if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
 
 
 # the master --------------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ import typer
 from typer.testing import CliRunner
 
 from mesh import InvalidSchedule, ScheduleNotFound
-from mesh.cli import _check_schedules, examine
 from mesh.clock import SystemClock
 from mesh.console import load_app
+from mesh.doctor import _check_schedules, examine
 from mesh.job import State
 from mesh.ports import JobFilter, MasterSettings
 from mesh.recurring import ScheduleInfo, slot_job_id

@@ -15,7 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 from mesh import Mesh, Retry, State
-from mesh.cli import examine
+from mesh.doctor import examine
 from mesh.errors import ConfigError
 from mesh.roles import RoleOptions, make_role
 from mesh.settings import AgentState, ClusterSettings, LaneState, Mode

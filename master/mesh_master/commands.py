@@ -16,6 +16,7 @@ from mesh.console import (
     HttpOption,
     ImportOption,
     JsonOption,
+    LogJsonOption,
     MasterOption,
     MonitorOption,
     WithHttpOption,
@@ -78,6 +79,7 @@ def master(
     with_http: WithHttpOption = None,
     monitor: MonitorOption = None,
     health_file: HealthFileOption = None,
+    log_json: LogJsonOption = False,
 ) -> None:
     """Run the master's duties (recorders, dispatcher, scheduler, janitor), and the HTTP API with
     the dashboard, until SIGTERM or Ctrl-C. Any number of processes may do so."""
@@ -85,7 +87,8 @@ def master(
     monitor_at(loaded, monitor, health_file)
     options = RoleOptions(agents=tuple(agent or ()), http=http)
     duties = make_role("coordinator", loaded, options)
-    run_service(Group("mesh master", [duties, *http_role(loaded, options, with_http)]), loaded)
+    service = Group("mesh master", [duties, *http_role(loaded, options, with_http)])
+    run_service(service, loaded, log_json=log_json)
 
 
 def workers(

@@ -40,6 +40,7 @@ from mesh_master.outboxes import OutboxDuty
 from mesh_master.recorder import Recorder
 from mesh_master.roster import Roster
 from mesh_master.scheduler import Scheduler
+from mesh_master.telling import Telling
 
 __all__ = ["Coordinator", "coordinator_role"]
 
@@ -63,6 +64,7 @@ class Coordinator(Group):
         clock: Clock | None = None,
         holder: str | None = None,
         others: Sequence[Service] = (),
+        telling: Telling | None = None,
         monitor: Monitor | None = None,
         heartbeat: float = 10.0,
     ) -> None:
@@ -70,8 +72,8 @@ class Coordinator(Group):
         ``retention`` is ``Config``'s. ``cluster`` is told of the cluster's settings. ``connect``
         makes the connection to an agent that was added at run time; without it those are left to
         other coordinators. ``holder`` names this process among the coordinators. ``others`` run
-        with its duties. ``monitor`` is told of it; ``heartbeat`` is the seconds between two of a
-        worker."""
+        with its duties, and ``telling`` is given what recorders have recorded. ``monitor`` is told
+        of it; ``heartbeat`` is the seconds between two of a worker."""
         self.master = master
         self.agents = dict(agents)
         self.recorders: dict[str, Recorder] = {}
@@ -82,6 +84,7 @@ class Coordinator(Group):
         self._connect = connect
         self._clock = clock or SystemClock()
         self._holder = holder or unique_name()
+        self._telling = telling
         self._monitor = monitor or Monitor()
         self._heartbeat = heartbeat
         self._tally = LedgerTally()
@@ -110,7 +113,9 @@ class Coordinator(Group):
             master, self.agents, self._follower, holder=self._holder, clock=self._clock
         )
         self._duties = Roster("duties", self._wanted)
-        members: list[Service] = [self._duties, self.janitor, self._control]
+        # Sinks first: they are there for as long as there are recorders.
+        members: list[Service] = [] if telling is None else [telling]
+        members += [self._duties, self.janitor, self._control]
         if cluster is not None:
             members.append(_Steered(self, cluster, self._follower))
         # The follower last: who listens to it is there before it has something to say.
@@ -126,6 +131,7 @@ class Coordinator(Group):
             holder=self._holder,
             clock=self._clock,
             recorded=self._recorded,
+            tell=None if self._telling is None else self._telling.tell,
         )
 
     def _recorded(self, records: Sequence[Record], since: float) -> None:
@@ -295,8 +301,9 @@ def coordinator_role(app: Mesh, options: RoleOptions) -> Service:
     """The role ``coordinator``: for the agents asked for (default: all, and those that are added
     while it runs). Raises ``ConfigError``."""
     names = options.agents or tuple(app.config.agents)
+    master = app.connect_master()
     return Coordinator(
-        app.connect_master(),
+        master,
         {name: app.connect_agent(name) for name in names},
         serves=lambda lane: [agent.name for agent in app.cluster.agents_for(lane)],
         transient_threshold=app.config.transient_threshold,
@@ -306,6 +313,7 @@ def coordinator_role(app: Mesh, options: RoleOptions) -> Service:
         retention=app.config.retention,
         clock=app.clock,
         others=[Declaring(app, app.connect_master()), *_outbox(app)],
+        telling=Telling(app.sinks, master, app.clock) if app.sinks else None,
         monitor=app.monitor,
         heartbeat=app.config.heartbeat,
     )

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from mesh.clock import Clock, SystemClock
@@ -53,13 +53,15 @@ class Recorder(Service):
         wait: float = 1.0,
         pace: float = 0.25,
         recorded: Callable[[Sequence[Record], float], None] | None = None,
+        tell: Callable[[Sequence[Record], asyncio.Event], Awaitable[bool]] | None = None,
     ) -> None:
         """``holder`` names this process among the coordinators. ``ttl`` is the lease's
         seconds, ``batch`` about how many records to read at a time, ``wait`` the seconds that
         a read of an empty ledger takes, ``pace`` the least seconds between two reads while
         much comes in: the more of a job's records come together, the fewer writes they take.
         ``recorded`` is called with what is in the master now, and since when this recorder has
-        told of all."""
+        told of all; ``tell`` with what is in the master, before it is acknowledged: it returns
+        whether it may be, and if not ends soon after the event that it is given is set."""
         super().__init__(f"recorder of {agent.name}")
         self.agent = agent
         self.records = 0
@@ -77,6 +79,7 @@ class Recorder(Service):
         self._wait = wait
         self._pace = pace
         self._recorded = recorded
+        self._tell = tell
         self._looked_at = float("-inf")
         self._since = 0.0
 
@@ -130,6 +133,8 @@ class Recorder(Service):
                     return
                 if records and self._recorded is not None:
                     self._recorded(records, self._since)
+                if records and self._tell is not None and not await self._tell(records, term.over):
+                    return
                 self.records += len(records)
                 self.batches += bool(records)
                 for one in done:

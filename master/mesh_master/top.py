@@ -22,6 +22,7 @@ from mesh.app import Mesh
 from mesh.codecs.base import unseal
 from mesh.console import AppOption, MasterOption, find_app, run
 from mesh.errors import CannotDecrypt, MasterUnavailable, MeshError
+from mesh.events import start_seq
 from mesh.job import State
 from mesh.ports import JobFilter, JobInfo, Master
 from mesh.redact import Redactor
@@ -38,7 +39,6 @@ _ALIVE = 3
 _PATIENCE = 5.0
 """Seconds for the master's answers."""
 _EVENTS = 1000
-_SEQ_PER_ATTEMPT = 2**32
 
 
 class Reader:
@@ -90,7 +90,7 @@ class Reader:
 
     async def _progress(self, master: Master, job: JobInfo) -> str:
         after, said = self._told.pop(job.id, (-1, ""))
-        after = max(after, job.attempt * _SEQ_PER_ATTEMPT - 1)
+        after = max(after, start_seq(job.attempt))
         events = await master.events(job.id, after, _EVENTS)
         for event in events:
             if event.kind == "progress":
@@ -205,7 +205,7 @@ async def _told_to_stop() -> AsyncIterator[asyncio.Event]:
 @contextmanager
 def _keys(loop: asyncio.AbstractEventLoop, pressed: Callable[[bytes], Any]) -> Iterator[None]:
     """Calls ``pressed`` with each key, where there is a keyboard."""
-    if not sys.stdin.isatty():
+    if not sys.stdin.isatty() or sys.platform == "win32":
         yield
         return
     import termios

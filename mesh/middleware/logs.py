@@ -3,6 +3,9 @@
 ::
 
     app = Mesh(..., middleware=[Trace(), Logs()])
+
+and ``mesh worker shop:app --log-json``; in a program of your own::
+
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level="INFO", handlers=[handler])
@@ -11,38 +14,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextvars import ContextVar
 from typing import Any
 
 import msgspec
 
 from mesh.clock import to_datetime
-from mesh.context import Context, job_fields
+from mesh.context import SAID
 from mesh.job import State
+from mesh.job_logs import running_fields
 from mesh.middleware.base import AttemptEnded, Middleware
-from mesh.tracing import TRACEPARENT, trace_fields
+from mesh.tracing import trace_fields, trace_of
 
 __all__ = ["JsonFormatter", "Logs"]
-
-_fields: ContextVar[dict[str, Any] | None] = ContextVar("mesh_log_fields", default=None)
 
 _LEVELS = {State.SUCCEEDED: logging.INFO, State.RETRYING: logging.WARNING}
 
 
 class Logs(Middleware):
-    """Every line that is logged while a handler runs, whoever logs it, is the job's for
-    ``JsonFormatter``; and ``logger`` tells the end of each attempt."""
+    """``logger`` tells the end of each attempt."""
 
     def __init__(self, logger: str = "mesh.attempts") -> None:
         self._logger = logging.getLogger(logger)
-
-    def execute(self, ctx: Context[Any]) -> Iterator[None]:
-        token = _fields.set(job_fields(ctx))
-        try:
-            yield
-        finally:
-            _fields.reset(token)
 
     def ended(self, attempt: AttemptEnded) -> None:
         level = _LEVELS.get(attempt.state, logging.ERROR)
@@ -60,19 +52,18 @@ class Logs(Middleware):
         }
         if attempt.error is not None:
             fields |= {"error_type": attempt.error.type, "error": attempt.error.message}
-        if traceparent := attempt.headers.get(TRACEPARENT):
-            fields |= trace_fields(traceparent)
+        fields |= trace_of(attempt.headers)
         text = "job %s (%s) %s at attempt %d after %.3f s"
         values = attempt.job_id, attempt.name, attempt.state, attempt.attempt, attempt.seconds
         self._logger.log(level, text, *values, extra=fields)
 
 
-_OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_OWN = frozenset(vars(logging.makeLogRecord({}))) | {*("message", "asctime", "taskName", SAID)}
 
 
 class JsonFormatter(logging.Formatter):
     """A JSON object a line: ``time``, ``level``, ``logger``, ``message``, whatever was given as
-    ``extra``, and under ``Logs`` and ``Trace`` the job and the trace."""
+    ``extra``; while a handler runs, whoever logs, its job; and under ``Trace`` the trace."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -81,7 +72,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line |= _fields.get() or {}
+        line |= running_fields()
         line |= trace_fields()
         line |= {key: value for key, value in vars(record).items() if key not in _OWN}
         if record.exc_info:

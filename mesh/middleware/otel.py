@@ -130,10 +130,14 @@ class OpenTelemetry(Middleware):
         links = [self._trace.Link(enqueued)] if enqueued.is_valid else []
         kind = self._trace.SpanKind.CONSUMER
         with (
-            self._span(common, context=before, kind=kind, attributes=attributes, links=links),
+            self._span(
+                common, context=before, kind=kind, attributes=attributes, links=links
+            ) as span,
             exactly(self._traceparent() or child_of(ctx.headers.get(TRACEPARENT))),
         ):
             yield
+            if ctx.failure is not None:
+                self._fail(span, "Failure", str(ctx.failure.reason))
 
     def ended(self, attempt: AttemptEnded) -> None:
         attributes = _operation("execute", "process", attempt.lane)
@@ -156,11 +160,13 @@ class OpenTelemetry(Middleware):
             except _NO_ERRORS:
                 raise
             except BaseException as error:
-                kind = type(error).__qualname__
                 span.record_exception(error)
-                span.set_attribute("error.type", kind)
-                span.set_status(self._trace.StatusCode.ERROR, f"{kind}: {error}")
+                self._fail(span, type(error).__qualname__, str(error))
                 raise
+
+    def _fail(self, span: Span, kind: str, message: str) -> None:
+        span.set_attribute("error.type", kind)
+        span.set_status(self._trace.StatusCode.ERROR, f"{kind}: {message}")
 
     def _traceparent(self) -> str | None:
         """Of the current span, whatever propagator the program uses; ``None`` without an SDK."""

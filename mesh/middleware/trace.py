@@ -15,13 +15,17 @@ __all__ = ["Trace"]
 
 
 class Trace(Middleware):
-    """``middleware=[Trace()]``, on both sides. ``OpenTelemetry`` does the same with spans."""
+    """``middleware=[Trace()]``, on both sides. ``OpenTelemetry`` does the same with spans; beside
+    it this does nothing."""
 
     def enqueue(self, jobs: Sequence[NewJob]) -> Iterator[None]:
         for job in jobs:
-            job.headers[TRACEPARENT] = child_of(current_trace())
+            job.headers.setdefault(TRACEPARENT, child_of(current_trace()))
         yield
 
     def execute(self, ctx: Context[Any]) -> Iterator[None]:
+        if current_trace() is not None:
+            yield
+            return
         with within_trace(ctx.headers.get(TRACEPARENT)):
             yield

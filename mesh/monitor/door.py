@@ -18,7 +18,7 @@ import msgspec
 
 from mesh.errors import ConfigError
 from mesh.monitor.families import require_prometheus
-from mesh.monitor.monitor import Monitor
+from mesh.monitor.monitor import Health, Monitor
 from mesh.place import Place
 from mesh.service import Service
 
@@ -28,6 +28,9 @@ log = logging.getLogger("mesh")
 
 FILE_EVERY = 5.0
 """Seconds between two writes of the file."""
+
+_SOON = 1.0
+"""The same while the process is not ready."""
 
 _PATIENCE = 5.0
 """Seconds for a request to come, and for its answer to leave."""
@@ -120,17 +123,20 @@ class HealthFile(Service):
     async def run(self, ready: Callable[[], None]) -> None:
         try:
             while not self.stopping.is_set():
-                await self._write()
+                health = await self._monitor.health()
+                self._write(health)
                 ready()
+                # Who waits for a process to be ready is told soon.
+                pause = self._every if health.ready else min(_SOON, self._every)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(self._every):
+                    async with asyncio.timeout(pause):
                         await self.stopping.wait()
         finally:
             self._path.unlink(missing_ok=True)
 
-    async def _write(self) -> None:
+    def _write(self, health: Health) -> None:
         """Whole, or not at all: who reads it must not see half."""
-        body = msgspec.json.encode(await self._monitor.health())
+        body = msgspec.json.encode(health)
         beside = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         try:
             beside.write_bytes(body)

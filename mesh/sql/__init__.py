@@ -12,15 +12,15 @@ from mesh.sql.bulk import begins_with as begins_with
 from mesh.sql.bulk import one_of as one_of
 from mesh.sql.database import A_FILE as A_FILE
 from mesh.sql.database import NO_NOTIFY as NO_NOTIFY
-from mesh.sql.database import NOTIFY as NOTIFY
 from mesh.sql.database import ONE_WRITER as ONE_WRITER
 from mesh.sql.database import Database as Database
 from mesh.sql.database import DatabaseErrors as DatabaseErrors
 from mesh.sql.database import Executor as Executor
-from mesh.sql.database import Notice as Notice
 from mesh.sql.faults import FAULTS as FAULTS
 from mesh.sql.insert import InsertAll as InsertAll
 from mesh.sql.insert import InsertNew as InsertNew
+from mesh.sql.notice import NOTIFY as NOTIFY
+from mesh.sql.notice import Notice as Notice
 from mesh.sql.options import split_options as split_options
 from mesh.sql.signals import Signals as Signals
 from mesh.sql.signals import make_signals as make_signals

@@ -3,16 +3,15 @@
 Knows for each dialect: the driver, how a write transaction begins, whether rows can be claimed
 with SKIP LOCKED, whether it can notify. Everything else is SQLAlchemy Core.
 
-Leases and due times are judged by the database server's clock (``now``), so that a machine
-whose clock is wrong does no harm: the offset is measured on connecting and again each minute,
-and carried on with the monotonic clock in between.
+Its parts: ``engines`` connects, ``server_time`` knows the server's clock, ``notice`` says what is
+sent to those who listen.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,31 +23,28 @@ from sqlalchemy import (
     MetaData,
     Select,
     Table,
-    bindparam,
-    event,
-    exc,
     func,
     inspect,
     select,
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, Connection, make_url
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.engine import URL, Connection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateSchema
 
 from mesh.clock import Clock, SystemClock
-from mesh.errors import ConfigError, MeshError
+from mesh.errors import MeshError
 from mesh.plugins import hide_password
+from mesh.sql.engines import HASTY, PLANNING, file_engine, parse_url, server_engine
 from mesh.sql.faults import FAULTS, Conflict, first_line, is_away, is_conflict, was_refused
+from mesh.sql.server_time import ServerTime
 
-__all__ = ["NOTIFY", "NO_NOTICE", "Database", "DatabaseErrors", "Insert", "Notice"]
+__all__ = ["A_FILE", "NO_NOTIFY", "ONE_WRITER", "Database", "DatabaseErrors", "Executor", "Insert"]
 
 Insert = postgresql.Insert | sqlite.Insert
 Query: TypeAlias = "Select[*tuple[Any, ...]]"
 
-
-_RESYNC = 60.0
 
 # Connections kept out of the pool for lone statements, of each kind: taking one costs as much
 # as a short statement.
@@ -57,35 +53,10 @@ _KEPT = 2
 # The advisory lock under which tables are made; any number that others are unlikely to use.
 _MAKING_TABLES = 0x6A6F626D657368
 
-_DRIVERS = {
-    "postgresql": "postgresql+asyncpg",
-    "postgres": "postgresql+asyncpg",
-    "sqlite": "sqlite+aiosqlite",
-}
-
-
-_PLANNING = {
-    # Tables here are empty one minute and long the next. A plan that was made when a table was
-    # empty, and kept, can be a million times too slow.
-    "plan_cache_mode": "force_custom_plan",
-    # Joins here find the rows of a batch by their keys. The planner thinks that reading all of a
-    # history of a million rows is cheaper than looking up ten thousand of them.
-    "enable_hashjoin": "off",
-    "enable_mergejoin": "off",
-    "random_page_cost": "1.1",
-}
-"""Settings of each session on PostgreSQL."""
-
-_HASTY = _PLANNING | {
-    "synchronous_commit": "off",
-    # Everything here goes by an index, whatever the size of the table, so a plan may be kept:
-    # making one takes longer than a claim.
-    "enable_seqscan": "off",
-    "enable_bitmapscan": "off",
-    "enable_sort": "off",
-    "plan_cache_mode": "auto",
-}
-"""Those of the sessions for what need not be durable."""
+A_FILE = "the database is a file"
+NO_NOTIFY = "the database has no NOTIFY"
+ONE_WRITER = "the database has one writer at a time"
+"""Why some databases cannot what others can."""
 
 
 class Executor(Protocol):
@@ -104,39 +75,6 @@ class DatabaseErrors:
     """The database refused a statement."""
     in_doubt: type[MeshError]
     """The connection broke during a commit: written or not, nobody knows."""
-
-
-A_FILE = "the database is a file"
-NO_NOTIFY = "the database has no NOTIFY"
-ONE_WRITER = "the database has one writer at a time"
-"""Why some databases cannot what others can."""
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """What wakes the listeners of a channel, once for each payload."""
-
-    channel: str
-    payloads: Collection[str]
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """Those of ``NOTIFY``."""
-        return {"notice_channel": self.channel, "notice_payloads": list(self.payloads)}
-
-
-NO_NOTICE = Notice("", ())
-
-NOTIFY = select(
-    func.pg_notify(
-        bindparam("notice_channel", type_=postgresql.TEXT),
-        func.unnest(
-            bindparam("notice_payloads", type_=postgresql.ARRAY(postgresql.TEXT))
-        ).column_valued("payload"),
-    )
-)
-"""The statement that sends a notice. Commits of transactions that send one queue behind one lock
-of the server: not for what happens often."""
 
 
 class _SqliteLocks:
@@ -173,36 +111,15 @@ class Database:
         self.url = hide_password(url)
         self.what = what
         self._errors = errors
-        self._clock = clock or SystemClock()
         self._connect_timeout = connect_timeout
         self._pool_size = pool_size
-        self._parsed = self._parse(url)
+        self._parsed = parse_url(url, what)
         self._engine: AsyncEngine | None = None
         self._hasty: AsyncEngine | None = None
         """Its connections do not wait for the disk."""
         self._kept: dict[bool, list[tuple[AsyncConnection, Any]]] = {True: [], False: []}
         """Connections at hand for ``driver``, by ``durable``, with the driver's own."""
-        self._server_time = 0.0
-        self._measured_at = float("-inf")
-        # A clock in the system clock's place is the time, for the database too.
-        self._has_own_time = not self.is_local and isinstance(self._clock, SystemClock)
-        self.clock_skew = 0.0
-        """Seconds that the server's clock is ahead of this machine's, when last measured."""
-
-    def _parse(self, url: str) -> URL:
-        scheme, _, rest = url.partition("://")
-        driver = _DRIVERS.get(scheme.partition("+")[0])
-        if driver is None:
-            raise ConfigError(f"{self.what}: no driver for the URL scheme '{scheme}'")
-        try:
-            parsed = make_url(f"{driver}://{rest}")
-        except (exc.ArgumentError, ValueError):
-            # Not "from error": that one quotes the URL, password and all.
-            raise ConfigError(f"{self.what}: '{self.url}' is not a database URL") from None
-        if "sslmode" in parsed.query:  # the name everyone knows, from libpq
-            mode = parsed.query["sslmode"]
-            parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
-        return parsed
+        self._time = ServerTime(clock or SystemClock(), has_clock=not self.is_local)
 
     # what it is ------------------------------------------------------------------------------
 
@@ -292,8 +209,8 @@ class Database:
         """Connect. Raises ``errors.unavailable`` if the server does not answer in time."""
         is_new = self._engine is None
         if self._engine is None:
-            self._engine = self._create_engine(_PLANNING)
-            self._hasty = self._engine if self.is_local else self._create_engine(_HASTY)
+            self._engine = self._create_engine(PLANNING)
+            self._hasty = self._engine if self.is_local else self._create_engine(HASTY)
         try:
             async with asyncio.timeout(self._connect_timeout):
                 await self._reach()
@@ -312,7 +229,7 @@ class Database:
                 if self.is_local:
                     await asyncio.to_thread(self._try_file)
                 async with self.engine.connect() as connection:
-                    return await self._measure(connection)
+                    return await self._time.measure(connection)
             except FAULTS as error:
                 # SQLite's waiting does not cover the change to WAL, which others may be making.
                 if not (self.is_local and "locked" in first_line(error)):
@@ -357,50 +274,11 @@ class Database:
             return f"PostgreSQL {shown.scalar_one()}"
 
     def _create_engine(self, session: Mapping[str, str]) -> AsyncEngine:
-        if not self.is_local:
-            engine = create_async_engine(
-                self._parsed,
-                pool_size=self._pool_size,
-                max_overflow=self._pool_size,
-                pool_pre_ping=False,
-                connect_args={
-                    "timeout": self._connect_timeout,
-                    "server_settings": session,
-                },
-            )
-
-            @event.listens_for(engine.sync_engine, "checkout")
-            def check(_: Any, record: Any, __: Any) -> None:
-                # The driver noticed that the server went: connect anew, rather than fail.
-                if record.driver_connection.is_closed():
-                    raise exc.DisconnectionError
-
-            return engine
-        engine = create_async_engine(self._parsed, connect_args={"timeout": 30.0})
-
-        @event.listens_for(engine.sync_engine, "connect")
-        def configure(connection: Any, _: Any) -> None:
-            # The driver's own BEGIN comes too late and is never IMMEDIATE: we say it ourselves.
-            connection.isolation_level = None
-            cursor = connection.cursor()
-            cursor.execute("PRAGMA journal_mode=WAL")
-            # FULL: a commit is on disk when it returns. NORMAL could lose the last ones when
-            # the machine loses power (sqlite.org/pragma.html#pragma_synchronous).
-            cursor.execute("PRAGMA synchronous=FULL")  # see begin(), and write(durable=...)
-            cursor.execute("PRAGMA foreign_keys=ON")
-            cursor.close()
-
-        @event.listens_for(engine.sync_engine, "begin")
-        def begin(connection: Any) -> None:
-            options = connection.get_execution_options()
-            sync = options.get("mesh_sync", connection.info.get("mesh_sync", "FULL"))
-            if sync != connection.info.get("mesh_sync", "FULL"):
-                # It cannot be changed within a transaction.
-                connection.exec_driver_sql(f"PRAGMA synchronous={sync}")
-                connection.info["mesh_sync"] = sync
-            connection.exec_driver_sql(f"BEGIN {options.get('mesh_begin', 'DEFERRED')}")
-
-        return engine
+        if self.is_local:
+            return file_engine(self._parsed)
+        return server_engine(
+            self._parsed, session, pool_size=self._pool_size, timeout=self._connect_timeout
+        )
 
     async def close(self) -> None:
         for kept in self._kept.values():
@@ -444,7 +322,7 @@ class Database:
                 if self.is_local:
                     sync = "FULL" if durable else "NORMAL"
                     await connection.execution_options(mesh_begin="IMMEDIATE", mesh_sync=sync)
-                await self._measure_now_and_then(connection)
+                await self._time.measure_now_and_then(connection)
                 yield connection
                 committing = True
                 await connection.commit()
@@ -470,7 +348,7 @@ class Database:
                     await connection.close()
                     connection, raw = await self._connect(durable)
                 try:
-                    await self._measure_now_and_then(connection)
+                    await self._time.measure_now_and_then(connection)
                     is_sent = True
                     yield raw
                 except BaseException as error:
@@ -522,25 +400,12 @@ class Database:
 
     def now(self) -> float:
         """The database server's time, seconds since the epoch."""
-        if not self._has_own_time:
-            return self._clock.time()
-        return self._server_time + (self._clock.monotonic() - self._measured_at)
+        return self._time.now()
 
-    async def _measure_now_and_then(self, connection: AsyncConnection) -> None:
-        if self._clock.monotonic() - self._measured_at > _RESYNC:
-            await self._measure(connection)
-
-    async def _measure(self, connection: AsyncConnection) -> None:
-        if self.is_local:
-            # Also proves that the file can be opened.
-            await connection.execute(text("SELECT 1"))
-            self._measured_at = self._clock.monotonic()
-            return
-        before = self._clock.monotonic()
-        result = await connection.execute(text("SELECT extract(epoch FROM clock_timestamp())"))
-        self._server_time = float(result.scalar_one())
-        self._measured_at = (before + self._clock.monotonic()) / 2
-        self.clock_skew = self.now() - self._clock.time()
+    @property
+    def clock_skew(self) -> float:
+        """Seconds that the server's clock is ahead of this machine's, when last measured."""
+        return self._time.skew
 
     # waking up -------------------------------------------------------------------------------
 

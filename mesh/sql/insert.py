@@ -11,8 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.sql.alone import Alone
 from mesh.sql.bulk import as_arrays, one_of, unnested
-from mesh.sql.database import NO_NOTICE, NOTIFY, Database, Executor, Notice
+from mesh.sql.database import Database, Executor
 from mesh.sql.faults import Conflict, is_conflict
+from mesh.sql.notice import NO_NOTICE, NOTIFY, Notice
 
 __all__ = ["InsertAll", "InsertNew"]
 

@@ -21,8 +21,9 @@ from mesh.clock import Clock
 from mesh.errors import MasterError, MasterUnavailable, MeshError
 from mesh.held import Held
 from mesh.sql.bulk import one_of
-from mesh.sql.database import NOTIFY, Database, DatabaseErrors
+from mesh.sql.database import Database, DatabaseErrors
 from mesh.sql.faults import FAULTS
+from mesh.sql.notice import NOTIFY
 from mesh.sql.signals import make_signals
 from mesh.sql.within import executor_within
 from mesh.wire import VERSION, check_version

@@ -28,7 +28,8 @@ from weakref import WeakKeyDictionary
 from mesh.errors import MeshError
 from mesh.service import Backoff, Service
 from mesh.sql.alone import Alone
-from mesh.sql.database import NOTIFY, Database, Notice
+from mesh.sql.database import Database
+from mesh.sql.notice import NOTIFY, Notice
 
 __all__ = ["LocalSignals", "ServerSignals", "Signals", "make_signals"]
 

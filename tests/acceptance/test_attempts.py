@@ -134,4 +134,4 @@ async def test_processes(shop: ModuleType) -> None:
     assert "was killed by SIGSEGV" in message
     assert (await crash.info()).attempt == 3
     events = [event.kind async for event in squares[4].events()]
-    assert events == ["progress"]
+    assert events == ["lifecycle", "lifecycle", "progress", "result", "lifecycle"]

@@ -29,7 +29,7 @@ import os
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
-from mesh import Context, Mesh, Retry
+from mesh import Context, Failure, Mesh, Retry
 
 file = open(f"spans-{os.getpid()}", "w")
 exporter = ConsoleSpanExporter(out=file, formatter=lambda span: span.to_json(indent=None) + "\\n")
@@ -48,9 +48,9 @@ async def first(ctx: Context) -> None:
 def second(ctx: Context) -> None:
     ctx.sync(ctx.enqueue(third))
 
-@app.job(process=True)
-def third() -> None:
-    pass
+@app.job(process=True, retry=Retry(1))
+def third() -> None | Failure:
+    return Failure("said so")
 
 if __name__ == "__main__":
     import asyncio
@@ -96,6 +96,7 @@ async def test_spans_of_a_job_and_its_children_hang_together_over_all_processes(
         assert attempt["kind"] == "SpanKind.CONSUMER"
     assert tried["attributes"]["error.type"] == "ValueError"
     assert tried["status"]["status_code"] == "ERROR"
+    assert named["third", 1]["status"]["description"] == "Failure: said so"
 
 
 CLUSTER = """
@@ -156,6 +157,21 @@ async def test_health_and_metrics_of_a_cluster_whose_agent_stands_still(
         assert not _is_well(*worker, "--live")
         os.kill(running.pid, signal.SIGCONT)
         assert _is_well(*worker, "--live")
+
+
+async def test_each_process_of_a_worker_tells_of_itself(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cluster.py").write_text(CLUSTER)
+    monkeypatch.setenv("MESH_URL", f"sqlite:///{tmp_path}/mesh.db")
+    monkeypatch.setenv("MESH_HEALTH_FILE", "health")
+    monkeypatch.chdir(tmp_path)
+    ports = [str(free_port())]
+    start("worker", "cluster:app", "--processes", "2", "--monitor", *ports)
+    ports.append(str(int(ports[0]) + 1))
+    await _until(lambda: all(_is_ready(["--monitor", port]) for port in ports))
+    await _until(lambda: _is_well("--processes", "2"))
+    assert not _is_well("--processes", "3")
 
 
 def _is_ready(monitor: Sequence[str]) -> bool:

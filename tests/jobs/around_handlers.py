@@ -21,7 +21,7 @@ class Place(Middleware):
         TOLD.append(attempt)
 
     def execute(self, ctx: Context[Any]) -> Iterator[None]:
-        ctx.chunk(f"hook in {os.getpid()}")
+        ctx.chunk([f"hook in {os.getpid()}"])
         yield
 
 
@@ -29,15 +29,15 @@ app = Mesh.from_env(middleware=[Trace(), Place()], codec=Fernet(*KEYS), retry=Re
 
 
 def plain(ctx: Context) -> Iterator[str]:
-    ctx.chunk("open plain")
+    ctx.chunk(["open plain"])
     yield "plain"
-    ctx.chunk("close plain")
+    ctx.chunk(["close plain"])
 
 
 async def waiting(ctx: Context) -> AsyncIterator[str]:
-    ctx.chunk("open async")
+    ctx.chunk(["open async"])
     yield "async"
-    ctx.chunk("close async")
+    ctx.chunk(["close async"])
 
 
 @app.job

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mesh import CannotDecrypt, Context, JobFailed, Mesh, Retry, State, chain, group
+from mesh import CannotDecrypt, Context, JobFailed, JobHandle, Mesh, Retry, State, chain, group
 from mesh.codecs import Fernet
 from mesh.middleware import within_trace
 
@@ -34,6 +34,11 @@ def handlers(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     sys.modules.pop(name, None)
 
 
+async def said_by(job: JobHandle[Any]) -> list[str]:
+    """What the handler and what is around it said: a list of one text each."""
+    return [json.loads(e.data)[0] async for e in job.events() if e.kind == "chunk"]
+
+
 @pytest.mark.parametrize("kind", ["on_loop", "in_thread", "in_process", "in_process_async"])
 async def test_all_of_it_in_every_kind_of_handler(rig: Rig, handlers: Any, kind: str) -> None:
     app: Mesh = handlers.app
@@ -49,7 +54,7 @@ async def test_all_of_it_in_every_kind_of_handler(rig: Rig, handlers: Any, kind:
         )
         assert child.seen is not None
         assert child.seen.parent == job.id
-        said = [json.loads(event.data) async for event in job.events()]
+        said = await said_by(job)
     hook = f"hook in {pid}"
     in_order = {
         "on_loop": [hook, "open plain", "open async", "close async", "close plain"],
@@ -64,7 +69,7 @@ async def test_the_worker_is_told_of_a_process_that_died(rig: Rig, handlers: Any
         job = await handlers.die.enqueue()
         with pytest.raises(JobFailed, match="exited with status 7"):
             await job.result(timeout=PATIENCE)
-        said = [json.loads(event.data) async for event in job.events()]
+        said = await said_by(job)
     assert said[1:] == ["open plain"]  # and nobody closed it
     (told,) = handlers.TOLD
     assert (told.job_id, told.state, told.exception) == (job.id, State.FAILED, None)
@@ -95,8 +100,8 @@ async def test_master_and_agent_never_see_what_is_encrypted(rig: Rig) -> None:
         (once_more,) = await app.retry(payload={"secret": SECRET}, key="k", state="succeeded")
         assert await once_more.result(timeout=PATIENCE) == f"{SECRET} told"
         for job in (*jobs, again, once_more):
-            said = [json.loads(event.data) async for event in job.events()]
-            assert said[1] == SECRET
+            events = {e.kind: json.loads(e.data) async for e in job.events()}
+            assert (events["chunk"], events["result"]) == (SECRET, f"{SECRET} told")
             info = await job.info()
             assert info.state is State.SUCCEEDED
             raw = [info.payload, info.result]

@@ -34,6 +34,7 @@ from mesh import (
     State,
 )
 from mesh.context import DONE
+from mesh.job_logs import RUNNING
 from mesh.middleware import (
     JsonFormatter,
     Logs,
@@ -46,6 +47,7 @@ from mesh.middleware import (
 from mesh.testing.conformance.agent import make_job
 from mesh.testing.servers import free_port
 from mesh.wire import Envelope, ErrorInfo
+from mesh_workers.outcome import Run
 
 from .conftest import MemoryMesh
 
@@ -369,6 +371,37 @@ def test_a_snooze_is_no_error() -> None:
     assert ran.parent is None
 
 
+@pytest.mark.parametrize("first", [True, False])
+async def test_trace_leaves_the_spans_of_opentelemetry_alone(first: bool) -> None:
+    telemetry = Telemetry()
+    both = [telemetry.middleware, Trace()] if first else [Trace(), telemetry.middleware]
+    async with new_app(*both) as app:
+
+        @app.job
+        async def work() -> None: ...
+
+        await work.enqueue()
+        (job,) = await app.taken()
+    (stored,) = telemetry.spans.get_finished_spans()
+    assert stored.context is not None
+    assert (job.headers or {})["traceparent"].split("-")[2] == f"{stored.context.span_id:016x}"
+
+
+def test_records_of_a_job_say_which_trace_they_belong_to(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    context = context_of(make_job())
+    with within_trace("00-" + "a" * 32 + "-" + "b" * 16 + "-01") as trace:
+        context.log.info("of the job")
+        context.logger.info("of the process")
+    for record in caplog.records:
+        assert (record.__dict__["trace_id"], record.__dict__["job_id"]) == (
+            "a" * 32,
+            context.job_id,
+        )
+        assert record.__dict__["span_id"] == trace.split("-")[2]
+    assert len(caplog.records) == 2
+
+
 async def test_opentelemetry_without_an_sdk_still_passes_a_trace_on() -> None:
     middleware = OpenTelemetry()
     headers = await headers_of_a_job(middleware)
@@ -426,13 +459,12 @@ def test_the_end_of_an_attempt_is_one_line_with_fields(caplog: pytest.LogCapture
         "error_type": "ValueError",
         "error": "no",
         "trace_id": "a" * 32,
-        "span_id": "b" * 16,
     }
 
 
 def test_lines_of_a_handler_say_whose_they_are() -> None:
     formatter = JsonFormatter()
-    running = Logs().execute(context_of(make_job(id="0198")))
+    token = RUNNING.set(Run(make_job(id="0198"), 1, 0, "w", 0.0))
 
     def line(**fields: Any) -> dict[str, Any]:
         record = logging.LogRecord("lib", logging.INFO, "f.py", 1, "said %s", ("it",), None)
@@ -440,10 +472,9 @@ def test_lines_of_a_handler_say_whose_they_are() -> None:
         parsed: dict[str, Any] = json.loads(formatter.format(record))
         return parsed
 
-    next(running)
     with within_trace("00-" + "a" * 32 + "-" + "b" * 16 + "-01"):
         within = line(size={1, 2}, job_id="mine")
-    next(running, None)
+    RUNNING.reset(token)
     assert (within["message"], within["job_name"]) == ("said it", "conformance")
     assert (within["trace_id"], within["job_id"]) == ("a" * 32, "mine")
     assert within["size"] == [1, 2]

@@ -17,6 +17,7 @@ from mesh.depends import Plan, Values
 from mesh.handler import Handler
 from mesh.job import State
 from mesh.middleware import AttemptEnded
+from mesh.outcome import Failure
 from mesh.wire import Finished, Retrying
 from mesh_workers.outcome import Outcome, Run, Succeeded
 
@@ -58,7 +59,7 @@ class Around:
                     for step in plan.steps:
                         await step.open(stack, values, context)
                     arguments |= plan.pick(values)
-                return await self._function(**arguments)
+                return self._noted(await self._function(**arguments))
         except BaseException as error:
             self.error = error
             raise
@@ -83,6 +84,12 @@ class Around:
             self.error = error
             raise
 
+    def _noted(self, returned: Any) -> Any:
+        """What the handler returned, for middleware to know if it says that it failed."""
+        if isinstance(returned, Failure):
+            self._context.failure = returned
+        return returned
+
     def run_here(self, values: Values, /, **arguments: Any) -> Any:
         """Call a ``def`` handler here, where it is to run; ``values`` are those of providers on
         the event loop. Raises as ``run`` does."""
@@ -96,7 +103,7 @@ class Around:
                     for step in plan.in_place:
                         step.open_here(stack, values, context)
                     arguments |= plan.pick(values)
-                return self._function(**arguments)
+                return self._noted(self._function(**arguments))
         except BaseException as error:
             self.error = error
             raise

@@ -22,6 +22,7 @@ from mesh.job_logs import EMIT, RUNNING
 from mesh.ports import Delivery, Settlement
 from mesh.retry import Retry
 from mesh.service import Backoff
+from mesh.tracing import trace_of
 from mesh.wire import Envelope, ErrorInfo, Finished, Retrying
 from mesh_workers.around import Around, surround, tell
 from mesh_workers.execute import execute
@@ -124,7 +125,7 @@ class Attempts:
         limit = straggler = None
         if timeout is not None or job.deadline:
             limit = time_limit(job, timeout, run.started_at)
-        if self._tools.tally is not None:
+        if self._app.monitor.counts:
             self._tools.tally.began(run)
         begun = self._clock.monotonic()
         try:
@@ -154,7 +155,7 @@ class Attempts:
         self.finished += 1
         record, again = decide(run, outcome, policy, self._clock.time(), self._random)
         if not isinstance(outcome, Succeeded):
-            log_end(record, outcome.error)
+            log_end(record, outcome.error, job)
         if outlet is not None:
             outlet.close()
         if outlet is None or not outlet.has_said:
@@ -225,8 +226,15 @@ class Attempts:
             self.duration += (seconds - self.duration) / 16
 
 
-def log_end(record: Finished | Retrying, error: ErrorInfo) -> None:
+def log_end(record: Finished | Retrying, error: ErrorInfo, job: Envelope) -> None:
     """Say how an attempt ended that did not succeed."""
+    extra = {
+        "job_id": record.id,
+        "job_name": record.name,
+        "attempt": record.attempt,
+        "lane": record.lane,
+        **trace_of(job.headers),
+    }
     if isinstance(record, Retrying):
         log.warning(
             "job %s (%s), attempt %d: %s: %s; again in %.1f s",
@@ -236,6 +244,7 @@ def log_end(record: Finished | Retrying, error: ErrorInfo) -> None:
             error.type,
             error.message,
             max(0.0, record.due_at - record.at),
+            extra=extra,
         )
     else:
         log.log(
@@ -247,4 +256,5 @@ def log_end(record: Finished | Retrying, error: ErrorInfo) -> None:
             record.attempt,
             error.type,
             error.message,
+            extra=extra,
         )

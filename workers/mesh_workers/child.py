@@ -17,6 +17,7 @@ import socket
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from queue import SimpleQueue
@@ -26,6 +27,7 @@ import msgspec
 
 from mesh.context import DONE, SAID, Context
 from mesh.handler import Handler
+from mesh.job_logs import RUNNING
 from mesh.retry import Retry
 from mesh.wire import Envelope, ErrorInfo
 from mesh_workers.around import surround
@@ -36,9 +38,6 @@ __all__ = ["LENGTH", "Begun", "Call", "Ended", "Logged", "Message", "Said", "Wor
 
 LENGTH = struct.Struct("!I")
 """In front of each message: its length in bytes."""
-
-
-_MOST_WORDS = 1000
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):
@@ -118,41 +117,28 @@ class _Pipe:
 
 
 class _Voice:
-    """Hands events to the worker: what comes while some are being sent, is sent together. When
-    that is too much, those wait who said it."""
+    """Hands an attempt's events to the worker. What a thread says has left the process when its
+    call returns, so it is heard even if the process dies then; but what others say meanwhile is
+    sent together with it. When the worker takes no more, they wait."""
 
     def __init__(self, pipe: _Pipe) -> None:
         self._pipe = pipe
-        self._changed = threading.Condition()
-        self._words: list[Word] = []
-        self._is_sending = False
-        threading.Thread(target=self._send, name="mesh-voice", daemon=True).start()
+        self._lock = threading.Lock()
+        self._words: deque[Word] = deque()
+        self._is_over = False
 
     def emit(self, kind: str, data: bytes, joins: bool = False) -> Awaitable[None]:
-        with self._changed:
-            self._words.append(Word(kind, data, time.time(), joins))
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: len(self._words) < _MOST_WORDS)
+        self._words.append(Word(kind, data, time.time(), joins))
+        with self._lock:
+            words = [self._words.popleft() for _ in range(len(self._words))]
+            if words and not self._is_over:
+                self._pipe.send(Said(words))
         return DONE
 
-    def flush(self) -> None:
-        """Return when all has been sent."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._words and not self._is_sending)
-
-    def _send(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._words)
-                words, self._words = self._words, []
-                self._is_sending = True
-                self._changed.notify_all()
-            try:
-                self._pipe.send(Said(words))
-            finally:
-                with self._changed:
-                    self._is_sending = False
-                    self._changed.notify_all()
+    def close(self) -> None:
+        """Say nothing from now on: threads that the handler left behind may go on."""
+        with self._lock:
+            self._is_over = True
 
 
 class _ToWorker(logging.Handler):
@@ -180,13 +166,13 @@ def main(fileno: int, log_level: int) -> None:
         signal.signal(number, lambda *_: None)
     pipe = _Pipe(fileno)
     logging.basicConfig(level=log_level, format="%(message)s", handlers=[_ToWorker(pipe)])
-    voice = _Voice(pipe)
     calls: SimpleQueue[Call | None] = SimpleQueue()
     busy = threading.Event()
     threading.Thread(target=_read, args=(pipe, calls, busy), name="mesh-pipe", daemon=True).start()
     while (call := calls.get()) is not None:
+        voice = _Voice(pipe)
         outcome = _run(call, pipe, voice)
-        voice.flush()
+        voice.close()
         pipe.send(Ended(outcome))
         busy.clear()
 
@@ -203,6 +189,7 @@ def _read(pipe: _Pipe, calls: SimpleQueue[Call | None], busy: threading.Event) -
 
 
 def _run(call: Call, pipe: _Pipe, voice: _Voice) -> Outcome:
+    RUNNING.set(call)
     try:
         handler = _find(call)
     except BaseException as error:  # a module may do anything when it is imported

@@ -13,6 +13,7 @@ from mesh.console import (
     AppArgument,
     HealthFileOption,
     ImportOption,
+    LogJsonOption,
     MonitorOption,
     load_app,
     monitor_at,
@@ -69,6 +70,7 @@ def worker(
     imports: ImportOption = None,
     monitor: MonitorOption = None,
     health_file: HealthFileOption = None,
+    log_json: LogJsonOption = False,
 ) -> None:
     """Run a worker until SIGTERM or Ctrl-C; it then finishes what runs within the grace time."""
     loaded = load_app(app, imports)
@@ -80,12 +82,12 @@ def worker(
         arguments += [word for text in lane or () for word in ("--lane", text)]
         arguments += [word for name in agent or () for word in ("--agent", name)]
         arguments += [word for module in imports or () for word in ("--import", module)]
-        arguments += ["--mode", _parse_mode(mode)]
+        arguments += ["--mode", _parse_mode(mode), *(["--log-json"] if log_json else [])]
         if mode == "drain":
             raise ConfigError("--mode drain ends when the agents are empty: leave out --processes")
         patience = loaded.config.grace + _LAST_WORDS
         supervisor = Supervisor(arguments, processes, patience, loaded.monitor)
-        run_service(supervisor, loaded, is_monitored=False)
+        run_service(supervisor, loaded, is_monitored=False, log_json=log_json)
         return
     options = RoleOptions(
         lanes=dict(_parse_lane(text, concurrency) for text in lane or ()),
@@ -93,7 +95,7 @@ def worker(
         agents=tuple(agent or ()),
         mode=_parse_mode(mode),
     )
-    run_service(make_role("worker", loaded, options), loaded)
+    run_service(make_role("worker", loaded, options), loaded, log_json=log_json)
 
 
 async def _meet_agents(app: Mesh) -> None:

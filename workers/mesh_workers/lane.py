@@ -339,7 +339,7 @@ class Lane:
 
     def _post_end(self, delivery: Delivery, record: Finished) -> None:
         assert record.error is not None
-        log_end(record, record.error)
+        log_end(record, record.error, delivery.job)
         self._settler.post(Settlement(delivery, record))
 
     def _give_to_others(self, delivery: Delivery) -> None:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 
 from mesh.codec import encode_json
 from mesh.codecs.base import Codec, seal
-from mesh.context import DONE
+from mesh.context import DONE, TURN
 from mesh.errors import EventsWait
 from mesh.events import start_seq
 from mesh.wire import Event
@@ -50,6 +50,8 @@ class Size:
 _MUCH = Size(2_000, 4 * 2**20)
 _MOST = Size(10_000, 16 * 2**20)
 _TWICE = Size(2 * _MOST.events, 2 * _MOST.size)
+_IN_A_ROW = 256
+"""Calls after which ``async`` code that awaits nothing else lets others have their turn."""
 _OVERHEAD = 200
 """Bytes that an event takes beside its data."""
 
@@ -121,7 +123,8 @@ class Outlets:
                 else:
                     self._loop.call_soon_threadsafe(self.some)
             if self._has_room(is_kept):
-                return DONE
+                outlet.calls += 1
+                return DONE if outlet.calls % _IN_A_ROW else TURN
             if not in_loop:
                 self._waiters += 1
                 try:
@@ -221,6 +224,7 @@ class Outlet:
     attempt: int
     codec: Codec | None
     is_closed: bool = False
+    calls: int = 0
     _dropped: int = 0
     _dropped_at: float = 0.0
     last: int = 0

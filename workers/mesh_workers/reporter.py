@@ -3,7 +3,8 @@ what handlers it has.
 
 Records gather for ``_GATHER`` seconds and leave in one ledger write. A start whose job ends
 before that write, having said nothing, is left out: its outcome says all that it would. While the
-agent is away records wait here, events of handlers in their ``outlets``, which say what becomes of too many.
+agent is away records wait here, events of handlers in their ``outlets``, which say what becomes
+of too many.
 
 What was numbered once is written with that number, however often it takes: the agent may have
 stored it although it did not say so.

@@ -38,7 +38,7 @@ class Settler:
     def post(self, settlement: Settlement) -> None:
         """Settle it soon; other settlements go on meanwhile."""
         self.unsettled += 1
-        if self._tools.tally is not None:
+        if self._tools.app.monitor.counts:
             self._tools.tally.settled(settlement)
         self._batcher.put(settlement)
 

@@ -46,15 +46,14 @@ def health_of(
 
 def metrics_of(
     families: Families,
-    tally: Tally | None,
+    tally: Tally,
     reporter: Reporter | None,
     lanes: Sequence[Lane],
     **labels: str,
 ) -> None:
     """The metrics of one worker; ``labels`` tell it from others of the process."""
     prefix = "jobmesh_worker"
-    if tally is not None:
-        families.tally(prefix, tally, _TEXTS, **labels)
+    families.tally(prefix, tally, _TEXTS, **labels)
     for lane in lanes:
         load, given = lane.load, labels | {"lane": lane.name}
         for name, text, value in (

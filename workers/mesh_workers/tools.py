@@ -23,7 +23,7 @@ class Tools:
     worker: str
     keeper: LeaseKeeper
     reporter: Reporter
-    tally: AttemptTally | None = None
-    """What attempts are counted in; ``None``: nobody asks."""
+    tally: AttemptTally = field(default_factory=AttemptTally)
+    """What attempts are counted in as long as the app's monitor counts."""
     cancels: Mapping[str, str] = field(default_factory=dict)
     """Why jobs are to be cancelled, by job id; kept up to date by the worker."""

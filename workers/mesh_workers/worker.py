@@ -68,7 +68,7 @@ class Worker(Service):
         self.lanes: list[Lane] = []
         self._state = "starting"
         self._reporter: Reporter | None = None
-        self._tally: AttemptTally | None = None
+        self._tally = AttemptTally()
 
     async def health(self) -> Sequence[Check]:
         most = PATIENCE * self._app.config.heartbeat
@@ -111,7 +111,6 @@ class Worker(Service):
             f"the board of agent {self._agent_name}", following.begin, AgentError
         ):
             return
-        self._tally = AttemptTally() if self._app.monitor.counts else None
         tools = Tools(
             *(self._app, agent, self.worker_id, keeper, reporter, self._tally, following.cancels)
         )

@@ -19,7 +19,9 @@ from mesh_master.api import (
     health,
     jobs,
     lanes,
+    metrics,
     overview,
+    pages,
     schedules,
     session,
     settings,
@@ -38,6 +40,7 @@ _BODY = 4 * 1024 * 1024
 def build(app: Mesh) -> Litestar:
     """See ``mesh_master.api.create_app``."""
     api = Api(app)
+    metrics.count(app)
 
     def provide_api() -> Api:
         return api
@@ -58,7 +61,7 @@ def build(app: Mesh) -> Litestar:
         ],
     )
     return Litestar(
-        [router, *health.routes],
+        [router, *pages.routes, *health.routes, *metrics.routes],
         state=State({"api": api}),
         dependencies={
             "api": Provide(provide_api, sync_to_thread=False),

@@ -1,0 +1,169 @@
+// The frame around the pages: who is asking, where they are, and what the keys do.
+
+import { connection, onConnection, signIn, signOut, whoAmI } from "./api.js";
+import { html, render, useEffect, useRef, useState } from "./lib.js";
+import { go, href, useRoute } from "./router.js";
+import { Loading } from "./ui.js";
+import { Agents } from "./pages/agents.js";
+import { Failed } from "./pages/failed.js";
+import { JobPage } from "./pages/job.js";
+import { Jobs } from "./pages/jobs.js";
+import { Lanes } from "./pages/lanes.js";
+import { Overview } from "./pages/overview.js";
+import { Schedules } from "./pages/schedules.js";
+import { Settings } from "./pages/settings.js";
+import { Workers } from "./pages/workers.js";
+
+const PAGES = [
+  ["", "Overview", "o", Overview],
+  ["jobs", "Jobs", "j", Jobs],
+  ["failed", "Failed", "f", Failed],
+  ["schedules", "Schedules", "s", Schedules],
+  ["lanes", "Lanes", "l", Lanes],
+  ["agents", "Agents", "a", Agents],
+  ["workers", "Workers", "w", Workers],
+  ["settings", "Settings", "e", Settings],
+];
+
+const THEMES = ["system", "light", "dark"];
+
+function useTheme() {
+  const [theme, setTheme] = useState(localStorage.getItem("mesh-theme") || "system");
+  useEffect(() => {
+    if (theme === "system") delete document.documentElement.dataset.theme;
+    else document.documentElement.dataset.theme = theme;
+    localStorage.setItem("mesh-theme", theme);
+    window.dispatchEvent(new Event("theme"));
+  }, [theme]);
+  return [theme, () => setTheme(THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length])];
+}
+
+function useKeys(setHelp) {
+  useEffect(() => {
+    let waiting = 0;
+    function pressed(event) {
+      const typing = event.target.closest?.("input, textarea, select, dialog");
+      if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (event.key === "/") {
+        const search = document.querySelector("[data-search]");
+        if (search) { event.preventDefault(); search.focus(); }
+      } else if (event.key === "?") {
+        setHelp(true);
+      } else if (event.key === "g") {
+        waiting = Date.now();
+      } else if (Date.now() - waiting < 1500) {
+        const page = PAGES.find(([, , key]) => key === event.key);
+        waiting = 0;
+        if (page) go(page[0]);
+      }
+    }
+    window.addEventListener("keydown", pressed);
+    return () => window.removeEventListener("keydown", pressed);
+  }, []);
+}
+
+function Help({ close }) {
+  const dialog = useRef(null);
+  useEffect(() => dialog.current.showModal(), []);
+  return html`<dialog ref=${dialog} onClose=${close} aria-labelledby="help-title">
+    <h2 id="help-title">Keys</h2>
+    <table class="keys"><tbody>
+      <tr><td><kbd>/</kbd></td><td>Search</td></tr>
+      ${PAGES.map(([, title, key]) => html`<tr><td><kbd>g</kbd> <kbd>${key}</kbd></td><td>${title}</td></tr>`)}
+      <tr><td><kbd>?</kbd></td><td>This</td></tr>
+    </tbody></table>
+    <form method="dialog" class="actions"><button class="primary">Close</button></form>
+  </dialog>`;
+}
+
+function Banner() {
+  const [, again] = useState(0);
+  useEffect(() => onConnection(() => again((n) => n + 1)), []);
+  if (connection.state === "ok") return html`<div class="banner-place" role="status"></div>`;
+  const text = connection.state === "offline"
+    ? "The server cannot be reached. Trying again; what you see is from before."
+    : `The master is away, so what you see may be old. Jobs on agents go on. ${connection.detail}`;
+  return html`<div class="banner-place" role="status"><p class="banner">${text}</p></div>`;
+}
+
+function SignIn({ done, cluster }) {
+  const [error, setError] = useState(null);
+  const [busy, setBusy] = useState(false);
+  async function submit(event) {
+    event.preventDefault();
+    const form = new FormData(event.target);
+    setBusy(true);
+    setError(null);
+    try {
+      done(await signIn(form.get("username"), form.get("password")));
+    } catch (problem) {
+      setError(problem.message);
+      setBusy(false);
+    }
+  }
+  return html`<main class="sign-in" id="main">
+    <form class="card" onSubmit=${submit}>
+      <img src="assets/icon.svg" alt="" width="36" height="36" />
+      <h1>Sign in</h1><p class="muted">Cluster ${cluster}</p>
+      <label>User name<input name="username" autocomplete="username" required autofocus /></label>
+      <label>Password<input name="password" type="password" autocomplete="current-password" required /></label>
+      ${error && html`<p class="notice notice-error" role="alert">${error}</p>`}
+      <button class="primary" disabled=${busy}>Sign in</button>
+      <p class="muted small">Users are made where the master's URL is known: <code>mesh users add NAME</code></p>
+    </form>
+  </main>`;
+}
+
+function Nav({ me, route, theme, nextTheme, leave }) {
+  const here = route.parts[0] || "";
+  return html`<nav class="side" aria-label="Pages">
+    <a class="brand" href="#/"><img src="assets/icon.svg" alt="" width="22" height="22" /><span>jobmesh</span><small>${me.cluster}</small></a>
+    <ul>${PAGES.map(([path, title]) => html`<li><a href=${href(path)} aria-current=${here === path ? "page" : undefined}>${title}</a></li>`)}</ul>
+    <div class="side-foot">
+      <button class="quiet" onClick=${nextTheme} title="Change the theme">Theme: ${theme}</button>
+      ${me.via === "session"
+        ? html`<button class="quiet" onClick=${leave} title=${`Scope: ${me.scope}`}>Sign out ${me.user}</button>`
+        : html`<span class="muted small">${me.sign_in === "off" ? "Sign-in is off: this machine only" : `${me.user} (${me.scope})`}</span>`}
+    </div>
+  </nav>`;
+}
+
+function App() {
+  const [me, setMe] = useState(null);
+  const [help, setHelp] = useState(false);
+  const [theme, nextTheme] = useTheme();
+  const route = useRoute();
+  useKeys(setHelp);
+  useEffect(() => {
+    let timer = null;
+    async function ask() {
+      try {
+        setMe(await whoAmI());
+      } catch {
+        timer = setTimeout(ask, 2000);
+      }
+    }
+    const out = () => ask();
+    ask();
+    window.addEventListener("signed-out", out);
+    return () => { clearTimeout(timer); window.removeEventListener("signed-out", out); };
+  }, []);
+  useEffect(() => { window.scrollTo(0, 0); }, [route.parts.join("/")]);
+  if (!me) return html`<${Banner} /><${Loading} />`;
+  if (!me.user) return html`<${Banner} /><${SignIn} cluster=${me.cluster} done=${setMe} />`;
+  const [first, second] = route.parts;
+  const page = PAGES.find(([path]) => path === (first || ""));
+  const leave = async () => { await signOut(); setMe(await whoAmI()); };
+  const view = first === "jobs" && second
+    ? html`<${JobPage} key=${second} id=${second} me=${me} />`
+    : page ? html`<${page[3]} route=${route} me=${me} />`
+      : html`<main id="main"><h1>There is no such page</h1><p><a href="#/">To the overview</a></p></main>`;
+  return html`<a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.getElementById("main")?.focus(); }}>Skip to the page</a>
+    <div class="frame">
+      <${Nav} me=${me} route=${route} theme=${theme} nextTheme=${nextTheme} leave=${leave} />
+      <div class="content"><${Banner} />${view}</div>
+    </div>
+    ${help && html`<${Help} close=${() => setHelp(false)} />`}`;
+}
+
+render(html`<${App} />`, document.getElementById("app"));

@@ -1,0 +1,116 @@
+"""How each database is connected to: its driver, and the settings of its sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import event, exc
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from mesh.errors import ConfigError
+from mesh.plugins import hide_password
+
+__all__ = ["HASTY", "PLANNING", "file_engine", "parse_url", "server_engine"]
+
+_DRIVERS = {
+    "postgresql": "postgresql+asyncpg",
+    "postgres": "postgresql+asyncpg",
+    "sqlite": "sqlite+aiosqlite",
+}
+
+PLANNING = {
+    # Tables here are empty one minute and long the next. A plan that was made when a table was
+    # empty, and kept, can be a million times too slow.
+    "plan_cache_mode": "force_custom_plan",
+    # Joins here find the rows of a batch by their keys. The planner thinks that reading all of a
+    # history of a million rows is cheaper than looking up ten thousand of them.
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "random_page_cost": "1.1",
+}
+"""Settings of each session on PostgreSQL."""
+
+HASTY = PLANNING | {
+    "synchronous_commit": "off",
+    # Everything here goes by an index, whatever the size of the table, so a plan may be kept:
+    # making one takes longer than a claim.
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_sort": "off",
+    "plan_cache_mode": "auto",
+}
+"""Those of the sessions for what need not be durable."""
+
+
+def parse_url(url: str, what: str) -> URL:
+    """With the driver's name in it. ``what`` names the owner. Raises ``ConfigError``."""
+    scheme, _, rest = url.partition("://")
+    driver = _DRIVERS.get(scheme.partition("+")[0])
+    if driver is None:
+        raise ConfigError(f"{what}: no driver for the URL scheme '{scheme}'")
+    try:
+        parsed = make_url(f"{driver}://{rest}")
+    except (exc.ArgumentError, ValueError):
+        # Not "from error": that one quotes the URL, password and all.
+        raise ConfigError(f"{what}: '{hide_password(url)}' is not a database URL") from None
+    if "sslmode" in parsed.query:  # the name everyone knows, from libpq
+        mode = parsed.query["sslmode"]
+        parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
+    return parsed
+
+
+def server_engine(
+    url: URL, session: Mapping[str, str], *, pool_size: int, timeout: float
+) -> AsyncEngine:
+    """For a PostgreSQL server. ``session`` are settings of each connection, ``timeout`` is the
+    seconds to connect in."""
+    engine = create_async_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_pre_ping=False,
+        connect_args={
+            "timeout": timeout,
+            "server_settings": session,
+        },
+    )
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def check(_: Any, record: Any, __: Any) -> None:
+        # The driver noticed that the server went: connect anew, rather than fail.
+        if record.driver_connection.is_closed():
+            raise exc.DisconnectionError
+
+    return engine
+
+
+def file_engine(url: URL) -> AsyncEngine:
+    """For a SQLite file. Transactions begin as the execution options ``mesh_begin`` and
+    ``mesh_sync`` say."""
+    engine = create_async_engine(url, connect_args={"timeout": 30.0})
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def configure(connection: Any, _: Any) -> None:
+        # The driver's own BEGIN comes too late and is never IMMEDIATE: we say it ourselves.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        # FULL: a commit is on disk when it returns. NORMAL could lose the last ones when
+        # the machine loses power (sqlite.org/pragma.html#pragma_synchronous).
+        cursor.execute("PRAGMA synchronous=FULL")  # see begin(), and write(durable=...)
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Any) -> None:
+        options = connection.get_execution_options()
+        sync = options.get("mesh_sync", connection.info.get("mesh_sync", "FULL"))
+        if sync != connection.info.get("mesh_sync", "FULL"):
+            # It cannot be changed within a transaction.
+            connection.exec_driver_sql(f"PRAGMA synchronous={sync}")
+            connection.info["mesh_sync"] = sync
+        connection.exec_driver_sql(f"BEGIN {options.get('mesh_begin', 'DEFERRED')}")
+
+    return engine

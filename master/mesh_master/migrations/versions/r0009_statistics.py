@@ -406,15 +406,20 @@ class _SQLite:
 
     def _fill(self, fact: _Fact, source: str, whose: str, job: str) -> str:
         old = f"{fact.at} < strftime('%Y-%m-%d %H:%M:%S', 'now', '-2 days')"
-        names, each = tuple(fact.values), ", ".join(f"{v} AS {n}" for n, v in fact.values.items())
-        rows = f"SELECT it.*, {fact.us} AS us FROM {source} AS it WHERE {fact.where}"
+        names, each = tuple(fact.values), ", ".join(f"sum({v})" for v in fact.values.values())
+        how = "outcome" if job else "state"
+        # By itself, so that the duration is found once for each.
+        rows = (
+            f"SELECT it.{how}, {fact.us} AS us, {whose}.name AS of_name, {whose}.lane AS of_lane, "
+            f"iif({old}, 3600, 60) AS span, "
+            f"iif({old}, {_sqlite_hour(fact.at)}, {_sqlite_minute(fact.at)}) AS at "
+            f"FROM {source} AS it {job} WHERE {fact.where}"
+        )
         return (
+            f"WITH it AS MATERIALIZED ({rows}) "
             f"INSERT INTO {self._known('series')} ({_columns(names)}) "
-            f"SELECT span, at, name, lane, 0, {', '.join(f'sum({name})' for name in names)} FROM ("
-            f"SELECT iif({old}, 3600, 60) AS span, "
-            f"iif({old}, {_sqlite_hour(fact.at)}, {_sqlite_minute(fact.at)}) AS at, "
-            f"{whose}.name AS name, {whose}.lane AS lane, {each} FROM ({rows}) AS it {job}"
-            f") WHERE true GROUP BY 1, 2, 3, 4 {_adding(names, self._known('series'))}"
+            f"SELECT it.span, it.at, it.of_name, it.of_lane, 0, {each} FROM it WHERE true "
+            f"GROUP BY 1, 2, 3, 4 {_adding(names, self._known('series'))}"
         )
 
     def triggers(self) -> Iterator[str]:

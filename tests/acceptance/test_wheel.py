@@ -56,6 +56,9 @@ def test_the_wheel_runs_a_job_in_a_clean_environment(tmp_path: Path) -> None:
     tops = {name.partition("/")[0] for name in names if ".dist-info" not in name}
     assert tops == {"mesh", "mesh_agents", "mesh_master", "mesh_workers"}
     assert {f"{top}/py.typed" for top in tops} <= set(names)
+    dashboard = ROOT / "master/mesh_master/api/dashboard"
+    files = {path.relative_to(ROOT / "master") for path in dashboard.rglob("*") if path.is_file()}
+    assert {path.as_posix() for path in files} <= set(names)
 
     environment = tmp_path / "venv"
     run(sys.executable, "-m", "venv", environment, cwd=tmp_path)

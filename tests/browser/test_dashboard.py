@@ -54,10 +54,13 @@ def get(site: Site, path: str) -> Any:
 
 @contextmanager
 def looking(
-    browser: Browser, size: tuple[int, int] = WIDTHS["wide"], scheme: Any = "light"
+    browser: Browser,
+    size: tuple[int, int] = WIDTHS["wide"],
+    scheme: Any = "light",
+    expects: tuple[str, ...] = (),
 ) -> Iterator[Page]:
     """A page in a window of its own. Whatever the console or the policy for content complains of
-    is an error, but for a server that is away."""
+    is an error, but for a server that is away, and what the test ``expects``."""
     width, height = size
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
     page = context.new_page()
@@ -65,7 +68,9 @@ def looking(
 
     def said(message: Any) -> None:
         expected = ("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED", "401", "409", "ERR_EMPTY")
-        if message.type in ("error", "warning") and not any(e in message.text for e in expected):
+        if message.type in ("error", "warning") and not any(
+            each in message.text for each in (*expected, *expects)
+        ):
             complaints.append(message.text)
 
     page.on("console", said)

@@ -26,10 +26,11 @@ _TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".md": "text/plai
 @get("/", include_in_schema=False)
 async def index(request: AnyRequest) -> Response[bytes] | Redirect:
     """The page; the rest is done by its script."""
-    root = str(request.scope.get("root_path", ""))
-    if root and not request.scope["raw_path"].split(b"?")[0].endswith(b"/"):
-        # Relative addresses need the slash where the application is mounted.
-        return Redirect(f"{root}/")
+    asked = request.scope["raw_path"].partition(b"?")[0].decode("ascii", "replace")
+    if not asked.endswith("/"):
+        # Relative addresses need the slash where the application is mounted. So does this one: not
+        # every framework says where that is.
+        return Redirect(f"{asked.rpartition('/')[2]}/")
     return _answer(request, "index.html")
 
 

@@ -5,7 +5,8 @@ const base = new URL("api/v1/", new URL(".", document.baseURI));
 
 export class Problem extends Error {
   constructor(problem) {
-    super(problem.detail || problem.title || "The request failed.");
+    const fields = (problem.errors || []).map((each) => `${each.field}: ${each.message}`);
+    super([problem.detail || problem.title || `The server answered ${problem.status}.`, ...fields].join("; "));
     this.status = problem.status;
     this.type = problem.type;
     this.errors = problem.errors || [];
@@ -89,25 +90,44 @@ export async function signOut() {
   csrf = null;
 }
 
-// A job's events: each once, in order, over any number of reconnections. The browser itself sends
-// the last id that it saw when it comes again.
+const KINDS = ["lifecycle", "progress", "log", "chunk", "metric", "result"];
+const AGAIN = 2000; // milliseconds
+
+// A job's events: each once, in order, over any number of reconnections. A browser comes again by
+// itself when a connection breaks, and says what it saw last; not so when the answer is an error,
+// such as a proxy's whose server is being restarted: that is done here.
 export function follow(jobId, onEvent, onState) {
-  const source = new EventSource(url(`jobs/${jobId}/events`), { withCredentials: true });
-  const take = (kind) => (message) => {
-    const { at, data } = JSON.parse(message.data);
-    onEvent({ seq: Number(message.lastEventId), kind, at, data });
-  };
-  for (const kind of ["lifecycle", "progress", "log", "chunk", "metric", "result"]) {
-    source.addEventListener(kind, take(kind));
-  }
-  source.addEventListener("open", () => onState("live"));
-  source.addEventListener("error", () => {
-    if (source.readyState === EventSource.CLOSED) {
-      onState("closed");
-    } else {
-      onState("reconnecting");
+  let source = null;
+  let timer = null;
+  let last = -1;
+  let over = false;
+  function open() {
+    if (over) return;
+    source = new EventSource(url(`jobs/${jobId}/events`, { after: last }), { withCredentials: true });
+    for (const kind of KINDS) {
+      source.addEventListener(kind, (message) => {
+        const { at, data } = JSON.parse(message.data);
+        last = Number(message.lastEventId);
+        onEvent({ seq: last, kind, at, data });
+      });
     }
-  });
-  source.addEventListener("end", () => { onState("ended"); source.close(); });
-  return () => source.close();
+    source.addEventListener("open", () => onState("live"));
+    source.addEventListener("end", () => { onState("ended"); source.close(); });
+    source.addEventListener("error", () => {
+      onState("reconnecting");
+      if (source.readyState === EventSource.CLOSED) timer = setTimeout(look, AGAIN);
+    });
+  }
+  // Why it was refused: without a job, or without leave, there is nothing to wait for.
+  async function look() {
+    try {
+      await get(`jobs/${jobId}`);
+      open();
+    } catch (problem) {
+      if (problem.status === 404 || problem.status === 403) onState("closed");
+      else if (!over) timer = setTimeout(look, AGAIN);
+    }
+  }
+  open();
+  return () => { over = true; clearTimeout(timer); source.close(); };
 }

@@ -41,12 +41,21 @@ function useTheme() {
 function useKeys(setHelp) {
   useEffect(() => {
     let waiting = 0;
+    let wantsSearch = false;
+    // Pages are drawn a moment after they were gone to.
+    const drawn = new MutationObserver(() => {
+      const search = wantsSearch && document.querySelector("[data-search]");
+      if (search) { wantsSearch = false; search.focus(); }
+    });
+    drawn.observe(document.getElementById("app"), { childList: true, subtree: true });
     function pressed(event) {
       const typing = event.target.closest?.("input, textarea, select, dialog");
       if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
       if (event.key === "/") {
         const search = document.querySelector("[data-search]");
-        if (search) { event.preventDefault(); search.focus(); }
+        event.preventDefault();
+        if (search) search.focus();
+        else { wantsSearch = true; go("jobs"); }
       } else if (event.key === "?") {
         setHelp(true);
       } else if (event.key === "g") {
@@ -58,7 +67,7 @@ function useKeys(setHelp) {
       }
     }
     window.addEventListener("keydown", pressed);
-    return () => window.removeEventListener("keydown", pressed);
+    return () => { drawn.disconnect(); window.removeEventListener("keydown", pressed); };
   }, []);
 }
 
@@ -86,7 +95,15 @@ function Banner() {
   return html`<div class="banner-place" role="status"><p class="banner">${text}</p></div>`;
 }
 
-function SignIn({ done, cluster }) {
+// The session is over while somebody works: what they typed stays on the page behind.
+function SignInAgain({ done, cluster }) {
+  const dialog = useRef(null);
+  useEffect(() => dialog.current.showModal(), []);
+  return html`<dialog ref=${dialog} class="bare" aria-label="Sign in again" onClose=${() => dialog.current?.showModal()}>
+    <${SignIn} done=${done} cluster=${cluster} again /></dialog>`;
+}
+
+function SignIn({ done, cluster, again }) {
   const [error, setError] = useState(null);
   const [busy, setBusy] = useState(false);
   async function submit(event) {
@@ -101,17 +118,17 @@ function SignIn({ done, cluster }) {
       setBusy(false);
     }
   }
-  return html`<main class="sign-in" id="main">
-    <form class="card" onSubmit=${submit}>
+  const form = html`<form class="card" onSubmit=${submit}>
       <img src="assets/icon.svg" alt="" width="36" height="36" />
-      <h1>Sign in</h1><p class="muted">Cluster ${cluster}</p>
+      <h1>${again ? "Sign in again" : "Sign in"}</h1>
+      <p class="muted">${again ? "The session is over. What you typed is still there." : `Cluster ${cluster}`}</p>
       <label>User name<input name="username" autocomplete="username" required autofocus /></label>
       <label>Password<input name="password" type="password" autocomplete="current-password" required /></label>
       ${error && html`<p class="notice notice-error" role="alert">${error}</p>`}
       <button class="primary" disabled=${busy}>Sign in</button>
       <p class="muted small">Users are made where the master's URL is known: <code>mesh users add NAME</code></p>
-    </form>
-  </main>`;
+    </form>`;
+  return again ? html`<div class="sign-in">${form}</div>` : html`<main class="sign-in" id="main">${form}</main>`;
 }
 
 function Nav({ me, route, theme, nextTheme, leave }) {
@@ -130,6 +147,9 @@ function Nav({ me, route, theme, nextTheme, leave }) {
 
 function App() {
   const [me, setMe] = useState(null);
+  const [again, setAgain] = useState(false);
+  const latest = useRef(null);
+  const signed = (found) => { latest.current = found; setMe(found); setAgain(false); };
   const [help, setHelp] = useState(false);
   const [theme, nextTheme] = useTheme();
   const route = useRoute();
@@ -138,7 +158,10 @@ function App() {
     let timer = null;
     async function ask() {
       try {
-        setMe(await whoAmI());
+        const found = await whoAmI();
+        const expired = latest.current?.user && !found.user;
+        setAgain(Boolean(expired));
+        if (!expired) signed(found);
       } catch {
         timer = setTimeout(ask, 2000);
       }
@@ -150,10 +173,10 @@ function App() {
   }, []);
   useEffect(() => { window.scrollTo(0, 0); }, [route.parts.join("/")]);
   if (!me) return html`<${Banner} /><${Loading} />`;
-  if (!me.user) return html`<${Banner} /><${SignIn} cluster=${me.cluster} done=${setMe} />`;
+  if (!me.user) return html`<${Banner} /><${SignIn} cluster=${me.cluster} done=${signed} />`;
   const [first, second] = route.parts;
   const page = PAGES.find(([path]) => path === (first || ""));
-  const leave = async () => { await signOut(); setMe(await whoAmI()); };
+  const leave = async () => { latest.current = null; await signOut(); signed(await whoAmI()); };
   const view = first === "jobs" && second
     ? html`<${JobPage} key=${second} id=${second} me=${me} />`
     : page ? html`<${page[3]} route=${route} me=${me} />`
@@ -163,6 +186,7 @@ function App() {
       <${Nav} me=${me} route=${route} theme=${theme} nextTheme=${nextTheme} leave=${leave} />
       <div class="content"><${Banner} />${view}</div>
     </div>
+    ${again && html`<${SignInAgain} cluster=${me.cluster} done=${signed} />`}
     ${help && html`<${Help} close=${() => setHelp(false)} />`}`;
 }
 

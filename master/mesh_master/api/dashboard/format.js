@@ -38,5 +38,7 @@ export function time(moment) {
   return new Date().toDateString() === date.toDateString() ? clock.format(date) : day.format(date);
 }
 
+const hour = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
+export const minute = (seconds) => hour.format(new Date(seconds * 1000));
 export const exact = (moment) => (moment ? full.format(new Date(moment)) : "");
 export const shortId = (id) => (id ? id.slice(-12) : "");

@@ -4,8 +4,13 @@ import { useEffect, useState } from "./lib.js";
 
 export function parse(hash = location.hash) {
   const [path, query] = hash.replace(/^#\/?/, "").split("?");
-  const parts = path.split("/").filter(Boolean).map(decodeURIComponent);
+  const parts = path.split("/").filter(Boolean).map(decoded);
   return { parts, query: new URLSearchParams(query || "") };
+}
+
+// An address that somebody cut off is shown as it is.
+function decoded(part) {
+  try { return decodeURIComponent(part); } catch { return part; }
 }
 
 export function href(path, query) {

@@ -1,7 +1,7 @@
 // Parts that pages are made of.
 
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./lib.js";
-import { ago, count, exact } from "./format.js";
+import { ago, count, exact, minute } from "./format.js";
 import { href } from "./router.js";
 import uPlot from "./vendor/uPlot.mjs";
 
@@ -157,7 +157,7 @@ export function Chart({ data, lines, height = 180, format = (v) => String(v), la
       width: box.current.clientWidth, height, cursor: { y: false }, legend: { show: false },
       padding: [8, 24, 0, 0],
       scales: { y: { range: (u, min, max) => [0, Math.max(max, 1) * 1.08] } },
-      axes: [{ ...axis, space: 70 }, { ...axis, size: 46, values: (u, ticks) => ticks.map(format) }],
+      axes: [{ ...axis, space: 70, values: (u, ticks) => ticks.map(minute) }, { ...axis, size: 46, values: (u, ticks) => ticks.map(format) }],
       series: [{}, ...lines.map((line) => ({
         label: line.label, stroke: color(line.color), width: 1.75,
         fill: line.fill ? color(line.color).replace("rgb(", "rgba(").replace(")", ", 0.12)") : undefined,

@@ -80,8 +80,7 @@ function Graph({ job }) {
   </div>`;
 }
 
-function Edit({ job, close, done }) {
-  const [text, setText] = useState(JSON.stringify(job.payload, null, 2));
+function Edit({ job, text, setText, close, done }) {
   const { act, busy, view } = useAction();
   const dialog = useRef(null);
   useEffect(() => dialog.current.showModal(), []);
@@ -108,6 +107,7 @@ export function JobPage({ id }) {
   const { act, busy, view } = useAction();
   const [dialog, ask] = useConfirm();
   const [editing, setEditing] = useState(false);
+  const [draft, setDraft] = useState(null); // what was typed is there again after Close, or Escape
   const now = useNow();
   const seen = events.length ? events[events.length - 1] : null;
   const life = events.filter((e) => e.kind === "lifecycle").length;
@@ -125,9 +125,9 @@ export function JobPage({ id }) {
     <p class="job-line"><${State} value=${job.state} /> <span class="mono small">${job.id}</span>
       <span class="live live-${state}" role="status">${{ live: "live", ended: "ended", reconnecting: "reconnecting…", connecting: "connecting…", closed: "no live view" }[state]}</span></p>
     ${view}${dialog}
-    ${editing && html`<${Edit} job=${job} close=${() => setEditing(false)} done=${(made) => { setEditing(false); go(`jobs/${made}`); }} />`}
+    ${editing && html`<${Edit} job=${job} text=${draft ?? JSON.stringify(job.payload, null, 2)} setText=${setDraft} close=${() => setEditing(false)} done=${(made) => { setEditing(false); go(`jobs/${made}`); }} />`}
     ${job.why.map((reason) => html`<${Notice} level=${reason.trouble ? "warning" : "info"}>${reason.text}${reason.advice ? html`. <strong>${reason.advice}</strong>` : ""}<//>`)}
-    ${progress && !over && (progress.data.value === undefined
+    ${progress && (progress.data.value === undefined
       ? html`<${Progress} ...${progress.data} />`
       : html`<${Card} title="Progress"><${Json} value=${progress.data.value} /><//>`)}
     <div class="grid">
@@ -141,7 +141,7 @@ export function JobPage({ id }) {
         ["Attempt", job.attempt],
         ["Agent", job.agent && html`<a href=${href("agents")}>${job.agent}</a>`],
         ["Worker", job.worker],
-        ["Schedule", job.schedule && html`<a href=${href("schedules")}>${job.schedule}</a>${job.slot ? `, for ${time(job.slot)}` : ""}`],
+        ["Schedule", job.schedule && html`<a href=${href(`schedules/${encodeURIComponent(job.schedule)}`)}>${job.schedule}</a>${job.slot ? `, for ${time(job.slot)}` : ""}`],
         ["Key", job.key],
         ["Workflow", job.workflow && html`<a href=${href("jobs", { workflow: job.workflow })}>${job.workflow.slice(-12)}</a>`],
         ["Again of", job.retry_of && html`<${JobLink} id=${job.retry_of} />`],

@@ -22,7 +22,7 @@ const filterOf = (query) => {
 // "name:mail lane:default tag:tenant=42 since:1h", or a handler's name alone.
 function parseSearch(text) {
   const found = {};
-  for (const part of text.trim().split(/\s+/).filter(Boolean)) {
+  for (const part of (text.match(/(?:"[^"]*"|\S)+/g) || []).map((each) => each.replaceAll('"', ""))) {
     const at = part.indexOf(":");
     const word = at > 0 && WORDS.includes(part.slice(0, at)) ? part.slice(0, at) : "name";
     const value = word === "name" && at <= 0 ? part : part.slice(at + 1);
@@ -32,7 +32,7 @@ function parseSearch(text) {
   return found;
 }
 
-const searchOf = (filter) => WORDS.flatMap((word) => [filter[word] || []].flat().map((v) => `${word}:${v}`)).join(" ");
+const searchOf = (filter) => WORDS.flatMap((word) => [filter[word] || []].flat().map((v) => `${word}:${/\s/.test(v) ? `"${v}"` : v}`)).join(" ");
 
 export function Jobs({ route }) {
   const filter = filterOf(route.query);
@@ -42,7 +42,10 @@ export function Jobs({ route }) {
   const cursor = pages[pages.length - 1];
   const { data, error, reload } = useData("jobs", { ...filter, cursor, limit: 50 }, cursor ? 0 : 2000);
   const counts = useData("jobs/count", { ...filter, state: undefined }, 5000);
-  const [text, setText] = useState(searchOf(filter));
+  const words = searchOf(filter);
+  const [text, setText] = useState(words);
+  // A link leads to other words than those that are here.
+  useEffect(() => setText(words), [words]);
   const { act, busy, view } = useAction();
   const [dialog, ask] = useConfirm();
   const now = useNow();

@@ -19,9 +19,29 @@ function perMinute(series) {
   return [times, column((b) => b.succeeded), column((b) => b.failed)];
 }
 
+// By lane: how long jobs waited for their start in the last hour, and how long they ran, on average.
+function latencies(series) {
+  const sums = new Map();
+  for (const span of series?.buckets || []) {
+    const sum = sums.get(span.key) || { waited: 0, waits: 0, seconds: 0, runs: 0 };
+    sum.waited += span.waited;
+    sum.waits += span.waits;
+    sum.seconds += span.seconds;
+    sum.runs += span.histogram.reduce((a, b) => a + b, 0);
+    sums.set(span.key, sum);
+  }
+  const mean = (sum, n) => (n ? duration(sum / n) : "–");
+  return (lane) => {
+    const sum = sums.get(lane) || { waits: 0, runs: 0 };
+    return { waited: mean(sum.waited, sum.waits), ran: mean(sum.seconds, sum.runs) };
+  };
+}
+
 export function Overview() {
   const { data, error } = useData("overview", null, 2000);
   const series = useData("series", { since: "1h", step: 60 }, 5000);
+  const byLane = useData("series", { since: "1h", step: 3600, by: "lane" }, 10000);
+  const latency = useMemo(() => latencies(byLane.data), [byLane.data]);
   const running = useData("jobs", { state: "running", limit: 10 }, 2000);
   const failed = useData("jobs", { state: "failed", limit: 6 }, 4000);
   const now = useNow();
@@ -54,6 +74,8 @@ export function Overview() {
           ["Waiting", (lane) => count(lane.queued), "num"],
           ["Oldest waits", (lane) => (lane.oldest_at ? duration(between(lane.oldest_at, now)) : "–"), "num"],
           ["Running", (lane) => html`<${Meter} value=${lane.running} most=${lane.concurrency} label=${`running in ${lane.lane}`} />`],
+          ["Wait, last hour", (lane) => latency(lane.lane).waited, "num"],
+          ["Run, last hour", (lane) => latency(lane.lane).ran, "num"],
           ["Workers", (lane) => count(lane.workers), "num"],
         ]} />` : html`<${Empty} title="No lane yet">Lanes appear with the first handler: <code>mesh worker shop.jobs:app</code><//>`}
       <//>

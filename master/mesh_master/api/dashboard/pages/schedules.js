@@ -15,14 +15,20 @@ function Detail({ name }) {
   </div>`;
 }
 
+const ZONES = ["UTC", ...(Intl.supportedValuesOf?.("timeZone") || [])];
+
 function Explain() {
   const [text, setText] = useState("");
+  const [zone, setZone] = useState("");
   const [found, setFound] = useState(null);
   const { act, busy, view } = useAction();
   return html`<${Card} title="What would it mean?" wide>
-    <form class="search" onSubmit=${async (event) => { event.preventDefault(); setFound((await act(() => post("schedules/explain", { expression: text }))) || null); }}>
+    <form class="search" onSubmit=${async (event) => { event.preventDefault(); setFound((await act(() => post("schedules/explain", { expression: text, timezone: zone || null }))) || null); }}>
       <label class="sr-only" for="expression">Expression</label>
       <input id="expression" data-search value=${text} onInput=${(e) => setText(e.target.value)} placeholder="0 2 * * *, or every 30 minutes between 09:00 and 18:00 on [mon, fri]" />
+      <label class="sr-only" for="zone">Time zone</label>
+      <input id="zone" class="zone" list="zones" value=${zone} onInput=${(e) => setZone(e.target.value.trim())} placeholder="the cluster's zone" />
+      <datalist id="zones">${ZONES.map((each) => html`<option value=${each}></option>`)}</datalist>
       <button disabled=${busy || !text}>Explain</button>
     </form>${view}
     ${found && html`<p><strong>${found.explain}</strong></p><ol class="plain">${found.next.map((slot) => html`<li>${time(slot.at)} <span class="muted small">${slot.local.replace("T", " ")}</span></li>`)}</ol>`}
@@ -52,6 +58,6 @@ export function Schedules({ route }) {
         : html`<button class="primary" disabled=${busy} onClick=${() => set(s.name, "resume", `${s.name} goes on.`)}>Resume</button>`}
         <button disabled=${busy} onClick=${() => run(s.name)}>Run now</button></div>`],
     ]} />` : html`<${Empty} title="No schedule yet">In code: <code>app.schedule(nightly, "0 2 * * *")</code><//>`}
-    <${Explain} />
+    <div class="after"><${Explain} /></div>
   <//>`;
 }

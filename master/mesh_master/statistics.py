@@ -121,7 +121,7 @@ def groups(
         fingerprint = func.coalesce(fingerprint, fingerprint)
         where.append(jobs.state == State.FAILED)
     wanted = [fingerprint.label("fingerprint"), size, func.count(jobs.retried_as).label("retried")]
-    query: Any = select(*wanted)
+    query: Select[Any] = select(wanted[0]).add_columns(*wanted[1:])
     return (
         query.where(fingerprint.is_not(None), *where, *whose(database, jobs, None, None, app))
         .group_by("fingerprint")

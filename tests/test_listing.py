@@ -160,7 +160,8 @@ async def test_counts_are_read_where_they_are_kept(master: SqlMaster) -> None:
         (statistics.totals(database, tables, JobFilter(states=ENDS)), "totals"),
         (statistics.spans(database, tables, 1.8e9, until, 60, None, None, None), "series"),
         (statistics.spans(database, tables, 1.8e9, until, 60, "a", None, "name"), "series_pkey"),
-        (statistics.groups(database, tables, 1.8e9, 50), "mesh_jobs_fingerprint"),
+        (statistics.groups(database, tables, 0.0, 50), "mesh_jobs_fingerprint"),
+        (statistics.groups(database, tables, 2.0e9, 50), "mesh_jobs_finished"),
         (statistics.newest(tables, "0123456789abcdef", 1.8e9), "mesh_jobs_fingerprint"),
     ):
         assert query is not None

@@ -44,6 +44,8 @@ __all__ = ["Kind", "counts", "kinds", "page"]
 
 _MOST_APART = 24
 """Pages in one query."""
+_FEW = 2000
+"""Jobs that are looked at one by one, rather than all that have a tag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ def kinds(database: Database, tables: Tables, where: JobFilter) -> Select[Any] |
     what else it says is found by an index of its own."""
     if where.name is None and where.lane is None:
         return None
-    if where.meta or any((where.schedule, where.key, where.workflow, where.parent)):
+    if any((where.schedule, where.key, where.workflow, where.parent)):
         return None
     if where.error is not None or where.fingerprint is not None:
         return None
@@ -93,10 +95,19 @@ def page(
     states = _states(where)
     if known is not None:
         meant = sum(kind.jobs for kind in known)
+        if where.meta and meant > _FEW:
+            known = None  # a tag leads
+    if known is not None:
+        if where.meta:
+            return _all(
+                database, tables, where, _meant(database, tables, where, states, is_all=True)
+            )
         if where.moment is None and 0 < len(known) <= _MOST_APART:
             return _best(tables, where, [_meant(database, tables, where, [], k) for k in known])
         if meant * meant < where.limit * max((kind.others for kind in known), default=0):
-            return _all(database, tables, where, _meant(database, tables, where, states))
+            return _all(
+                database, tables, where, _meant(database, tables, where, states, is_all=True)
+            )
     is_along = known is not None
     if len(states) < 2 or where.meta:
         return _page(tables, where, _meant(database, tables, where, states, is_along=is_along))
@@ -125,7 +136,9 @@ def _page(tables: Tables, where: JobFilter, meant: _Meant, *, ids: bool = False)
     """The rows of a page's jobs, or what puts them in order."""
     jobs = tables.jobs
     query = select(*_place(where, jobs, meant.job_id)) if ids else select(jobs)
-    query = query.select_from(meant.source).where(*meant.conditions, *_behind(where, jobs, meant))
+    query = query.select_from(meant.source).where(
+        *meant.conditions, *_behind(where, jobs, meant.job_id)
+    )
     return query.order_by(*_order(where, jobs, meant.job_id)).limit(where.limit)
 
 
@@ -144,13 +157,14 @@ def _all(database: Database, tables: Tables, where: JobFilter, meant: _Meant) ->
     """The page from all jobs that are meant, whatever the order in which they are found."""
     jobs = tables.jobs
     some: Select[Any] = select(*_place(where, jobs, meant.job_id)).select_from(meant.source)
-    some = some.where(*meant.conditions, *_behind(where, jobs, meant))
-    return _first(tables, where, database.once(some, "meant").subquery("each"))
+    rows = database.once(some.where(*meant.conditions), "meant").subquery("each")
+    return _first(tables, where, rows)
 
 
 def _first(tables: Tables, where: JobFilter, rows: FromClause) -> Select[Any]:
     jobs = tables.jobs
-    ids = select(rows.c.id).order_by(*_order(where, rows, rows.c.id)).limit(where.limit)
+    ids = select(rows.c.id).where(*_behind(where, rows, rows.c.id))
+    ids = ids.order_by(*_order(where, rows, rows.c.id)).limit(where.limit)
     best = ids.subquery("best")
     query = select(jobs).join_from(best, jobs, jobs.c.id == best.c.id)
     return query.order_by(*_order(where, jobs, jobs.c.id))
@@ -169,15 +183,17 @@ def _order(
     return [*([] if where.moment is None else [rows.c[where.moment].desc()]), job_id.desc()]
 
 
-def _behind(where: JobFilter, rows: FromClause, meant: _Meant) -> list[ColumnElement[bool]]:
+def _behind(
+    where: JobFilter, rows: FromClause, job_id: ColumnElement[str]
+) -> list[ColumnElement[bool]]:
     """What is behind the page before."""
     if where.before is None:
         return []
     last, at = where.cursor
     if where.moment is None:
-        return [meant.job_id < last]
+        return [job_id < last]
     moment = rows.c[where.moment]
-    here = tuple_(moment, meant.job_id)
+    here = tuple_(moment, job_id)
     # Said again for databases that find no index by a pair.
     return [moment <= at, here < tuple_(literal(at, Moment), literal(last, JobId))]
 
@@ -190,9 +206,10 @@ def _meant(
     kind: Kind | None = None,
     *,
     is_along: bool = False,
+    is_all: bool = False,
 ) -> _Meant:
     """What the filter means; of one kind if given; ``is_along``: such that no index of names or
-    lanes is gone by."""
+    lanes is gone by; ``is_all``: such that one of those is, none of moments or tags."""
     jobs = tables.jobs.c
     source: FromClause = tables.jobs
     job_id: ColumnElement[str] = jobs.id
@@ -200,8 +217,11 @@ def _meant(
     for index, (name, value) in enumerate(sorted(where.meta.items())):
         tag = tables.tags.alias(f"tag_{index}")
         source = tag.join(source, tag.c.job_id == jobs.id)
-        conditions += [tag.c.name == name, tag.c.value == value]
-        job_id = tag.c.job_id
+        if is_all:
+            conditions += [tag.c.name.concat("") == name, tag.c.value.concat("") == value]
+        else:
+            conditions += [tag.c.name == name, tag.c.value == value]
+            job_id = tag.c.job_id
     if len(states) == 1:
         conditions.append(jobs.state == states[0])
     elif states:
@@ -223,7 +243,9 @@ def _meant(
     if where.retried is not None:
         again = jobs.retried_as
         conditions.append(again.is_not(None) if where.retried else again.is_(None))
-    moment = jobs.finished_at if where.by_end else jobs.enqueued_at
+    moment: ColumnElement[Any] = jobs.finished_at if where.by_end else jobs.enqueued_at
+    if is_all:
+        moment = func.coalesce(moment, moment)
     if where.by_end:
         conditions.append(moment.is_not(None))  # so the partial index says it too
     if where.since is not None:

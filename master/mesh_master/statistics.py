@@ -19,6 +19,7 @@ from sqlalchemy import (
     ColumnElement,
     Double,
     FromClause,
+    Row,
     Select,
     Table,
     and_,
@@ -28,6 +29,7 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    text,
     tuple_,
     union_all,
 )
@@ -36,6 +38,7 @@ from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from mesh.errors import ConfigError
 from mesh.filter import JobFilter
+from mesh.job import State
 from mesh.ports import Bucket, FailureGroup
 from mesh.sql import BulkUpsert, Database, begins_with
 from mesh.sql.bulk import Excluded
@@ -50,6 +53,9 @@ _BY_THE_MINUTE = 48 * 3600.0
 _SETTLED = 300.0
 """Seconds after which a minute's rows are brought together: most has been heard of it."""
 _EXAMPLES = 5
+_LOOKS_AT_ONCE = 25
+_RECENT = 48 * 3600.0
+"""Seconds: little of a history ended since."""
 
 
 def totals(database: Database, tables: Tables, where: JobFilter) -> Select[Any] | None:
@@ -107,36 +113,32 @@ def groups(
     database: Database, tables: Tables, since: float, limit: int, app: str = ""
 ) -> Select[Any]:
     """The largest groups of failures."""
-    jobs = tables.jobs.c
-    size = func.count().label("jobs")
-    last = func.max(jobs.finished_at).label("last_at")
-    wanted: list[ColumnElement[Any]] = [
-        jobs.fingerprint,
-        size,
-        func.count(jobs.retried_as).label("retried"),
-        func.min(jobs.finished_at).label("first_at"),
-        last,
-    ]
+    jobs, size = tables.jobs.c, func.count().label("jobs")
+    fingerprint: ColumnElement[Any] = jobs.fingerprint
+    where = [jobs.finished_at >= since] if since > 0 else []
+    if since > database.now() - _RECENT:
+        # Rather those that ended since then than all that ever failed.
+        fingerprint = func.coalesce(fingerprint, fingerprint)
+        where.append(jobs.state == State.FAILED)
+    wanted = [fingerprint.label("fingerprint"), size, func.count(jobs.retried_as).label("retried")]
     return (
         select(*wanted)
-        .where(
-            jobs.fingerprint.is_not(None),
-            jobs.finished_at >= since,
-            *whose(database, tables.jobs.c, None, None, app),
-        )
-        .group_by(jobs.fingerprint)
-        .order_by(size.desc(), last.desc(), jobs.fingerprint)
+        .where(fingerprint.is_not(None), *where, *whose(database, jobs, None, None, app))
+        .group_by("fingerprint")
+        .order_by(size.desc(), text("1"))
         .limit(limit)
     )
 
 
 def newest(tables: Tables, fingerprint: str, since: float) -> Select[Any]:
-    """The last jobs of a group."""
-    jobs = tables.jobs.c
+    """The last jobs of a group, and when the first of it ended."""
+    jobs, of_group = tables.jobs.c, tables.jobs.c.fingerprint == fingerprint
+    first = select(func.min(jobs.finished_at)).where(of_group, jobs.finished_at >= since)
     wanted: list[ColumnElement[Any]] = [jobs.id, jobs.name, jobs.error_type, jobs.error_message]
+    wanted += [jobs.fingerprint, jobs.finished_at, first.scalar_subquery().label("first_at")]
     return (
         select(*wanted)
-        .where(jobs.fingerprint == fingerprint, jobs.finished_at >= since)
+        .where(of_group, jobs.finished_at >= since)
         .order_by(jobs.finished_at.desc(), jobs.id.desc())
         .limit(_EXAMPLES)
     )
@@ -218,9 +220,10 @@ class Statistics:
     ) -> list[FailureGroup]:
         found: list[FailureGroup] = []
         largest = groups(self._database, self._tables, since, limit, app)
-        for group in (await connection.execute(largest)).all():
-            query = newest(self._tables, group.fingerprint, since)
-            jobs = (await connection.execute(query)).all()
+        rows = (await connection.execute(largest)).all()
+        examples = await self._examples(connection, [row.fingerprint for row in rows], since)
+        for group in rows:
+            jobs = examples.get(group.fingerprint)
             if jobs:  # else they were forgotten meanwhile
                 last = jobs[0]
                 found.append(
@@ -231,11 +234,27 @@ class Statistics:
                         last.error_message,
                         group.jobs,
                         group.retried,
-                        group.first_at,
-                        group.last_at,
+                        last.first_at,
+                        last.finished_at,
                         tuple(job.id for job in jobs),
                     )
                 )
+        return sorted(found, key=lambda group: (-group.count, -group.last_at))
+
+    async def _examples(
+        self, connection: AsyncConnection, fingerprints: Sequence[str], since: float
+    ) -> dict[str, list[Row[Any]]]:
+        """The newest jobs of each."""
+        found: dict[str, list[Row[Any]]] = {}
+        for begin in range(0, len(fingerprints), _LOOKS_AT_ONCE):
+            parts = [
+                select(newest(self._tables, fingerprint, since).subquery(f"group_{number}"))
+                for number, fingerprint in enumerate(fingerprints[begin : begin + _LOOKS_AT_ONCE])
+            ]
+            for row in await connection.execute(union_all(*parts)):
+                found.setdefault(row.fingerprint, []).append(row)
+        for jobs in found.values():
+            jobs.sort(key=lambda job: (job.finished_at, job.id), reverse=True)
         return found
 
     # rolling up ------------------------------------------------------------------------------

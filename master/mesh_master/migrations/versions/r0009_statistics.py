@@ -301,6 +301,7 @@ def _attempt_facts(sign: str, source: str, jobs: str) -> list[str]:
 class _Fact(NamedTuple):
     """Something that a row adds to the series, in SQLite's words."""
 
+    name: str
     at: str
     """When it happened."""
     where: str
@@ -322,8 +323,11 @@ def _sqlite_job_facts(row: str) -> list[_Fact]:
     whose = ("name", "lane")
     ended = {end: f"{row}.state = '{end}'" for end in ENDS}
     return [
-        _Fact(f"{row}.enqueued_at", "true", {"enqueued": "1"}, of=(*whose, "enqueued_at")),
         _Fact(
+            "enqueued", f"{row}.enqueued_at", "true", {"enqueued": "1"}, of=(*whose, "enqueued_at")
+        ),
+        _Fact(
+            "started",
             f"{row}.started_at",
             started,
             {"started": "1", "waited": "us", "waits": "1"},
@@ -335,9 +339,9 @@ def _sqlite_job_facts(row: str) -> list[_Fact]:
 
 
 def _sqlite_attempt_facts(row: str) -> list[_Fact]:
-    started = ("started_at",)
+    at = f"{row}.started_at"
     return [
-        _Fact(f"{row}.started_at", f"{row}.started_at IS NOT NULL", {"started": "1"}, of=started),
+        _Fact("started", at, f"{at} IS NOT NULL", {"started": "1"}, of=("started_at",)),
         _sqlite_end(
             row,
             {"retried": f"{row}.outcome = 'retrying'"},
@@ -353,6 +357,7 @@ def _sqlite_end(row: str, how: Mapping[str, str], of: tuple[str, ...]) -> _Fact:
         for name, (least, most) in zip(RAN, pairwise(edges), strict=True)
     }
     return _Fact(
+        "ended",
         f"{row}.finished_at",
         f"{row}.finished_at IS NOT NULL",
         {**how, "ran": "coalesce(us, 0)", **ran},
@@ -401,74 +406,78 @@ class _SQLite:
 
     def _fill(self, fact: _Fact, source: str, whose: str, job: str) -> str:
         old = f"{fact.at} < strftime('%Y-%m-%d %H:%M:%S', 'now', '-2 days')"
-        names, each = tuple(fact.values), ", ".join(f"{v} AS {n}" for n, v in fact.values.items())
-        rows = f"SELECT it.*, {fact.us} AS us FROM {source} AS it WHERE {fact.where}"
+        names, each = tuple(fact.values), ", ".join(f"sum({v})" for v in fact.values.values())
+        how = "outcome" if job else "state"
+        # By itself, so that the duration is found once for each.
+        rows = (
+            f"SELECT it.{how}, {fact.us} AS us, {whose}.name AS of_name, {whose}.lane AS of_lane, "
+            f"iif({old}, 3600, 60) AS span, "
+            f"iif({old}, {_sqlite_hour(fact.at)}, {_sqlite_minute(fact.at)}) AS at "
+            f"FROM {source} AS it {job} WHERE {fact.where}"
+        )
         return (
+            f"WITH it AS MATERIALIZED ({rows}) "
             f"INSERT INTO {self._known('series')} ({_columns(names)}) "
-            f"SELECT span, at, name, lane, 0, {', '.join(f'sum({name})' for name in names)} FROM ("
-            f"SELECT iif({old}, 3600, 60) AS span, "
-            f"iif({old}, {_sqlite_hour(fact.at)}, {_sqlite_minute(fact.at)}) AS at, "
-            f"{whose}.name AS name, {whose}.lane AS lane, {each} FROM ({rows}) AS it {job}"
-            f") WHERE true GROUP BY 1, 2, 3, 4 {_adding(names, self._known('series'))}"
+            f"SELECT it.span, it.at, it.of_name, it.of_lane, 0, {each} FROM it WHERE true "
+            f"GROUP BY 1, 2, 3, 4 {_adding(names, self._known('series'))}"
         )
 
     def triggers(self) -> Iterator[str]:
-        jobs = self._known("jobs")
-        of_job = f"JOIN {jobs} AS job ON job.id = {{}}.job_id"
-        totals = ("state", "name", "lane")
-        moved = _differ(totals)
-        new, old = self._count_total("new", "1"), self._count_total("old", "-1")
-        yield self._trigger(
-            "jobs",
-            "INSERT",
-            [new, *(self._count(fact, "1", "new") for fact in _sqlite_job_facts("new"))],
-        )
-        yield self._trigger("jobs", "DELETE", [old])
-        body = [
-            self._count_total("old", "-1", moved),
-            self._count_total("new", "1", moved),
-            *self._recount(_sqlite_job_facts, "old", "new", ""),
-        ]
-        columns = ("state", "name", "lane", "enqueued_at", "due_at", "started_at", "finished_at")
-        yield self._trigger("jobs", f"UPDATE OF {', '.join(columns)}", body)
-        body = [
-            self._count(fact, "1", "job", of_job.format("new"))
-            for fact in _sqlite_attempt_facts("new")
-        ]
-        yield self._trigger("attempts", "INSERT", body)
-        body = list(self._recount(_sqlite_attempt_facts, "job", "job", of_job))
-        yield self._trigger("attempts", "UPDATE", body)
+        job = f"JOIN {self._known('jobs')} AS job ON job.id = {{}}.job_id"
+        more, less = self._add_total("new"), self._take_total("old")
+        yield self._trigger("jobs", "insert", "INSERT", "", [more])
+        yield self._trigger("jobs", "delete", "DELETE", "", [less])
+        kind = ("state", "name", "lane")
+        update = f"UPDATE OF {', '.join(kind)}"
+        yield self._trigger("jobs", "update", update, _differ(kind), [less, more])
+        yield from self._each("jobs", _sqlite_job_facts, "old", "new", "")
+        yield from self._each("attempts", _sqlite_attempt_facts, "job", "job", job)
 
-    def _trigger(self, name: str, event: str, body: list[str]) -> str:
-        trigger = self._known(f"{name}_counted_{event.partition(' ')[0].lower()}")
+    def _each(
+        self, name: str, facts: Callable[[str], list[_Fact]], was: str, whose: str, job: str
+    ) -> Iterator[str]:
+        """Small ones, as a trigger costs what all of it would: one for each fact that comes, that
+        comes by a change, or that goes by one."""
+        for before, after in zip(facts("old"), facts("new"), strict=True):
+            what, columns = after.name, [c for c in after.of if "{" not in c]
+            changed, differ = f"UPDATE OF {', '.join(columns)}", _differ(after.of)
+            gone = self._count(before, "-1", was, job.format("old"))
+            come = self._count(after, "1", whose, job.format("new"))
+            yield self._trigger(name, f"{what}_insert", "INSERT", after.where, [come])
+            yield self._trigger(
+                name, f"{what}_come", changed, f"{after.where} AND {differ}", [come]
+            )
+            yield self._trigger(
+                name, f"{what}_gone", changed, f"{before.where} AND {differ}", [gone]
+            )
+
+    def _trigger(self, name: str, what: str, event: str, when: str, body: list[str]) -> str:
         statements = " ".join(f"{statement};" for statement in body)
         return (
-            f"CREATE TRIGGER {trigger} AFTER {event} ON {self._known(name)} BEGIN {statements} END"
+            f"CREATE TRIGGER {self._known(f'{name}_counted_{what}')} AFTER {event} "
+            f"ON {self._known(name)} {f'WHEN {when}' if when else ''} BEGIN {statements} END"
         )
 
-    def _count_total(self, row: str, sign: str, where: str = "true") -> str:
+    def _add_total(self, row: str) -> str:
         return (
             f"INSERT INTO {self._known('totals')} (state, name, lane, shard, jobs) "
-            f"SELECT {row}.state, {row}.name, {row}.lane, 0, {sign} WHERE {where} "
-            "ON CONFLICT (state, name, lane, shard) DO UPDATE SET jobs = jobs + excluded.jobs"
+            f"VALUES ({row}.state, {row}.name, {row}.lane, 0, 1) "
+            "ON CONFLICT (state, name, lane, shard) DO UPDATE SET jobs = jobs + 1"
         )
 
-    def _recount(
-        self, facts: Callable[[str], list[_Fact]], was: str, whose: str, job: str
-    ) -> Iterator[str]:
-        """Take away what the old row added and add what the new one does, where they differ."""
-        for before, after in zip(facts("old"), facts("new"), strict=True):
-            differ = _differ(before.of)
-            yield self._count(before, "-1", was, job.format("old"), differ)
-            yield self._count(after, "1", whose, job.format("new"), differ)
+    def _take_total(self, row: str) -> str:
+        return (
+            f"UPDATE {self._known('totals')} SET jobs = jobs - 1 WHERE state = {row}.state "
+            f"AND name = {row}.name AND lane = {row}.lane AND shard = 0"
+        )
 
-    def _count(self, fact: _Fact, sign: str, whose: str, job: str = "", where: str = "true") -> str:
+    def _count(self, fact: _Fact, sign: str, whose: str, job: str) -> str:
         names = tuple(fact.values)
         values = ", ".join(f"{sign} * ({value})" for value in fact.values.values())
         return (
             f"INSERT INTO {self._known('series')} ({_columns(names)}) "
             f"SELECT 60, {_sqlite_minute(fact.at)}, {whose}.name, {whose}.lane, 1, {values} "
-            f"FROM (SELECT {fact.us} AS us) {job} WHERE {fact.where} AND {where} "
+            f"FROM (SELECT {fact.us} AS us) {job} WHERE true "
             f"{_adding(names, self._known('series'))}"
         )
 

@@ -120,9 +120,9 @@ def groups(
         # Rather those that ended since then than all that ever failed.
         fingerprint = func.coalesce(fingerprint, fingerprint)
         where.append(jobs.state == State.FAILED)
-    wanted = [fingerprint.label("fingerprint"), size, func.count(jobs.retried_as).label("retried")]
+    query: Select[Any] = select(fingerprint.label("fingerprint"))
     return (
-        select(*wanted)
+        query.add_columns(size, func.count(jobs.retried_as).label("retried"))
         .where(fingerprint.is_not(None), *where, *whose(database, jobs, None, None, app))
         .group_by("fingerprint")
         .order_by(size.desc(), text("1"))

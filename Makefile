@@ -10,7 +10,7 @@ TESTS ?= tests
 BENCH = .bench/driver
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs bench bench-smoke clean
+.PHONY: help demo test screenshots check format docs bench bench-smoke clean
 
 help:
 	@sed -n '2s/^# *//p' Makefile
@@ -21,7 +21,7 @@ $(VENV)/bin/python:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[server]'
+	$(BIN)/python -m pip install --quiet --editable '.[server,api]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
@@ -33,6 +33,10 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	$(BIN)/pytest -n 2 --dist loadfile $(TESTS)
+
+# The pictures of the dashboard in docs/, by the tests that look at it.
+screenshots: $(VENV)/.dev
+	MESH_SCREENSHOTS=1 $(BIN)/pytest -q tests/browser -k legible
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

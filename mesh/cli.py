@@ -129,8 +129,12 @@ def demo(
     files: Annotated[
         int | None, typer.Option("--files", help="At most so many files. Default: all.")
     ] = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="End when the jobs have; else the dashboard stays open.")
+    ] = False,
 ) -> None:
-    """Run real jobs on real input: Python's own standard library, file by file."""
+    """Run real jobs on real input: Python's own standard library, file by file; with the dashboard
+    to look at."""
     from mesh.demo import demo as run_demo
 
-    run_demo(agent, files)
+    run_demo(agent, files, once)

@@ -3,7 +3,8 @@
 One job per source file (lane ``parse``, CPU-bound, in threads), some of which fail at first and
 recover; one report per package (lane ``report``) as soon as its files are done. Everything runs
 in this process: coordinator, worker and producer, on one SQLite file, or with a nats-server as
-the agent. The history stays in a temporary folder for ``mesh jobs``.
+the agent. The history stays in a temporary folder for ``mesh jobs``. The dashboard is open
+meanwhile, and, where there is a terminal, afterwards, with a shop for it to show (``demo_shop``).
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import asyncio
 import io
 import logging
 import os
+import signal
 import sysconfig
 import tempfile
 import time
 import tokenize
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,13 +33,14 @@ from rich.table import Table
 from mesh.app import Mesh
 from mesh.console import run
 from mesh.context import Context
+from mesh.demo_shop import LANES, open_shop
 from mesh.errors import ConfigError, JobNotSucceeded
 from mesh.handler import Handler
 from mesh.job import State
 from mesh.job_handle import JobHandle
 from mesh.retry import Retry
 from mesh.roles import RoleOptions, make_role
-from mesh.service import Group
+from mesh.service import Group, Service
 
 __all__ = ["FileReport", "PackageReport", "demo"]
 
@@ -174,8 +177,9 @@ def _display(console: Console, totals: dict[str, int]) -> Iterator[Display]:
         yield bars
 
 
-def demo(agent: str = "local", files: int | None = None) -> None:
-    """Run the demo; raises ``SystemExit(1)`` if a job did not succeed."""
+def demo(agent: str = "local", files: int | None = None, once: bool = False) -> None:
+    """Run the demo; raises ``SystemExit(1)`` if a job did not succeed. With a terminal the
+    dashboard then stays open, and a shop runs for it to show, until Ctrl-C; not so ``once``."""
     console = Console()
     # The failures are deliberate: counted in the summary, not shouted through the display.
     logging.getLogger("mesh").setLevel(logging.ERROR)
@@ -193,7 +197,9 @@ def demo(agent: str = "local", files: int | None = None) -> None:
         else:
             raise ConfigError(f"mesh demo --agent {agent}: must be 'local' or 'nats'")
         try:
-            failed = run(_demo(app, console, find_packages(files)))
+            failed = run(
+                _demo(app, console, find_packages(files), console.is_terminal and not once)
+            )
         except KeyboardInterrupt:
             console.print("interrupted", style="yellow")
             raise SystemExit(130) from None
@@ -204,16 +210,20 @@ def demo(agent: str = "local", files: int | None = None) -> None:
         raise SystemExit(1)
 
 
-async def _demo(app: Mesh, console: Console, packages: dict[str, list[str]]) -> int:
+async def _demo(app: Mesh, console: Console, packages: dict[str, list[str]], stays: bool) -> int:
     """Returns how many jobs did not succeed."""
     parse = app.job(lane="parse", retry=Retry(3, delay=0.5))(parse_file)
     report = app.job(lane="report")(report_package)
-    lanes = {"parse": os.cpu_count() or 2, "report": 4}
+    keep_busy = open_shop(app)
+    lanes = {"parse": os.cpu_count() or 2, "report": 4, **LANES}
     roles = [make_role(name, app, RoleOptions(lanes=lanes)) for name in ("coordinator", "worker")]
+    dashboard = _dashboard(app)
     totals = {"parse": sum(map(len, packages.values())), "report": len(packages)}
     begun = time.perf_counter()
-    services = Group("demo", roles)
+    services = Group("demo", [*roles, *dashboard])
     async with app, services:
+        for server in dashboard:
+            console.print(f"The dashboard is open at [bold]{server.url}[/]")  # type: ignore[attr-defined]
         with _display(console, totals) as display:
             async with asyncio.TaskGroup() as tasks:
                 # Should the services end before the work does, so does the demo, with their error.
@@ -228,8 +238,38 @@ async def _demo(app: Mesh, console: Console, packages: dict[str, list[str]]) -> 
         states = await (await app.master()).count_jobs()
         handles = [handle for package in done for handle in package.handles]
         retried = await _count_retries(app, handles)
-    _print_summary(console, done, states, retried, elapsed)
+        _print_summary(console, done, states, retried, elapsed)
+        if stays and dashboard:
+            await _stay(console, services, keep_busy)
     return sum(package.failed for package in done)
+
+
+def _dashboard(app: Mesh) -> list[Service]:
+    """The HTTP API, if it is installed."""
+    try:
+        return [make_role("api", app, RoleOptions(http="127.0.0.1:0"))]
+    except ConfigError:
+        return []
+
+
+async def _stay(
+    console: Console, services: Service, keep_busy: Callable[[], Coroutine[Any, Any, None]]
+) -> None:
+    console.print(
+        "\nThe dashboard stays open, and a shop sends mails, exports orders and answers questions "
+        "for it to show. Ctrl-C ends it."
+    )
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, ended.set)
+    busy, end = asyncio.create_task(keep_busy()), asyncio.create_task(ended.wait())
+    watch = asyncio.create_task(services.wait())
+    await asyncio.wait([busy, end, watch], return_when=asyncio.FIRST_COMPLETED)
+    for task in (busy, end, watch):
+        task.cancel()
+    await asyncio.gather(busy, end, watch, return_exceptions=True)
+    console.print("ending …")
 
 
 @dataclass

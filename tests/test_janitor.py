@@ -87,9 +87,7 @@ def janitor_of(master: SqlMaster, clock: RestlessClock, **changes: Any) -> Janit
     return Janitor(master, clock=clock, interval=INTERVAL, **options)
 
 
-async def ended(
-    master: SqlMaster, count: int, age: float, said: int = 0, **of: Any
-) -> list[Story]:
+async def ended(master: SqlMaster, count: int, age: float, said: int = 0, **of: Any) -> list[Story]:
     stories = [Story(master.database.now() - age - 2, **of) for _ in range(count)]
     await record(master, *[s.accepted() for s in stories])
     if said:

@@ -39,7 +39,7 @@ def ledgers(draw: st.DrawFn) -> list[Record]:
         if kind == "accepted":
             records.append(story.accepted(at))
         elif kind == "event":
-            records.append(story.event(draw(st.integers(0, 5))))
+            records.append(story.event(draw(st.integers(0, 5)), attempt=attempt))
         elif kind == "finished":
             state = draw(st.sampled_from([State.SUCCEEDED, State.FAILED, State.CANCELLED]))
             records.append(story.finished(**run, state=state))

@@ -15,7 +15,7 @@ from mesh.ports import AgentSettings, Lease, LedgerBatch, MasterSettings
 from mesh.testing import MemoryAgent
 from mesh.testing.conformance.agent import finish, make_job, pull_all, push
 from mesh.testing.servers import PostgresServer
-from mesh.wire import Envelope, Record
+from mesh.wire import Accepted, Envelope, Record
 from mesh_master.coordinator import Coordinator
 from mesh_master.recorder import Recorder
 from mesh_master.store import SqlMaster
@@ -252,3 +252,31 @@ async def _leases(master: SqlMaster) -> list[Lease]:
     async with master.database.read() as connection:
         rows = await connection.execute(master.tables.leases.select())
         return [Lease(row.name, row.holder, row.token, TTL) for row in rows]
+
+
+async def test_what_was_not_told_stays_in_the_ledger(
+    master: WatchedMaster, agent: MemoryAgent
+) -> None:
+    """Sinks get each record at least once, whoever dies in between."""
+    jobs = [make_job() for _ in range(5)]
+    asked, told = asyncio.Event(), list[str]()
+
+    async def hold(records: Sequence[Record], over: asyncio.Event) -> bool:
+        asked.set()
+        await over.wait()
+        return False
+
+    async def note(records: Sequence[Record], over: asyncio.Event) -> bool:
+        told.extend(record.job.id for record in records if isinstance(record, Accepted))
+        asked.set()
+        return True
+
+    await push(agent, *jobs)
+    async with Recorder(master, agent, holder="one", ttl=TTL, wait=0.2, tell=hold):
+        await asyncio.wait_for(asked.wait(), PATIENCE)
+    await master.has(jobs, State.QUEUED)
+    asked.clear()
+    async with Recorder(master, agent, holder="two", ttl=TTL, wait=0.2, tell=note):
+        await asyncio.wait_for(asked.wait(), PATIENCE)
+    assert sorted(told) == sorted(job.id for job in jobs)
+    assert await (await agent.ledger()).lag() == 0

@@ -40,7 +40,7 @@ from mesh_master.outboxes import OutboxDuty
 from mesh_master.recorder import Recorder
 from mesh_master.roster import Roster
 from mesh_master.scheduler import Scheduler
-from mesh_master.telling import Telling
+from mesh_master.telling import HeldEnds, Telling
 
 __all__ = ["Coordinator", "coordinator_role"]
 
@@ -114,7 +114,10 @@ class Coordinator(Group):
         )
         self._duties = Roster("duties", self._wanted)
         # Sinks first: they are there for as long as there are recorders.
-        members: list[Service] = [] if telling is None else [telling]
+        members: list[Service] = []
+        if telling is not None:
+            held = HeldEnds(telling, master, holder=self._holder, clock=self._clock)
+            members = [telling, held]
         members += [self._duties, self.janitor, self._control]
         if cluster is not None:
             members.append(_Steered(self, cluster, self._follower))

@@ -147,15 +147,13 @@ def of_jobs(
 ) -> list[Record]:
     """The records that are of these jobs' states, and those that are of no job's; of events
     those of a kind that ``stores`` allows."""
-    return [
-        r
-        for r in records
-        if (
-            stores(r.kind)
-            if isinstance(r, Event)
-            else isinstance(r, Aside) or _job_id(r) in job_ids
-        )
-    ]
+
+    def is_meant(record: Record) -> bool:
+        if not isinstance(record, Aside):
+            return _job_id(record) in job_ids
+        return not isinstance(record, Event) or stores(record.kind)
+
+    return [record for record in records if is_meant(record)]
 
 
 def parts(records: Sequence[Record], count: int) -> list[Sequence[Record]]:

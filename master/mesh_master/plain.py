@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mesh.job import TERMINAL_VERSION, State, is_job_id, state_version
-from mesh.wire import Accepted, Envelope, ErrorInfo, Finished, Record, Retrying, Started
+from mesh.wire import Accepted, Envelope, ErrorInfo, Event, Finished, Record, Retrying, Started
 from mesh_master.merge import (
     JOB_COLUMNS,
     as_json,
@@ -57,6 +57,8 @@ class Plain:
     """Accepted jobs that have meta, odd ones too."""
     others: bool = False
     """There are records that are not of a job's state: events, heartbeats."""
+    events: bool = False
+    """There are events."""
 
 
 def sort_out(agent: str, records: Sequence[Record]) -> Plain:
@@ -86,6 +88,7 @@ def sort_out(agent: str, records: Sequence[Record]) -> Plain:
             odd.add(record.id)
         else:
             plain.others = True
+            plain.events = plain.events or isinstance(record, Event)
     for job_id, start in begun.items():
         end = ended.get(job_id)
         if end is not None and end.worker != start.worker:

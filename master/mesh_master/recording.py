@@ -163,7 +163,7 @@ class Recording:
                 await self.tags.write(connection, plain.tagged)
             if odd or plain.others:
                 rest = merge.of_jobs(records, odd, self._stores)
-                trusted = (plain.new.keys() | plain.moved.keys()) - odd if plain.others else ()
+                trusted = (plain.new.keys() | plain.moved.keys()) - odd if plain.events else ()
                 await self._write_odd(connection, agent, rest, trusted)
             if note_seen:
                 seen = {"name": agent, "url": "", "seen_at": self._database.now()}

@@ -77,6 +77,7 @@ from mesh.sql import (
 from mesh.wire import Envelope, Heartbeat, Record, decode_frame, encode_frame
 from mesh_master import listing, merge, queries, schema, statistics, unblocking, waits
 from mesh_master.again import Again
+from mesh_master.announcer import Announcer
 from mesh_master.credentials import SqlCredentials
 from mesh_master.forget import Forgetting
 from mesh_master.gates import Gates
@@ -140,6 +141,7 @@ class SqlMaster:
         self._signals = make_signals(
             self.database, f"{self.database.place} {self.tables.jobs.fullname}"
         )
+        self._announcer = Announcer(self._signals)
         self._steering = Steering(self.database, self.tables, self._signals, settings.clock)
         self._is_open = False
 
@@ -170,6 +172,7 @@ class SqlMaster:
 
     async def close(self) -> None:
         self._is_open = False
+        self._announcer.close()
         await self._signals.close()
         await self.database.close()
 
@@ -450,8 +453,7 @@ class SqlMaster:
 
     async def record(self, agent: str, records: Sequence[Record], lease: Lease) -> None:
         await self.recording.record(agent, records, lease)
-        if changed := merge.changed(records):
-            self._signals.signal(changed)
+        self._announcer.announce(merge.changed(records))
 
     async def known(self, job_ids: Sequence[str]) -> dict[str, Known]:
         jobs = self.tables.jobs.c

@@ -2,8 +2,12 @@
 
 A recorder hands over what it has written, before it takes it off the ledger: so each event is
 given to each sink at least once, and comes again only if the process dies in between. The end of
-a job is told only if it is the one that counts. What no ledger tells, such as the end of a job
-that never came to an agent, sinks are not told.
+a job is told only if it is the one that counts.
+
+No ledger tells of jobs that end on the master: those that were cancelled, expired or skipped
+while it held them. ``HeldEnds`` looks for them: one process does, by the lease ``sinks``, at what
+ended within the last minute. So they are told again when the lease changes hands, and not told
+if for longer than that there is nobody to look.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from mesh import feed
 from mesh.clock import Clock
 from mesh.errors import MasterError, MeshError
 from mesh.events import (
@@ -26,15 +31,22 @@ from mesh.events import (
     start_seq,
 )
 from mesh.feed import JobEvent
-from mesh.ports import EventInfo, JobInfo, Master
-from mesh.service import Backoff, Service
+from mesh.filter import JobFilter
+from mesh.job import TERMINAL, State
+from mesh.ports import EVERY_JOB, EventInfo, JobInfo, Master
+from mesh.service import Backoff, Problems, Service, pass_on
 from mesh.sinks import Sink
 from mesh.wire import Accepted, ErrorInfo, Event, Finished, Record, Retrying, Started
+from mesh_master.leader import Term, lead
 
-__all__ = ["Telling", "told_by"]
+__all__ = ["HeldEnds", "Telling", "told_by"]
 
 log = logging.getLogger("mesh")
 
+_HELD = tuple(sorted(TERMINAL - {State.SUCCEEDED}))
+_LATE = 60.0
+"""Seconds within which an end is looked for: clocks differ, and leases change hands."""
+_REST = 0.5
 _REMEMBERED = 10_000
 """Attempts of which the start was told: that of a short one is in no record of its own."""
 
@@ -71,7 +83,13 @@ class Telling(Service):
         jobs = await backoff.retry(self.name, lambda: self._master.get_jobs(ids), MasterError)
         if jobs is None:
             return False
-        told = [JobEvent(jobs[e.job_id], e) for e in events if _counts(e, jobs)]
+        return await self.give(
+            [JobEvent(jobs[e.job_id], e) for e in events if _counts(e, jobs)], over
+        )
+
+    async def give(self, told: Sequence[JobEvent], over: asyncio.Event) -> bool:
+        """The same, of events that are at hand."""
+        backoff = Backoff(over, clock=self._clock)
         for sink in self._sinks:
             wanted = [one for one in told if sink.wanted(one)]
             if wanted and not await self._give(sink, wanted, backoff):
@@ -102,6 +120,69 @@ class Telling(Service):
         if len(self._started) > _REMEMBERED:
             self._started.popitem(last=False)
         return is_new
+
+
+class HeldEnds(Service):
+    """Finds the ends of jobs that were on no agent."""
+
+    def __init__(self, telling: Telling, master: Master, *, holder: str, clock: Clock) -> None:
+        super().__init__("ends of held jobs")
+        self._telling = telling
+        self._master = master
+        self._holder = holder
+        self._clock = clock
+        self._told: OrderedDict[str, None] = OrderedDict()
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        ready()
+        await lead(
+            self._master,
+            "sinks",
+            self._holder,
+            self._duty,
+            stopping=self.stopping,
+            clock=self._clock,
+        )
+
+    async def _duty(self, term: Term) -> None:
+        problems = Problems(self.name)
+        changed, looks = asyncio.Event(), 0
+        watching = asyncio.create_task(pass_on(term.over, changed))
+        try:
+            with self._master.signals.waiting(EVERY_JOB, changed):
+                while not term.over.is_set():
+                    changed.clear()
+                    try:
+                        looks = 0 if await self._look(term.over) else looks + 1
+                    except MasterError as error:
+                        problems.say(error)
+                    else:
+                        problems.over()
+                    await self._clock.wait(term.over, _REST)
+                    if not term.over.is_set():
+                        await self._clock.wait(changed, self._master.signals.pause(looks))
+        finally:
+            watching.cancel()
+
+    async def _look(self, over: asyncio.Event) -> bool:
+        """Tell what is new; whether there was any."""
+        since = self._clock.time() - _LATE
+        where: JobFilter | None = JobFilter(states=_HELD, order="finished", since=since, limit=500)
+        found: list[JobInfo] = []
+        while where is not None:
+            jobs = await self._master.list_jobs(where)
+            new = [job for job in jobs if job.agent is None and job.id not in self._told]
+            found += new
+            # The newest come first: behind a page of nothing new there is nothing new.
+            where = where.next_page(jobs[-1]) if new and len(jobs) == where.limit else None
+        for job in reversed(found):
+            events = await feed.page(self._master, job.id)
+            if not await self._telling.give([JobEvent(job, event) for event in events], over):
+                return True
+            self._told[job.id] = None
+            if len(self._told) > _REMEMBERED:
+                self._told.popitem(last=False)
+        return bool(found)
 
 
 def _counts(event: EventInfo, jobs: Mapping[str, JobInfo]) -> bool:

@@ -18,7 +18,8 @@
 They are served by the process that records the ledger (``mesh master``, ``mesh up``): an event is
 handed to each sink when it is in the master, and before its record is taken off the ledger. So if
 that process dies events come again, with the same ``id`` (``JobEvent.id``); none is passed over
-that a sink has not been given. What a sink promises from there on, it says.
+that a sink has not been given. What a sink promises from there on, it says. (The ends of jobs
+that were on no agent are in no ledger; ``mesh_master.telling`` says how they are found.)
 """
 
 from mesh.sinks.base import Sink as Sink

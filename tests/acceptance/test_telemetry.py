@@ -167,11 +167,15 @@ async def test_each_process_of_a_worker_tells_of_itself(
     monkeypatch.setenv("MESH_HEALTH_FILE", "health")
     monkeypatch.chdir(tmp_path)
     ports = [str(free_port())]
-    start("worker", "cluster:app", "--processes", "2", "--monitor", *ports)
+    supervisor = start("worker", "cluster:app", "--processes", "2", "--monitor", *ports)
     ports.append(str(int(ports[0]) + 1))
-    await _until(lambda: all(_is_ready(["--monitor", port]) for port in ports))
-    await _until(lambda: _is_well("--processes", "2"))
-    assert not _is_well("--processes", "3")
+    try:
+        await _until(lambda: all(_is_ready(["--monitor", port]) for port in ports))
+        await _until(lambda: _is_well("--processes", "2"))
+        assert not _is_well("--processes", "3")
+    finally:
+        supervisor.terminate()  # killed, it would leave its processes behind
+    assert await asyncio.to_thread(supervisor.wait, 60) == 0
 
 
 def _is_ready(monitor: Sequence[str]) -> bool:

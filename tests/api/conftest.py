@@ -52,13 +52,13 @@ class Served:
 
     async def ended(self, job_id: str) -> Any:
         """The job, once it has ended."""
-        handle = await self._known(job_id)
+        handle = await self.known(job_id)
         async with asyncio.timeout(PATIENCE):
             async for _ in handle.events():
                 pass
         return await self.get(f"jobs/{job_id}")
 
-    async def _known(self, job_id: str) -> Any:
+    async def known(self, job_id: str) -> Any:
         async with asyncio.timeout(PATIENCE):
             while True:
                 found = (await (await self.app.master()).get_jobs([job_id])).get(job_id)

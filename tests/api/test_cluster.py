@@ -85,3 +85,34 @@ async def test_settings(served: Served) -> None:
     assert "did you mean 'timeout'" in problem["detail"]
     again = await served.ask("PATCH", "settings", json={"timeout": None, "mode": "active"})
     assert again["settings"]["timeout"]["is_default"] is True
+
+
+async def test_what_happened_and_what_failed_alike(served: Served) -> None:
+    for why in ("user 1 has no address", "user 22 has no address"):
+        await served.ended(await served.enqueue("fail", why=why))
+    await served.ended(await served.enqueue("add", x=1))
+    (group,) = (await served.get("failures"))["failures"]
+    assert (group["name"], group["error_type"], group["count"]) == ("fail", "ValueError", 2)
+    alike = await served.get("jobs", fingerprint=group["fingerprint"])
+    assert {job["id"] for job in alike["jobs"]} == set(group["job_ids"])
+    where = {"where": {"fingerprint": group["fingerprint"], "state": ["failed"]}, "dry_run": True}
+    assert (await served.post("jobs/retry", where))["matched"] == 2
+    found = await served.get("series", since="5m", by="name")
+    by_name = dict.fromkeys(("add", "fail"), 0)
+    for span in found["buckets"]:
+        by_name[span["key"]] += span["succeeded"] + 10 * span["failed"]
+    assert by_name == {"add": 1, "fail": 20}
+    whole = (await served.get("series", since="5m"))["buckets"]
+    assert sum(span["failed"] for span in whole) == 2
+    assert len(whole[0]["histogram"]) == len(found["bounds"]) + 1
+    for wrong in ({"since": "1h", "until": "2h"}, {"since": "soon"}, {"since": "9000d"}):
+        assert (await served.get("series", 422, **wrong))["status"] == 422
+
+
+async def test_why_a_job_does_not_run(served: Served) -> None:
+    await served.post("lanes/slow/pause")
+    job_id = await served.enqueue("count", to=1)
+    await served.known(job_id)
+    (reason,) = (await served.get(f"jobs/{job_id}"))["why"]
+    assert "paused" in reason["text"]
+    assert "resume" in reason["advice"]

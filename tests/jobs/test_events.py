@@ -16,6 +16,7 @@ from mesh import Context, JobHandle, Retry
 from mesh.codecs import Fernet
 from mesh.events import Lifecycle, attempt_of
 from mesh.ports import EventInfo
+from mesh_workers.keeper import LeaseKeeper
 
 from .cluster_rig import PATIENCE, Rig
 
@@ -100,6 +101,57 @@ async def test_text_is_whole_however_it_is_cut(rig: Rig) -> None:
     assert "".join(json.loads(event.data) for event in chunks) == "".join(words) + "long " * 1000
     assert len(chunks) < len(words)
     assert max(len(event.data) for event in chunks) <= 1000
+
+
+@pytest.mark.parametrize("first_end", ["zombie", "successor"])
+async def test_a_zombie_is_heard_until_another_has_begun(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, first_end: str
+) -> None:
+    """A worker that lost its lease goes on with the job: readers see one order, and one end."""
+    monkeypatch.setattr(LeaseKeeper, "hold", lambda *_: None)  # nothing is extended
+    app = rig.app(lease=1.0)
+    second_runs, go_on = asyncio.Event(), {1: asyncio.Event(), 2: asyncio.Event()}
+    over = {1: asyncio.Event(), 2: asyncio.Event()}
+
+    @app.job
+    async def work(ctx: Context[Any]) -> int:
+        await ctx.chunk([ctx.attempt, "begins"])
+        if ctx.attempt == 2:
+            second_runs.set()
+        await go_on[ctx.attempt].wait()
+        await ctx.chunk([ctx.attempt, "ends"])
+        over[ctx.attempt].set()
+        return ctx.attempt
+
+    seen: list[EventInfo] = []
+
+    async def read(job: JobHandle[Any]) -> None:
+        seen.extend([event async for event in job.events()])
+
+    order = [1, 2] if first_end == "zombie" else [2, 1]
+    async with rig.running(app):
+        job = await work.enqueue()
+        reading = asyncio.create_task(read(job))
+        async with asyncio.timeout(PATIENCE):
+            await second_runs.wait()
+            while (await job.info()).attempt != 2:  # noqa: ASYNC110 - its start is under way
+                await asyncio.sleep(0.01)
+            go_on[order[0]].set()
+            assert await job.result() == order[0]
+            go_on[order[1]].set()
+            await over[order[1]].wait()
+            await reading
+    async with rig.running(app, worker=False):
+        # What the last to end has said has come to the master by now, or never will.
+        whole = await all_events(job)
+    assert seen == whole
+    chunks = [[1, "begins"], [2, "begins"]] + ([[2, "ends"]] if order[0] == 2 else [])
+    assert said(seen, "chunk") == chunks
+    assert life(seen) == [
+        *(("enqueued", 1), ("started", 1), ("lost", 1), ("started", 2)),
+        ("succeeded", order[0]),
+    ]
+    assert said(seen, "result") == [order[0]]
 
 
 async def test_a_thread_that_goes_on_is_heard_no_more(rig: Rig) -> None:

@@ -130,6 +130,29 @@ async def test_functions_are_called(rig: Rig) -> None:
     assert Lifecycle.decode(of_bad.event.data).attempt == 2
 
 
+async def test_what_ends_on_the_master_is_told_too(rig: Rig) -> None:
+    app = rig.app()
+    work = define(app)
+    told: list[JobEvent] = []
+    ended = asyncio.Event()
+
+    @app.on_event("cancelled")
+    async def note(event: JobEvent) -> None:
+        told.append(event)
+        ended.set()
+
+    async with rig.running(app):
+        job = await work.options(delay=3600).enqueue("well")
+        assert await job.cancel("no more") is State.CANCELLED
+        async with asyncio.timeout(PATIENCE):
+            await ended.wait()
+        last = (await feed_ids(app, job.id))[-1]
+    assert {event.id for event in told} == {last}
+    error = Lifecycle.decode(told[0].event.data).error
+    assert error is not None
+    assert error.message == "no more"
+
+
 class Stubborn(Sink):
     """Does not take an event before it was given three times."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -18,7 +19,7 @@ from mesh.testing.conformance.agent import make_job
 from mesh.wire import Event, Finished, Retrying, Started
 
 APP = """
-import asyncio, os, threading, time
+import asyncio, logging, os, threading, time
 from contextlib import suppress
 from mesh import Context, Mesh, Retry
 
@@ -58,6 +59,15 @@ def wait_in_a_process(ctx: Context, path: str) -> int:
     while not os.path.exists(path):
         time.sleep(0.01)
     return os.getpid()
+
+@app.job(process=True)
+def log_in_a_process(ctx: Context) -> None:
+    logging.getLogger("some.library").warning("said in %s", "a process")
+    ctx.log.error("kept", part=1)
+
+@app.job
+def log_in_a_thread() -> None:
+    logging.getLogger("some.library").warning("said in %s", "a thread")
 
 @app.job(retry=Retry(2))
 async def die(ctx: Context) -> None:
@@ -197,6 +207,23 @@ async def test_a_handler_that_never_ends_does_not_hold_up_the_exit(
         assert isinstance(stopped, Retrying)
         assert stopped.error.type == "WorkerStopped"
     assert not command.rig.told(job_id, Finished)
+
+
+async def test_logs_may_be_json_and_say_whose_they_are(command: Command) -> None:
+    jobs = [await command.enqueue(f"log_in_a_{place}") for place in ("process", "thread")]
+    process = await command.start("--log-json")
+    await command.rig.ended(*jobs)
+    process.terminate()
+    assert await command.end(process) == 0
+    lines = [json.loads(line) for line in command.log.splitlines()]
+    of_jobs = {line["message"]: line for line in lines if line["logger"] == "some.library"}
+    for job_id, place in zip(jobs, ("process", "thread"), strict=True):
+        line = of_jobs[f"said in a {place}"]
+        wanted = {"level": "warning", "job_id": job_id, "attempt": 1, "lane": "default"}
+        assert {key: line[key] for key in wanted} == wanted
+        assert line["job_name"] == f"log_in_a_{place}"
+    (kept,) = [line for line in lines if line["message"].startswith("kept")]
+    assert (kept["job_id"], kept["level"]) == (jobs[0], "error")
 
 
 async def test_wrong_options_are_told_in_one_line(command: Command) -> None:

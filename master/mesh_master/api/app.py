@@ -25,6 +25,7 @@ from mesh_master.api import (
     schedules,
     session,
     settings,
+    stats,
     workers,
 )
 from mesh_master.api.context import Api
@@ -58,6 +59,7 @@ def build(app: Mesh) -> Litestar:
             settings.router,
             session.router,
             *overview.routes,
+            *stats.routes,
         ],
     )
     return Litestar(

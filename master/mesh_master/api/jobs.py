@@ -17,7 +17,7 @@ from mesh import history
 from mesh.codec import encode_json
 from mesh.errors import ConfigError, InvalidArguments
 from mesh.filter import JobFilter
-from mesh.job import State
+from mesh.job import TERMINAL, State
 from mesh.job_handle import NO_REASON
 from mesh.ports import JobInfo
 from mesh.sign_in import Scope
@@ -25,7 +25,9 @@ from mesh_master.access.door import JobAction
 from mesh_master.api.context import AnyRequest, Api, GivenApi, SignedIn, require
 from mesh_master.api.enqueue import enqueue_by_name
 from mesh_master.api.problems import PROBLEMS
-from mesh_master.api.views import MOST, Job, JobDetail, Related, detail, job, parse_filter
+from mesh_master.api.views import MOST, Job, JobDetail, Related, Why, detail, job, parse_filter
+from mesh_master.circumstances import find_standing
+from mesh_master.why import why
 
 __all__ = ["router"]
 
@@ -109,6 +111,7 @@ class Where(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defau
     workflow: str | None = None
     parent: str | None = None
     error: str | None = None
+    fingerprint: str | None = None
     retried: bool | None = None
     since: str | None = None
     until: str | None = None
@@ -204,6 +207,12 @@ async def show(api: GivenApi, job_id: FromPath[str]) -> JobDetail:
     shown.children = [_related(known[i], "after") for i in links.children[:_DEPTH] if i in known]
     shown.children += [_related(each, "enqueued") for each in enqueued]
     shown.kind = await api.door.kind(info.name)
+    if info.state not in TERMINAL:
+        standing = await find_standing(api.mesh, [info], thorough=True)
+        shown.why = [
+            Why(text=reason.text, advice=reason.advice, trouble=reason.trouble)
+            for reason in why(info, standing)
+        ]
     return shown
 
 

@@ -10,6 +10,7 @@ from litestar.params import JSONBody
 
 from mesh.config import Config, convert
 from mesh.errors import ConfigError, did_you_mean
+from mesh.retry import Retry
 from mesh.settings import SHARED, ClusterSettings, Mode
 from mesh.sign_in import Scope
 from mesh_master.api.context import GivenApi, require
@@ -69,9 +70,16 @@ def _shown(settings: ClusterSettings) -> Settings:
         value = getattr(settings, key)
         field = Config.__dataclass_fields__[key]
         default = field.default_factory() if callable(field.default_factory) else field.default
-        used = msgspec.to_builtins(default if value is None else value, enc_hook=str)
-        shown[key] = Setting(value=used, is_default=value is None)
+        used = default if value is None else value
+        shown[key] = Setting(value=_plain(used), is_default=value is None)
     return Settings(mode=settings.mode, settings=shown, revision=settings.revision)
+
+
+def _plain(value: Any) -> Any:
+    """As it may be given, too: a policy by its keys, though on the wire it is an array."""
+    if isinstance(value, Retry):
+        value = {k: v for k, v in msgspec.structs.asdict(value).items() if k != "when"}
+    return msgspec.to_builtins(value, enc_hook=str)
 
 
 router = Router("/settings", tags=["settings"], route_handlers=[show_settings, change_settings])

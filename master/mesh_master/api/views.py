@@ -27,6 +27,7 @@ __all__ = [
     "JobDetail",
     "JobError",
     "Related",
+    "Why",
     "attempt",
     "data",
     "detail",
@@ -58,6 +59,7 @@ class Job(msgspec.Struct, kw_only=True):
     worker: str | None = None
     error_type: str | None = None
     error_message: str | None = None
+    fingerprint: str | None = None
     meta: dict[str, str] = {}
     schedule: str | None = None
     slot: datetime | None = None
@@ -98,6 +100,16 @@ class Related(msgspec.Struct, kw_only=True):
     """``after``: one runs after the other; ``enqueued``: one's handler enqueued the other."""
 
 
+class Why(msgspec.Struct, kw_only=True):
+    """One thing that a job waits for."""
+
+    text: str
+    advice: str = ""
+    """The next step."""
+    trouble: bool = False
+    """It does not go away by itself."""
+
+
 class JobDetail(Job, kw_only=True):
     """A job, whole."""
 
@@ -110,8 +122,8 @@ class JobDetail(Job, kw_only=True):
     children: list[Related] = []
     result_ttl: float | None = None
     kind: str = "user"
-    why: str | None = None
-    """Of a job that has not ended: why it does not run, and the next step."""
+    why: list[Why] = []
+    """Of a job that has not ended: all that keeps it from running, what decides first."""
 
 
 class Event(msgspec.Struct, kw_only=True):
@@ -133,7 +145,16 @@ def data(json: bytes | None) -> Any:
 
 _SAME = (
     *("id", "name", "lane", "state", "attempt", "agent", "worker", "error_type"),
-    *("error_message", "schedule", "key", "workflow", "parent", "retry_of", "retried_as"),
+    *(
+        "error_message",
+        "fingerprint",
+        "schedule",
+        "key",
+        "workflow",
+        "parent",
+        "retry_of",
+        "retried_as",
+    ),
 )
 
 
@@ -218,6 +239,9 @@ def filter_of(
     error: Annotated[
         str | None, QueryParameter(max_length=200, description="Ended with this type of error.")
     ] = None,
+    fingerprint: Annotated[
+        str | None, QueryParameter(max_length=100, description="Failed alike; see /failures.")
+    ] = None,
     retried: Annotated[
         bool | None, QueryParameter(description="Done again already, or not.")
     ] = None,
@@ -243,6 +267,7 @@ def filter_of(
             "workflow": workflow,
             "parent": parent,
             "error": error,
+            "fingerprint": fingerprint,
             "retried": retried,
             "since": since,
             "until": until,

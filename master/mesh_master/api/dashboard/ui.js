@@ -155,7 +155,7 @@ export function Chart({ data, lines, height = 180, format = (v) => String(v), la
     const axis = { stroke: color("muted"), grid: { stroke: color("line"), width: 1 }, ticks: { show: false }, font: "11px system-ui" };
     const options = {
       width: box.current.clientWidth, height, cursor: { y: false }, legend: { show: false },
-      padding: [8, 8, 0, 0],
+      padding: [8, 24, 0, 0],
       scales: { y: { range: (u, min, max) => [0, Math.max(max, 1) * 1.08] } },
       axes: [{ ...axis, space: 70 }, { ...axis, size: 46, values: (u, ticks) => ticks.map(format) }],
       series: [{}, ...lines.map((line) => ({

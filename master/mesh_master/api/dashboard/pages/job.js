@@ -121,13 +121,12 @@ export function JobPage({ id }) {
     ${over && !job.retried_as && html`<button disabled=${busy} class="primary" onClick=${async () => { const made = await act(() => post(`jobs/${id}/retry`)); if (made) go(`jobs/${made.id}`); }}>Retry</button>
       <button disabled=${busy} onClick=${() => setEditing(true)}>Edit and run again</button>`}
     ${over && html`<button disabled=${busy} class="danger" onClick=${() => ask({ title: "Delete the job?", text: "It is forgotten, with all that there is of it.", yes: "Yes, delete it", danger: true, work: async () => { if ((await act(() => del(`jobs/${id}`).then(() => true)))) go("jobs"); } })}>Delete</button>`}`;
-  const said = [job.why].flat().filter(Boolean).map((reason) => (typeof reason === "string" ? reason : `${reason.text} ${reason.next || ""}`));
   return html`<${Page} title=${job.name} actions=${actions} error=${error}>
     <p class="job-line"><${State} value=${job.state} /> <span class="mono small">${job.id}</span>
       <span class="live live-${state}" role="status">${{ live: "live", ended: "ended", reconnecting: "reconnecting…", connecting: "connecting…", closed: "no live view" }[state]}</span></p>
     ${view}${dialog}
     ${editing && html`<${Edit} job=${job} close=${() => setEditing(false)} done=${(made) => { setEditing(false); go(`jobs/${made}`); }} />`}
-    ${said.map((text) => html`<${Notice} level="warning">${text}<//>`)}
+    ${job.why.map((reason) => html`<${Notice} level=${reason.trouble ? "warning" : "info"}>${reason.text}${reason.advice ? html`. <strong>${reason.advice}</strong>` : ""}<//>`)}
     ${progress && !over && (progress.data.value === undefined
       ? html`<${Progress} ...${progress.data} />`
       : html`<${Card} title="Progress"><${Json} value=${progress.data.value} /><//>`)}

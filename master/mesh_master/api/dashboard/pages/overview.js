@@ -29,7 +29,7 @@ export function Overview() {
   if (!data) return html`<${Page} title="Overview" error=${error}><${Loading} /><//>`;
   const totals = data.totals;
   const waiting = data.lanes.reduce((sum, lane) => sum + lane.queued, 0);
-  const minutes = chart[1].slice(-6, -1);
+  const minutes = chart[1].map((n, i) => n + chart[2][i]).slice(-6, -1);
   const rate = minutes.reduce((a, b) => a + b, 0) / Math.max(1, minutes.length);
   const lag = Math.max(0, ...data.agents.map((agent) => agent.lag || 0));
   return html`<${Page} title="Overview" error=${error}>
@@ -37,7 +37,7 @@ export function Overview() {
     <div class="stats">
       <${Stat} label="running now" value=${compact(data.running)} link=${href("jobs", { state: "running" })} />
       <${Stat} label="waiting" value=${compact(waiting)} link=${href("lanes")} />
-      <${Stat} label="succeeded a minute" value=${compact(Math.round(rate))} />
+      <${Stat} label="ended a minute" value=${compact(Math.round(rate))} />
       <${Stat} label="failed" value=${compact(totals.failed || 0)} tone=${totals.failed ? "bad" : ""} link=${href("failed")} />
       <${Stat} label="succeeded" value=${compact(totals.succeeded || 0)} link=${href("jobs", { state: "succeeded" })} />
       <${Stat} label="workers" value=${count(data.workers)} tone=${data.workers ? "" : "bad"} link=${href("workers")} />

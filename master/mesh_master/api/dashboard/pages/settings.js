@@ -11,7 +11,7 @@ const MODES = [
 
 function Setting({ name, setting, change, busy, may }) {
   const [text, setText] = useState(null);
-  const shown = text ?? JSON.stringify(setting.value);
+  const shown = text ?? JSON.stringify(setting.value) ?? "";
   return html`<form class="setting" onSubmit=${(event) => { event.preventDefault(); change({ [name]: parse(shown) }); setText(null); }}>
     <label for=${`s-${name}`}>${name.replaceAll("_", " ")} ${setting.is_default && html`<span class="muted small">default</span>`}</label>
     <input id=${`s-${name}`} class="mono" value=${shown} disabled=${!may} onInput=${(e) => setText(e.target.value)} />

@@ -115,6 +115,30 @@ def _capability_table(what: str, kind: type, declared: Mapping[str, Any]) -> str
     return "\n".join(lines)
 
 
+def route_table() -> str:
+    """The routes of the HTTP API, with the scope that each needs."""
+    from mesh.app import Mesh
+    from mesh.sign_in import Scope
+    from mesh_master.api import create_app
+
+    lines = ["| | | scope | |", "|---|---|---|---|"]
+    rows: list[tuple[str, str, str]] = []
+    for route in create_app(Mesh("sqlite:///docs.db")).routes:
+        for handler in getattr(route, "route_handlers", ()):
+            if not handler.include_in_schema and handler.include_in_schema is not None:
+                continue
+            if "openapi" in route.path or not handler.fn.__module__.startswith("mesh_master"):
+                continue
+            needed = [g.scope for g in handler.guards or () if hasattr(g, "scope")]
+            scope = max(needed, key=list(Scope).index, default="")
+            (summary,) = (inspect.getdoc(handler.fn) or "").split("\n\n")[:1]
+            for method in sorted(handler.http_methods - {"OPTIONS", "HEAD"}):
+                path = re.sub(r":\w+", "", route.path)
+                text = " ".join(summary.split())
+                rows.append((path, method, f"| {method} | `{path}` | {scope} | {text} |"))
+    return "\n".join([*lines, *(line for *_, line in sorted(rows))])
+
+
 def _attribute_docs(module: object, class_name: str) -> dict[str, str]:
     """The strings that stand under a class's attributes."""
     tree = ast.parse(inspect.getsource(module))  # type: ignore[arg-type]
@@ -143,6 +167,7 @@ def main(check: bool) -> int:
         ("configuration.md", "settings", settings_table()),
         ("wire.md", "wire", wire_tables()),
         ("jobs.md", "capabilities", capability_tables()),
+        ("api.md", "routes", route_table()),
     ):
         path = DOCS / name
         old = path.read_text()

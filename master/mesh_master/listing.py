@@ -93,10 +93,9 @@ def page(
 ) -> Select[Any]:
     """The rows of the jobs of one page; ``known`` are the kinds that there are, of ``kinds``."""
     states = _states(where)
-    if known is not None:
-        meant = sum(kind.jobs for kind in known)
-        if where.meta and meant > _FEW:
-            known = None  # a tag leads
+    meant = 0 if known is None else sum(kind.jobs for kind in known)
+    if where.meta and meant > _FEW:
+        known = None  # a tag leads
     if known is not None:
         if where.meta:
             return _all(

@@ -121,9 +121,9 @@ def groups(
         fingerprint = func.coalesce(fingerprint, fingerprint)
         where.append(jobs.state == State.FAILED)
     wanted = [fingerprint.label("fingerprint"), size, func.count(jobs.retried_as).label("retried")]
+    query: Any = select(*wanted)
     return (
-        select(*wanted)
-        .where(fingerprint.is_not(None), *where, *whose(database, jobs, None, None, app))
+        query.where(fingerprint.is_not(None), *where, *whose(database, jobs, None, None, app))
         .group_by("fingerprint")
         .order_by(size.desc(), text("1"))
         .limit(limit)

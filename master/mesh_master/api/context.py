@@ -82,6 +82,7 @@ def require(scope: Scope) -> Any:
             connection.scope["user"] = principal
         api.door.check_scope(principal, scope)
 
+    guard.scope = scope  # type: ignore[attr-defined]  # for the docs
     return guard
 
 

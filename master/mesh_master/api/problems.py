@@ -158,6 +158,11 @@ def _of_mesh(request: Request[Any, Any, Any], error: MeshError) -> Response[Any]
 
 
 def _of_http(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
+    cause = error.__cause__
+    if error.status_code == 500 and isinstance(cause, msgspec.ValidationError):
+        # Litestar takes it for its own mistake if it cannot tell from the text which part of the
+        # request is meant, as where that has a strange name.
+        error = HTTPException(status_code=400, detail=str(cause))
     title = HTTPStatus(error.status_code).phrase
     errors = None
     if isinstance(error.extra, list):

@@ -141,7 +141,7 @@ def test_what_was_typed_outlives_escape_and_the_session(browser: Browser, cluste
     job_id = enqueue(cluster, "add", x=1)
     ended(cluster, job_id, "succeeded")
     password = "correct horse battery"
-    add = [MESH, "users", "add", "ann", "--scope", "operate", "--password-stdin"]
+    add = [MESH, "users", "add", "ann", "--scope", "admin", "--password-stdin"]
     add += ["--master", cluster.database]
     subprocess.run(add, input=f"{password}\n", text=True, check=True)
 

@@ -73,20 +73,27 @@ export const post = (path, body = {}) => call("POST", path, { body });
 export const patch = (path, body) => call("PATCH", path, { body });
 export const del = (path) => call("DELETE", path);
 
+let sessions = 0;
+
+// What was asked before somebody signed in, or out, is answered anew.
 export async function whoAmI() {
+  const before = sessions;
   const me = await get("me");
+  if (before !== sessions) return whoAmI();
   csrf = me.csrf;
   return me;
 }
 
 export async function signIn(username, password) {
   const me = await post("session", { username, password });
+  sessions += 1;
   csrf = me.csrf;
   return me;
 }
 
 export async function signOut() {
   await del("session");
+  sessions += 1;
   csrf = null;
 }
 

@@ -42,7 +42,7 @@ from mesh.monitor import Monitor
 from mesh.options import JobOptions, Options
 from mesh.place import Place
 from mesh.plugins import connect_agent, connect_master
-from mesh.ports import Agent, JobInfo, Master
+from mesh.ports import Agent, EventInfo, JobInfo, Master
 from mesh.prefix import Prefix
 from mesh.redact import Redactor
 from mesh.registry import Registry
@@ -245,6 +245,12 @@ class Mesh(Registry):
         """The job for which an idempotency key stands now. Raises ``MasterError``."""
         job_id = await (await self.master()).find_key(self.prefix.of_key(key))
         return None if job_id is None else await self.get_job(job_id)
+
+    def events(self, job_id: str, after: int = -1) -> AsyncIterator[EventInfo]:
+        """As ``job.events``, of a job that is known by its id alone, and that the master may not
+        have heard of yet: that is waited for. Raises ``ConfigError`` for what is no id."""
+        wanted = check_job_id(job_id)
+        return self._handle(wanted, "", ValueCodec(Any, "a result"), None).events(after)
 
     async def get_job(self, job_id: str) -> JobHandle[Any]:
         """A job by its id. Raises ``JobNotFound``."""

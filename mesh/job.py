@@ -29,6 +29,7 @@ __all__ = [
     "check_name",
     "is_job_id",
     "made_job_id",
+    "moment_of",
     "new_job_id",
     "state_version",
 ]
@@ -170,6 +171,12 @@ def new_job_id() -> str:
         _random_tails.extend(_new_tails(_TAILS - 1))
         (tail,) = _new_tails(1)
     return f"{moment[:8]}-{moment[8:]}{tail}"
+
+
+def moment_of(job_id: str) -> float:
+    """When an id of ours was made, in seconds since the epoch (RFC 9562, UUIDv7); of a UUID of
+    another kind, any moment."""
+    return int(job_id[:8] + job_id[9:13], 16) / 1000
 
 
 def made_job_id(moment: float, digits: str) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
+
+from mesh.job import made_job_id, new_job_id
 
 from .conftest import Served
 
@@ -191,3 +194,16 @@ async def test_events_as_a_stream_that_goes_on_where_it_was_left(served: Served)
         f"jobs/{job_id}/events", headers=asking | {"last-event-id": "x"}
     )
     assert wrong.status_code == 422
+
+
+async def test_a_stream_waits_for_a_job_that_the_master_has_not_heard_of(served: Served) -> None:
+    """Location is followed at once; but an old id that nobody knows is none."""
+    job_id = new_job_id()
+    asking = {"accept": "text/event-stream"}
+    following = asyncio.create_task(served.client.get(f"jobs/{job_id}/events", headers=asking))
+    body = {"name": "add", "payload": {"x": 1}, "options": {"id": job_id}}
+    await served.post("jobs", body, 202)
+    assert "event: end" in (await following).text
+    old = made_job_id(served.app.now() - 3600, "0" * 32)
+    answer = await served.client.get(f"jobs/{old}/events", headers=asking)
+    assert answer.status_code == 404

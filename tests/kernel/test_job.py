@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 
 import pytest
@@ -18,6 +19,7 @@ from mesh.job import (
     State,
     check_job_id,
     check_name,
+    moment_of,
     new_job_id,
     state_version,
 )
@@ -167,3 +169,8 @@ def test_names(name: str) -> None:
 def test_a_wrong_name_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="is not a valid name: use 1 to 64"):
         check_name("lane", name)
+
+
+def test_an_id_tells_when_it_was_made() -> None:
+    before = time.time()
+    assert before - 0.002 <= moment_of(new_job_id()) <= time.time() + 0.002

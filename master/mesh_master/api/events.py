@@ -20,10 +20,10 @@ from litestar.params import FromPath, QueryParameter
 from litestar.response import Stream
 
 from mesh import feed
-from mesh.errors import ConfigError, MeshError
+from mesh.errors import ConfigError, JobNotFound, MeshError
 from mesh.feed import JobEvent
 from mesh.filter import JobFilter
-from mesh.job import State
+from mesh.job import State, is_job_id, moment_of
 from mesh.ports import EventInfo
 from mesh.sign_in import Scope
 from mesh_master.api.context import AnyRequest, Api, GivenApi, require
@@ -34,6 +34,9 @@ __all__ = ["HEARTBEAT", "router"]
 
 HEARTBEAT = 15.0
 """Seconds."""
+
+_YOUNG = 60.0
+"""Seconds for which a job that was stored on an agent may not be known here."""
 
 _STREAM = "text/event-stream"
 _LAST_SEQ = 2**53 - 1
@@ -81,12 +84,13 @@ async def job_events(
 ) -> Response[Any]:
     """Events of a job, in order: a page, or with `Accept: text/event-stream` all there are and
     then what comes, until the job has ended. `Last-Event-ID` goes before `after`."""
-    info = await api.job(job_id)
     master = await api.master()
     if _STREAM in request.headers.get("accept", ""):
         after = _last_event_id(request, after)
-        told = feed.follow(master, api.mesh.clock, info.id, after)
+        wanted = await _known_or_new(api, job_id)
+        told = feed.follow(master, api.mesh.clock, wanted, after)
         return _stream(api, (_told(api, each) async for each in told), ends=True)
+    info = await api.job(job_id)
     found = await feed.page(master, info.id, after, limit)
     shown = [event(each, api.mesh.redactor) for each in found]
     page = EventPage(events=shown, next=found[-1].seq if found else after)
@@ -99,6 +103,17 @@ async def all_events(api: GivenApi, where: NamedDependency[JobFilter]) -> Respon
     without end."""
     watched = feed.watch(await api.master(), api.mesh.clock, where)
     return _stream(api, (_watched(api, each) async for each in watched), ends=False)
+
+
+async def _known_or_new(api: Api, job_id: str) -> str:
+    """The id of a job that is known, or so young that the master may hear of it yet: who was just
+    given it comes here at once. Raises ``JobNotFound``."""
+    try:
+        return (await api.job(job_id)).id
+    except JobNotFound:
+        if is_job_id(job_id) and abs(api.mesh.now() - moment_of(job_id)) < _YOUNG:
+            return job_id
+        raise
 
 
 def _last_event_id(request: AnyRequest, after: int) -> int:

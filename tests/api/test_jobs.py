@@ -207,3 +207,23 @@ async def test_a_stream_waits_for_a_job_that_the_master_has_not_heard_of(served:
     old = made_job_id(served.app.now() - 3600, "0" * 32)
     answer = await served.client.get(f"jobs/{old}/events", headers=asking)
     assert answer.status_code == 404
+
+
+async def test_a_filter_that_is_none_is_the_askers_mistake(served: Served) -> None:
+    for where in ([], None, "all"):
+        problem = await served.post("jobs/retry", {"where": where}, 400)
+        assert problem["errors"][0]["field"] == "where"
+
+
+async def test_what_there_is_not_is_a_problem_too(served: Served) -> None:
+    for path in ("nothing", "jobs/nothing/at/all"):
+        answer = await served.client.get(path)
+        assert answer.status_code == 404
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_the_document_says_which_bodies_may_be_left_out(served: Served) -> None:
+    paths = (await served.get("openapi.json"))["paths"]
+    assert paths["/api/v1/jobs"]["post"]["requestBody"]["required"] is True
+    for path in ("jobs/{job_id}/cancel", "jobs/{job_id}/retry", "lanes/{lane}/purge"):
+        assert paths[f"/api/v1/{path}"]["post"]["requestBody"]["required"] is False

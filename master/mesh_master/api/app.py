@@ -7,7 +7,7 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import Components, SecurityScheme
+from litestar.openapi.spec import Components, SecurityScheme, Server
 
 from mesh import __version__
 from mesh.app import Mesh
@@ -67,7 +67,8 @@ def build(app: Mesh) -> Litestar:
         state=State({"api": api}),
         dependencies={
             "api": Provide(provide_api, sync_to_thread=False),
-            "where": Provide(filter_of, sync_to_thread=False),
+            # Not a name that a body has: Litestar takes what is wrong with that for its own fault.
+            "job_filter": Provide(filter_of, sync_to_thread=False),
         },
         middleware=[audited.audit],
         exception_handlers=problem_handlers,
@@ -84,9 +85,12 @@ def _openapi() -> OpenAPIConfig:
     return OpenAPIConfig(
         title="jobmesh",
         version=__version__,
-        path="/api/v1",
+        # All below this path is the plugin's, which answers with pages of its own.
+        path="/api/v1/openapi.json",
         use_handler_docstrings=True,
-        render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+        # From where the document is, whatever all is mounted under.
+        servers=[Server(url="../..")],
+        render_plugins=[JsonRenderPlugin(path="/")],
         components=Components(security_schemes={"bearer": bearer}),
         security=[{"bearer": []}, {}],
     )

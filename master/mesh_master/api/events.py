@@ -98,10 +98,10 @@ async def job_events(
 
 
 @get("/events", guards=[require(Scope.READ)], responses=PROBLEMS, tags=["events"])
-async def all_events(api: GivenApi, where: NamedDependency[JobFilter]) -> Response[Any]:
+async def all_events(api: GivenApi, job_filter: NamedDependency[JobFilter]) -> Response[Any]:
     """What happens from now on to the jobs that are meant: a stream of server-sent events,
     without end."""
-    watched = feed.watch(await api.master(), api.mesh.clock, where)
+    watched = feed.watch(await api.master(), api.mesh.clock, job_filter)
     return _stream(api, (_watched(api, each) async for each in watched), ends=False)
 
 

@@ -24,7 +24,7 @@ from mesh.sign_in import Scope
 from mesh_master.access.door import JobAction
 from mesh_master.api.context import AnyRequest, Api, GivenApi, SignedIn, require
 from mesh_master.api.enqueue import enqueue_by_name
-from mesh_master.api.problems import PROBLEMS
+from mesh_master.api.problems import PROBLEMS, BodyOptional
 from mesh_master.api.views import MOST, Job, JobDetail, Related, Why, detail, job, parse_filter
 from mesh_master.circumstances import find_standing
 from mesh_master.why import why
@@ -137,12 +137,12 @@ class Done(msgspec.Struct, kw_only=True):
 @get("/", guards=_READ, responses=PROBLEMS)
 async def list_jobs(
     api: GivenApi,
-    where: NamedDependency[JobFilter],
+    job_filter: NamedDependency[JobFilter],
     limit: Annotated[int, QueryParameter(ge=1, le=MOST)] = 50,
     cursor: Annotated[str | None, QueryParameter(max_length=200)] = None,
 ) -> JobPage:
     """A page of jobs, the newest first (ended ones: what ended last)."""
-    where = replace(where, limit=limit, before=None if cursor is None else _opened(cursor))
+    where = replace(job_filter, limit=limit, before=None if cursor is None else _opened(cursor))
     found = await (await api.master()).list_jobs(where)
     following = None
     if len(found) == limit:
@@ -163,9 +163,9 @@ def _opened(cursor: str) -> str:
 
 
 @get("/count", guards=_READ, responses=PROBLEMS)
-async def count_jobs(api: GivenApi, where: NamedDependency[JobFilter]) -> dict[str, int]:
+async def count_jobs(api: GivenApi, job_filter: NamedDependency[JobFilter]) -> dict[str, int]:
     """How many jobs there are in each state; those with none are missing."""
-    counts = await (await api.master()).count_jobs(None if where.is_any else where)
+    counts = await (await api.master()).count_jobs(None if job_filter.is_any else job_filter)
     return {str(state): count for state, count in counts.items()}
 
 
@@ -220,7 +220,13 @@ def _related(info: JobInfo, relation: str) -> Related:
     return Related(id=info.id, name=info.name, state=info.state, relation=relation)
 
 
-@post("/{job_id:str}/cancel", guards=_OPERATE, status_code=202, responses=PROBLEMS)
+@post(
+    "/{job_id:str}/cancel",
+    guards=_OPERATE,
+    status_code=202,
+    responses=PROBLEMS,
+    operation_class=BodyOptional,
+)
 async def cancel(
     api: GivenApi, request: SignedIn, job_id: FromPath[str], data: JSONBody[Reason | None] = None
 ) -> Standing:
@@ -232,7 +238,13 @@ async def cancel(
     return Standing(id=info.id, state=states.get(info.id, info.state))
 
 
-@post("/{job_id:str}/retry", guards=_OPERATE, status_code=202, responses=PROBLEMS)
+@post(
+    "/{job_id:str}/retry",
+    guards=_OPERATE,
+    status_code=202,
+    responses=PROBLEMS,
+    operation_class=BodyOptional,
+)
 async def retry(
     api: GivenApi, request: SignedIn, job_id: FromPath[str], data: JSONBody[Again | None] = None
 ) -> Enqueued:

@@ -13,7 +13,7 @@ from mesh.job import check_name
 from mesh.settings import LaneState
 from mesh.sign_in import Scope
 from mesh_master.api.context import PATIENCE, Api, GivenApi, require
-from mesh_master.api.problems import PROBLEMS
+from mesh_master.api.problems import PROBLEMS, BodyOptional
 from mesh_master.api.views import moment
 from mesh_master.standing import LaneStanding, look_at_lanes, purge_lane
 
@@ -115,7 +115,13 @@ async def set_lane(
     return await lanes_of(api)
 
 
-@post("/{lane:str}/purge", guards=[require(Scope.OPERATE)], status_code=200, responses=PROBLEMS)
+@post(
+    "/{lane:str}/purge",
+    guards=[require(Scope.OPERATE)],
+    status_code=200,
+    responses=PROBLEMS,
+    operation_class=BodyOptional,
+)
 async def purge(api: GivenApi, lane: FromPath[str], data: JSONBody[Purge | None] = None) -> Purged:
     """End a lane's jobs that have not started as cancelled. What runs goes on."""
     name = check_name("lane", api.mesh.prefix.of(lane))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -11,6 +12,7 @@ import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import Operation, RequestBody
 
 from mesh.errors import (
     AgentError,
@@ -35,6 +37,7 @@ from mesh_master.access.door import Forbidden, NotSignedIn, TooManyAttempts
 __all__ = [
     "PROBLEMS",
     "SAFE_HEADERS",
+    "BodyOptional",
     "Conflict",
     "NotFound",
     "Problem",
@@ -197,3 +200,12 @@ PROBLEMS = {
     for status in (400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 503)
 }
 """What any route may answer."""
+
+
+@dataclass
+class BodyOptional(Operation):
+    """What the document says of a route that can be asked without a body."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.request_body, RequestBody):
+            self.request_body.required = False

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from mesh import Mesh
 from mesh.job import made_job_id, new_job_id
 
-from .conftest import Served
+from .conftest import PATIENCE, Served
 
 
 async def test_a_job_is_enqueued_and_seen_to_its_end(served: Served) -> None:
@@ -207,3 +208,24 @@ async def test_a_stream_waits_for_a_job_that_the_master_has_not_heard_of(served:
     old = made_job_id(served.app.now() - 3600, "0" * 32)
     answer = await served.client.get(f"jobs/{old}/events", headers=asking)
     assert answer.status_code == 404
+
+
+async def test_a_handler_whose_code_is_elsewhere(served: Served) -> None:
+    """By what its worker told of it."""
+    app = Mesh(served.app.config.master)
+    async with app:
+        other = Served(app)
+        async with other.client:
+            async with asyncio.timeout(PATIENCE):
+                while len(await other.get("handlers")) < 5:
+                    await asyncio.sleep(0.02)
+            job_id = await other.enqueue("add", x=2, y=3)
+            assert (await served.ended(job_id))["result"] == 5
+            body: dict[str, Any] = {"name": "add", "payload": {"x": "two", "z": 1}}
+            problem = await other.post("jobs", body, 422)
+            assert "$.x" in problem["detail"]
+            assert "'z' was unexpected" in problem["detail"]
+            later = {"name": "add", "payload": {"x": 1}, "options": {"key": "k", "delay": 3600}}
+            first = await other.post("jobs", later, 202)
+            assert await other.post("jobs", later, 202) == {"id": first["id"], "existing": True}
+            assert "did you mean 'add'" in (await other.post("jobs", {"name": "ad"}, 404))["detail"]

@@ -1,4 +1,4 @@
-"""The HTTP API as a process of its own: restarts, readers that come again, a master that is away."""
+"""The HTTP API as a process: restarts, readers that come again, a master that is away."""
 
 from __future__ import annotations
 
@@ -87,7 +87,9 @@ class Site:
 
     async def follow(self, job: str, last: str | None = None) -> AsyncIterator[dict[str, str]]:
         """What the job's stream tells: fields of one event after the other."""
-        headers = {"Accept": "text/event-stream"} | ({} if last is None else {"Last-Event-ID": last})
+        headers = {"Accept": "text/event-stream"}
+        if last is not None:
+            headers["Last-Event-ID"] = last
         async with self.client.stream("GET", f"{job}/events", headers=headers) as answer:
             assert answer.headers["content-type"].startswith("text/event-stream")
             assert answer.headers["x-accel-buffering"] == "no"

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from mesh import Mesh
 from mesh.job import made_job_id, new_job_id
 
-from .conftest import Served
+from .conftest import PATIENCE, Served
 
 
 async def test_a_job_is_enqueued_and_seen_to_its_end(served: Served) -> None:
@@ -210,7 +211,8 @@ async def test_a_stream_waits_for_a_job_that_the_master_has_not_heard_of(served:
 
 
 async def test_a_filter_that_is_none_is_the_askers_mistake(served: Served) -> None:
-    for where in ([], None, "all"):
+    wrong: list[Any] = [[], None, "all"]
+    for where in wrong:
         problem = await served.post("jobs/retry", {"where": where}, 400)
         assert problem["errors"][0]["field"] == "where"
 
@@ -227,3 +229,24 @@ async def test_the_document_says_which_bodies_may_be_left_out(served: Served) ->
     assert paths["/api/v1/jobs"]["post"]["requestBody"]["required"] is True
     for path in ("jobs/{job_id}/cancel", "jobs/{job_id}/retry", "lanes/{lane}/purge"):
         assert paths[f"/api/v1/{path}"]["post"]["requestBody"]["required"] is False
+
+
+async def test_a_handler_whose_code_is_elsewhere(served: Served) -> None:
+    """By what its worker told of it."""
+    app = Mesh(served.app.config.master)
+    async with app:
+        other = Served(app)
+        async with other.client:
+            async with asyncio.timeout(PATIENCE):
+                while len(await other.get("handlers")) < 5:
+                    await asyncio.sleep(0.02)
+            job_id = await other.enqueue("add", x=2, y=3)
+            assert (await served.ended(job_id))["result"] == 5
+            body: dict[str, Any] = {"name": "add", "payload": {"x": "two", "z": 1}}
+            problem = await other.post("jobs", body, 422)
+            assert "$.x" in problem["detail"]
+            assert "'z' was unexpected" in problem["detail"]
+            later = {"name": "add", "payload": {"x": 1}, "options": {"key": "k", "delay": 3600}}
+            first = await other.post("jobs", later, 202)
+            assert await other.post("jobs", later, 202) == {"id": first["id"], "existing": True}
+            assert "did you mean 'add'" in (await other.post("jobs", {"name": "ad"}, 404))["detail"]

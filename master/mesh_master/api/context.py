@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 from litestar.connection import ASGIConnection
 from litestar.connection import Request as HttpRequest
@@ -18,7 +19,7 @@ from mesh.ports import JobInfo, Master
 from mesh.sign_in import Scope
 from mesh_master.access.door import Door, JobAction, Principal, Request
 
-__all__ = ["PATIENCE", "AnyRequest", "Api", "GivenApi", "SignedIn", "require", "seen"]
+__all__ = ["PATIENCE", "AnyRequest", "Api", "GivenApi", "SignedIn", "mounted_at", "require", "seen"]
 
 PATIENCE = 2.0
 """Seconds to wait for an agent when a page is made."""
@@ -93,3 +94,12 @@ def seen(connection: ASGIConnection[Any, Any, Any, Any]) -> Request:
         cookies=connection.cookies,
         client=connection.client.host if connection.client is not None else "",
     )
+
+
+def mounted_at(request: AnyRequest) -> str:
+    """The path that the application is mounted under, without a slash at the end."""
+    if root := str(request.scope.get("root_path", "")).rstrip("/"):
+        return root
+    # Litestar shortens the path for what it mounts, and does not say of what.
+    whole = unquote(request.scope["raw_path"].partition(b"?")[0].decode("ascii", "replace"))
+    return whole.rstrip("/").removesuffix(request.scope["path"].rstrip("/"))

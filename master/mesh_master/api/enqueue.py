@@ -1,20 +1,27 @@
-"""Enqueuing by name: through the app's own handler if it has its code, else by what a worker told
-of it."""
+"""Enqueuing by name: through the app's own handler if this process has its code, else by what a
+worker told of it. Then the arguments are checked against its published JSON schema, and the job
+goes by the master."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import msgspec
+from jsonschema import Draft202012Validator
 
-from mesh.app import Mesh
-from mesh.codec import encode_json
-from mesh.errors import ConfigError, InvalidArguments, UnknownHandler, did_you_mean
+from mesh.bound import make_envelope, make_held
+from mesh.codec import ValueCodec, encode_payload
+from mesh.errors import ConfigError, InvalidArguments, MeshError, UnknownHandler, did_you_mean
 from mesh.job_handle import JobHandle
+from mesh.options import Options
 from mesh.ports import HandlerInfo
 from mesh_master.api.context import Api
 
 __all__ = ["enqueue_by_name"]
+
+_DEFAULTS = ("priority", "expires", "deadline", "result_ttl")
+"""Options of a definition that belong to the job. Time-outs and retry policies that a job does not
+have itself are its worker's."""
 
 
 async def enqueue_by_name(
@@ -23,9 +30,9 @@ async def enqueue_by_name(
     """Enqueue a job of the handler with that full name. Raises what ``enqueue`` raises."""
     own = api.mesh.handlers.get(name)
     if own is None:
-        own = _stand_in(api.mesh, await _told(api, name))
+        return await _enqueue_told(api, await _told(api, name), payload, options)
     try:
-        values = own.decode(encode_json(payload))
+        values = own.decode(msgspec.json.encode(payload))
     except msgspec.MsgspecError as error:
         raise InvalidArguments(f"handler '{name}': {error}") from None
     handle: JobHandle[Any] = await own.options(**options).enqueue(**values)
@@ -44,8 +51,39 @@ async def _told(api: Api, name: str) -> HandlerInfo:
     return found
 
 
-def _stand_in(mesh: Mesh, told: HandlerInfo) -> Any:
-    raise ConfigError(
-        f"handler '{told.name}' is in the code of workers, and not of this server: run it with "
-        "your app (mesh master APP)"
+async def _enqueue_told(
+    api: Api, told: HandlerInfo, payload: dict[str, Any], given: dict[str, Any]
+) -> JobHandle[Any]:
+    mesh, definition = api.mesh, told.definition
+    if definition.concurrency is not None or definition.rate is not None:
+        raise ConfigError(
+            f"handler '{told.name}' has limits, whose keys its code makes of the arguments, and "
+            "this server does not have it: run it with your app (mesh master APP)"
+        )
+    _check(told, payload)
+    defaults = {key: v for key in _DEFAULTS if (v := getattr(definition, key)) is not None}
+    options = Options.parse(defaults).merge(Options.parse(given).for_one_job())
+    options = options.named_for(mesh.prefix)
+    data = encode_payload(told.name, payload, mesh.payload_limit)
+    job = make_envelope(
+        told.name, definition.lane, data, options, mesh.now(), rare=options.has_rare
     )
+    rules = mesh.lane_limits(job.lane)
+    held = make_held(job, options, [] if rules is None else [rules], payload)
+    result = ValueCodec(Any, f"result of '{told.name}'")
+    (outcome,) = await mesh.submit_held([held], None, [result])
+    if isinstance(outcome, MeshError):
+        raise outcome
+    return outcome
+
+
+def _check(told: HandlerInfo, payload: dict[str, Any]) -> None:
+    schema = told.definition.arguments
+    if schema is None:
+        return
+    # What is not among the arguments is a mistake, as it is where the code is.
+    closed = {"additionalProperties": False, **schema} if "properties" in schema else schema
+    problems = sorted(Draft202012Validator(closed).iter_errors(payload), key=lambda e: e.json_path)
+    if problems:
+        shown = "; ".join(f"{error.json_path}: {error.message}" for error in problems[:5])
+        raise InvalidArguments(f"handler '{told.name}': {shown}")

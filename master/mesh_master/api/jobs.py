@@ -22,7 +22,7 @@ from mesh.job_handle import NO_REASON
 from mesh.ports import JobInfo
 from mesh.sign_in import Scope
 from mesh_master.access.door import JobAction
-from mesh_master.api.context import AnyRequest, Api, GivenApi, SignedIn, require
+from mesh_master.api.context import Api, GivenApi, SignedIn, mounted_at, require
 from mesh_master.api.enqueue import enqueue_by_name
 from mesh_master.api.problems import PROBLEMS, BodyOptional
 from mesh_master.api.views import MOST, Job, JobDetail, Related, Why, detail, job, parse_filter
@@ -182,13 +182,8 @@ async def enqueue(api: GivenApi, request: SignedIn, data: JSONBody[NewJob]) -> R
     return Response(
         Enqueued(id=handle.id, existing=handle.existing),
         status_code=202,
-        headers={"Location": f"{_base(request)}/{handle.id}"},
+        headers={"Location": f"{mounted_at(request)}/api/v1/jobs/{handle.id}"},
     )
-
-
-def _base(request: AnyRequest) -> str:
-    # Under whatever path the application is mounted.
-    return str(request.scope.get("root_path", "")).rstrip("/") + "/api/v1/jobs"
 
 
 @get("/{job_id:str}", guards=_READ, responses=PROBLEMS)

@@ -16,7 +16,7 @@ from mesh.ports import ApiKey
 from mesh.secret import digest, new_key
 from mesh.sign_in import Scope
 from mesh_master.access.door import COOKIE, NotSignedIn
-from mesh_master.api.context import AnyRequest, GivenApi, SignedIn, require, seen
+from mesh_master.api.context import AnyRequest, GivenApi, SignedIn, mounted_at, require, seen
 from mesh_master.api.problems import PROBLEMS, NotFound
 from mesh_master.api.views import moment
 
@@ -97,7 +97,7 @@ def _cookie(request: AnyRequest, token: str, max_age: int) -> Cookie:
         COOKIE,
         value=token,
         max_age=max_age,
-        path=str(request.scope.get("root_path", "")) or "/",
+        path=mounted_at(request) or "/",
         httponly=True,
         secure=request.url.scheme == "https",
         samesite="strict",

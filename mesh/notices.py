@@ -6,16 +6,28 @@ it is taken down, so one who comes later sees it too. The keys:
 
 - ``cluster``: the cluster's settings, as ``mesh.settings`` encodes them;
 - ``cancel/<job id>``: the job is to be cancelled; a ``Cancel``. Taken down when the job has ended.
+- ``drain/<digest of the worker's name>``: the worker is to take no more jobs; a ``Drain``.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 
 import msgspec
 
-__all__ = ["CLUSTER", "MOST_BYTES", "Cancel", "cancel_key", "cancelled_job", "check_notices"]
+__all__ = [
+    "CLUSTER",
+    "MOST_BYTES",
+    "Cancel",
+    "Drain",
+    "cancel_key",
+    "cancelled_job",
+    "check_notices",
+    "drain_key",
+    "is_drain",
+]
 
 CLUSTER = "cluster"
 
@@ -23,6 +35,7 @@ MOST_BYTES = 256 * 1024
 """What one notice may take."""
 
 _CANCEL = "cancel/"
+_DRAIN = "drain/"
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,64}(/[A-Za-z0-9_-]{1,64})?\Z")
 
 
@@ -52,6 +65,34 @@ def cancel_key(job_id: str) -> str:
 def cancelled_job(key: str) -> str | None:
     """The job that a key is about, if it is a cancel's."""
     return key[len(_CANCEL) :] if key.startswith(_CANCEL) else None
+
+
+class Drain(msgspec.Struct, frozen=True):
+    """A worker is to take no more jobs. Travels as JSON."""
+
+    worker: str
+    at: float
+    """When it was asked for."""
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Drain:
+        """Raises ``msgspec.MsgspecError``."""
+        return _decode_drain(data)
+
+
+_decode_drain = msgspec.json.Decoder(Drain).decode
+
+
+def drain_key(worker: str) -> str:
+    """Names of workers hold what keys may not, such as dots of host names."""
+    return f"{_DRAIN}{hashlib.sha256(worker.encode()).hexdigest()[:40]}"
+
+
+def is_drain(key: str) -> bool:
+    return key.startswith(_DRAIN)
 
 
 def check_notices(notices: Mapping[str, bytes | None]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from sqlalchemy import select
 
 from mesh.cluster import Cluster
 from mesh.config import Config
@@ -117,6 +118,24 @@ async def test_old_jobs_go_and_others_stay(master: SqlMaster, clock: RestlessClo
         await ended(master, 3, 8 * DAY)
         await clock.next_sweep()
         assert (janitor.removed, janitor.sweeps) == (123, 2)
+
+
+async def test_what_was_counted_is_brought_together(
+    master: SqlMaster, clock: RestlessClock
+) -> None:
+    await ended(master, 30, 5 * DAY)
+    await ended(master, 30, 120 * DAY)
+    series = master.tables.series
+    async with (
+        janitor_of(master, clock, retention=lambda _: {}, batch=1),
+        asyncio.timeout(PATIENCE),
+    ):
+        await clock.swept.wait()
+        async with master.database.read() as connection:
+            rows = (await connection.execute(select(series))).all()
+        # By the hour, once for the handler and once for the lane; what is older has gone.
+        assert {(row.span, row.shard) for row in rows} == {(3600, 0), (-3600, 0)}
+        assert sum(row.enqueued for row in rows) == 2 * 30
 
 
 async def test_off_is_off(master: SqlMaster, clock: RestlessClock) -> None:

@@ -42,6 +42,7 @@ from mesh_master.handler_commands import handlers
 from mesh_master.job_commands import jobs
 from mesh_master.schedule_commands import schedules
 from mesh_master.top import top
+from mesh_master.worker_work import drain_worker
 
 # What takes long to import (SQLAlchemy, Alembic, rich) is imported by the commands that need it:
 # this module is imported for every ``mesh`` command there is.
@@ -50,13 +51,14 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
+workers = typer.Typer(help="List the workers that were heard of lately; drain single ones.")
 db = typer.Typer(help="The master's schema.", no_args_is_help=True)
 
 
 def register(cli: typer.Typer) -> None:
     """Add this part's commands."""
     cli.command()(master)
-    cli.command()(workers)
+    cli.add_typer(workers, name="workers")
     cli.command()(top)
     cli.add_typer(jobs, name="jobs")
     cli.add_typer(handlers, name="handlers")
@@ -91,13 +93,17 @@ def master(
     run_service(service, loaded, log_json=log_json)
 
 
-def workers(
+@workers.callback(invoke_without_command=True)
+def list_workers(
+    context: typer.Context,
     app: AppOption = None,
     master: MasterOption = None,
     all_: Annotated[bool, typer.Option("--all", help="Also those that ended long ago.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List the workers that were heard of lately."""
+    """List the workers that were heard of lately; or drain one."""
+    if context.invoked_subcommand is not None:
+        return
     mesh = find_app(app, master)
     after = 0.0 if all_ else mesh.now() - 6 * mesh.config.heartbeat
 
@@ -109,6 +115,35 @@ def workers(
         print_json(found)
     else:
         _show_workers(found, mesh.now())
+
+
+@workers.command("drain")
+def drain(
+    worker: Annotated[str, typer.Argument(metavar="WORKER", help="As mesh workers names it.")],
+    app: AppOption = None,
+    master: MasterOption = None,
+) -> None:
+    """Let a worker take no more jobs. It finishes what it has, and can then be stopped."""
+    _set_worker(find_app(app, master), worker, drained=True)
+    typer.echo(f"{worker} takes no more jobs: mesh workers resume {worker}")
+
+
+@workers.command("resume")
+def resume(
+    worker: Annotated[str, typer.Argument(metavar="WORKER")],
+    app: AppOption = None,
+    master: MasterOption = None,
+) -> None:
+    """Let a drained worker take jobs again."""
+    _set_worker(find_app(app, master), worker, drained=False)
+    typer.echo(f"{worker} takes jobs again")
+
+
+def _set_worker(mesh: Mesh, worker: str, *, drained: bool) -> None:
+    async def work(mesh: Mesh) -> None:
+        await drain_worker(mesh, await mesh.master(), worker, drained=drained)
+
+    ask(mesh, work)
 
 
 # db ------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ from mesh_master.tables import Tables
 
 __all__ = ["Kind", "counts", "kinds", "page"]
 
-_MOST_APART = 24
+_MOST_APART = 12
 """Pages in one query."""
 _FEW = 2000
 """Jobs that are looked at one by one, rather than all that have a tag."""
@@ -93,20 +93,16 @@ def page(
 ) -> Select[Any]:
     """The rows of the jobs of one page; ``known`` are the kinds that there are, of ``kinds``."""
     states = _states(where)
-    meant = 0 if known is None else sum(kind.jobs for kind in known)
+    meant = sum(kind.jobs for kind in known or ())
     if where.meta and meant > _FEW:
         known = None  # a tag leads
     if known is not None:
-        if where.meta:
-            return _all(
-                database, tables, where, _meant(database, tables, where, states, is_all=True)
-            )
-        if where.moment is None and 0 < len(known) <= _MOST_APART:
+        others = max((kind.others for kind in known), default=0)
+        if where.moment is None and len(known) <= _MOST_APART and not where.meta:
             return _best(tables, where, [_meant(database, tables, where, [], k) for k in known])
-        if meant * meant < where.limit * max((kind.others for kind in known), default=0):
-            return _all(
-                database, tables, where, _meant(database, tables, where, states, is_all=True)
-            )
+        if where.meta or meant * meant < where.limit * others:
+            every = _meant(database, tables, where, states, is_all=True)
+            return _all(database, tables, where, every)
     is_along = known is not None
     if len(states) < 2 or where.meta:
         return _page(tables, where, _meant(database, tables, where, states, is_along=is_along))

@@ -95,11 +95,11 @@ def spans(
         within.append(columns.span.in_([MINUTE, HOUR]))
     key = [] if by is None else [rows.c[by].label("key")]
     place = (cast(extract("epoch", rows.c["at"]), BigInteger) // step).label("place")
-    query: Select[Any] = select(place, *key).add_columns(
-        *(_sum(rows.c[column]).label(column) for column in COUNTED)
-    )
+    sums = [_sum(rows.c[column]).label(column) for column in COUNTED]
+    query: Select[Any] = select(place).add_columns(*key, *sums)
     query = query.where(*within, *whose(database, rows.c, name, lane))
-    return query.group_by(*(["key"] if key else []), "place")
+    grouped: Select[Any] = query.group_by(*(["key"] if key else []), "place")
+    return grouped
 
 
 def _sum(column: ColumnElement[Any]) -> ColumnElement[Any]:
@@ -120,10 +120,10 @@ def groups(
         # Rather those that ended since then than all that ever failed.
         fingerprint = func.coalesce(fingerprint, fingerprint)
         where.append(jobs.state == State.FAILED)
-    wanted = [fingerprint.label("fingerprint"), size, func.count(jobs.retried_as).label("retried")]
-    query: Any = select(*wanted)
+    query: Select[Any] = select(fingerprint.label("fingerprint"))
     return (
-        query.where(fingerprint.is_not(None), *where, *whose(database, jobs, None, None, app))
+        query.add_columns(size, func.count(jobs.retried_as).label("retried"))
+        .where(fingerprint.is_not(None), *where, *whose(database, jobs, None, None, app))
         .group_by("fingerprint")
         .order_by(size.desc(), text("1"))
         .limit(limit)
@@ -134,14 +134,11 @@ def newest(tables: Tables, fingerprint: str, since: float) -> Select[Any]:
     """The last jobs of a group, and when the first of it ended."""
     jobs, of_group = tables.jobs.c, tables.jobs.c.fingerprint == fingerprint
     first = select(func.min(jobs.finished_at)).where(of_group, jobs.finished_at >= since)
-    wanted: list[ColumnElement[Any]] = [jobs.id, jobs.name, jobs.error_type, jobs.error_message]
-    wanted += [jobs.fingerprint, jobs.finished_at, first.scalar_subquery().label("first_at")]
-    return (
-        select(*wanted)
-        .where(of_group, jobs.finished_at >= since)
-        .order_by(jobs.finished_at.desc(), jobs.id.desc())
-        .limit(_EXAMPLES)
-    )
+    query: Select[Any] = select(jobs.fingerprint)
+    query = query.add_columns(jobs.id, jobs.name, jobs.error_type, jobs.error_message)
+    query = query.add_columns(jobs.finished_at, first.scalar_subquery().label("first_at"))
+    query = query.where(of_group, jobs.finished_at >= since)
+    return query.order_by(jobs.finished_at.desc(), jobs.id.desc()).limit(_EXAMPLES)
 
 
 def whose(

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from mesh import feed
 from mesh.clock import Clock
-from mesh.errors import MasterError, MeshError
+from mesh.errors import AgentError, MasterError, MeshError
 from mesh.events import (
     ENDS,
     SNOOZE,
@@ -100,7 +100,7 @@ class Telling(Service):
         async def give() -> bool:
             try:
                 await sink.take(events)
-            except MeshError:
+            except (AgentError, MasterError):
                 raise
             except Exception:
                 log.exception("%s: %s failed for %d events", self.name, sink, len(events))

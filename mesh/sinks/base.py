@@ -11,6 +11,8 @@ from mesh.clock import to_datetime
 from mesh.errors import ConfigError, did_you_mean
 from mesh.events import KINDS, Lifecycle, Moment
 from mesh.feed import JobEvent
+from mesh.ports import EventInfo
+from mesh.redact import Redactor
 
 if TYPE_CHECKING:
     from mesh.app import Mesh
@@ -64,40 +66,46 @@ class Sink:
 
     def __init__(self, wanted: Wanted | None = None) -> None:
         self.wanted = wanted or Wanted()
+        self._redactor = Redactor()
 
     def attach(self, app: Mesh) -> None:
-        """Called once, when the app is made: to define handlers that the sink needs."""
+        """Called once, when the app is made. Call it, if you override it."""
+        self._redactor = app.redactor
+
+    def shown(self, event: EventInfo) -> bytes:
+        """An event's data as it may be shown, with the values hidden that ``redact`` names."""
+        return event.data if event.kind == "lifecycle" else self._redactor.json(event.data)
 
     async def open(self) -> None:
         """Called before the first events, on the event loop that serves it."""
 
     async def take(self, events: Sequence[JobEvent]) -> None:
         """Some events that are wanted, in order within a job. The ledger waits meanwhile: be
-        quick. What is raised is logged, and the events are not given again; while it raises
-        ``MeshError`` they are given again, and all others wait."""
+        quick. While it raises ``AgentError`` or ``MasterError`` the same are given again, and all
+        others wait; whatever else it raises is logged, and they are not."""
         raise NotImplementedError
 
     async def close(self) -> None:
         """Called after the last; may take a few seconds."""
 
 
-def as_json(told: JobEvent, error_detail: bool = False) -> dict[str, Any]:
-    """An event as other systems get it. Of an error only its type, unless ``error_detail``: then
-    also its message, up to 500 characters."""
+def as_json(told: JobEvent, data: bytes, error_detail: bool) -> dict[str, Any]:
+    """An event, with ``data``, as other systems get it. Of an error only its type, unless
+    ``error_detail``: then also its message, up to 500 characters."""
     job, event = told.job, told.event
-    data: Any = msgspec.Raw(event.data)
+    sent: Any = msgspec.Raw(data)
     if event.kind == "lifecycle":
-        life = msgspec.json.decode(event.data)
+        life = msgspec.json.decode(data)
         if error := life.get("error"):
             message = error.pop("message")
             if error_detail:
                 error["message"] = message[:_MOST_MESSAGE]
-        data = life
+        sent = life
     return {
         "id": told.id,
         "job": {"id": job.id, "name": job.name, "lane": job.lane, "state": job.state},
         "seq": event.seq,
         "at": to_datetime(event.at).isoformat().replace("+00:00", "Z"),
         "kind": event.kind,
-        "data": data,
+        "data": sent,
     }

@@ -91,7 +91,8 @@ class Collector(Sink):
             if len(self._waiting) >= self._buffer:
                 self._waiting.popleft()
                 self._drop(1, f"more than {self._buffer} wait")
-            self._waiting.append(msgspec.json.encode(as_json(told, self._error_detail)))
+            event = as_json(told, self.shown(told.event), self._error_detail)
+            self._waiting.append(msgspec.json.encode(event))
         self._some.set()
         if len(self._waiting) >= self._batch:
             self._full.set()

@@ -38,7 +38,7 @@ class LogEvents(Sink):
         job, event = told.job, told.event
         fields = {"job_id": job.id, "job_name": job.name, "lane": job.lane, "seq": event.seq}
         if event.kind != "lifecycle":
-            text = event.data.decode(errors="replace")
+            text = self.shown(event).decode(errors="replace")
             fields["event"] = event.kind
             self._logger.info(
                 "job %s (%s): %s %s", job.id, job.name, event.kind, text, extra=fields

@@ -12,13 +12,14 @@ import base64
 import binascii
 import hashlib
 import hmac
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mesh.context import Context
-from mesh.errors import ConfigError
+from mesh.errors import ClusterArchived, ConfigError, InvalidJob
 from mesh.feed import JobEvent
 from mesh.handler import Handler
 from mesh.job import check_name, made_job_id
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from mesh.app import Mesh
 
 __all__ = ["NAME", "Webhook", "sign"]
+
+log = logging.getLogger("mesh")
 
 NAME = "mesh.webhook"
 
@@ -82,6 +85,7 @@ class Webhook(Sink):
         self._deliver: Handler[..., Any, Any] | None = None
 
     def attach(self, app: Mesh) -> None:
+        super().attach(app)
         others = [sink for sink in app.sinks if isinstance(sink, Webhook) and sink is not self]
         if any(sink.name == self.name for sink in others):
             raise ConfigError(f"sinks: two webhooks have the name '{self.name}'")
@@ -93,7 +97,7 @@ class Webhook(Sink):
         for told in events:
             if told.job.name == self._deliver.name:
                 continue  # it would never end
-            event = as_json(told, self._error_detail)
+            event = as_json(told, self.shown(told.event), self._error_detail)
             life = event["data"] if told.event.kind == "lifecycle" else {}
             body = {
                 "type": f"job.{life.get('event', told.event.kind)}",
@@ -107,7 +111,10 @@ class Webhook(Sink):
                 "retry": self.retry,
             }
             text = msgspec.json.encode(body).decode()
-            await self._deliver.options(**options).enqueue(self.name, told.id, text)
+            try:
+                await self._deliver.options(**options).enqueue(self.name, told.id, text)
+            except (InvalidJob, ClusterArchived) as error:
+                log.error("webhook '%s': event %s is not sent: %s", self.name, told.id, error)
 
 
 def _define(app: Mesh) -> Handler[..., Any, Any]:

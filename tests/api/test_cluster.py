@@ -116,3 +116,22 @@ async def test_why_a_job_does_not_run(served: Served) -> None:
     (reason,) = (await served.get(f"jobs/{job_id}"))["why"]
     assert "paused" in reason["text"]
     assert "resume" in reason["advice"]
+
+
+async def test_a_worker_is_drained_and_used_again(served: Served) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not (workers := await served.get("workers")):
+            await asyncio.sleep(0.02)
+        worker = workers[0]["worker"]
+        await served.post(f"workers/{worker}/drain")
+        while (await served.get("workers"))[0]["state"] != "draining":
+            await asyncio.sleep(0.02)
+        job_id = await served.enqueue("add", x=1)
+        await served.known(job_id)
+        assert (await served.get(f"jobs/{job_id}"))["state"] == "queued"
+        await served.post(f"workers/{worker}/resume")
+        assert (await served.ended(job_id))["state"] == "succeeded"
+        while (await served.get("workers"))[0]["state"] != "running":
+            await asyncio.sleep(0.02)
+    problem = await served.post("workers/nobody/drain", None, 422)
+    assert "no worker 'nobody'" in problem["detail"]

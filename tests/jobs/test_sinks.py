@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from mesh import ConfigError, Fail, JobEvent, Mesh, Retry
+from mesh import ConfigError, Fail, JobEvent, MasterUnavailable, Mesh, Retry
 from mesh.events import Lifecycle
 from mesh.job import State
 from mesh.sinks import Collector, LogEvents, Sink, Wanted, Webhook
@@ -164,7 +164,7 @@ class Stubborn(Sink):
     async def take(self, events: Any) -> None:
         self.given += [told.id for told in events]
         if len(self.given) < 3:
-            raise ConfigError("not yet")
+            raise MasterUnavailable("not yet")
         self.done.set()
 
 
@@ -202,6 +202,25 @@ async def test_a_collector_gets_batches(rig: Rig, receiver: Receiver) -> None:
     errors = [e["data"].get("error") for _, body in receiver.taken for e in body["events"]]
     assert errors.count({"type": "ValueError"}) == 2
     assert collector.dropped == 0
+
+
+async def test_what_is_hidden_is_hidden_from_others(rig: Rig, receiver: Receiver) -> None:
+    results = Wanted(["result"])
+    app = rig.app(sinks=[Collector(receiver.url, results, interval=0)], redact=["password"])
+    seen: list[bytes] = []
+    app.on_event("result")(lambda told: seen.append(told.event.data))
+
+    @app.job
+    async def work() -> dict[str, Any]:
+        return {"user": "me", "password": "1234"}
+
+    async with rig.running(app):
+        await work.enqueue()
+        await receiver.until(lambda: bool(receiver.taken))
+    ((_, body),) = receiver.taken
+    assert body["events"][0]["data"]["user"] == "me"
+    assert b"1234" not in receiver.got[0][2]
+    assert b"1234" in seen[0]
 
 
 async def test_a_collector_that_refuses_or_is_away_stops_nothing(
@@ -264,6 +283,26 @@ async def test_a_webhook_is_delivered_by_a_job(rig: Rig, receiver: Receiver) -> 
         "state": "failed",
     }
     assert sent["data"]["data"]["error"] == {"type": "Fail", "message": "secret words"}
+
+
+async def test_what_no_job_can_carry_is_not_sent_and_stops_nothing(
+    rig: Rig, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    hook = Webhook("ops", receiver.url, secret=SECRET, wanted=Wanted(["result"]))
+    app = rig.app(sinks=[hook], payload_limit=1000)
+
+    @app.job
+    async def work(size: int) -> str:
+        return "x" * size
+
+    async with rig.running(app):
+        long, short = await work.enqueue(950), await work.enqueue(3)
+        await long.result(PATIENCE)
+        await short.result(PATIENCE)
+        await receiver.until(lambda: bool(receiver.taken))
+    ((headers, _),) = receiver.taken
+    assert headers["webhook-id"].startswith(short.id)
+    assert f"event {long.id}:" in caplog.text
 
 
 async def test_events_are_logged(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:

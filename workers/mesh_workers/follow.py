@@ -14,7 +14,7 @@ import msgspec
 
 from mesh.cluster import Cluster
 from mesh.errors import AgentError
-from mesh.notices import Cancel, cancelled_job
+from mesh.notices import Cancel, cancelled_job, drain_key
 from mesh.ports import Agent, Board
 from mesh.service import Backoff
 
@@ -29,9 +29,12 @@ _READ = 30.0
 class Following:
     """Belongs to the worker's event loop; ``begin``, then ``run`` is its only task."""
 
-    def __init__(self, agent: Agent, cluster: Cluster) -> None:
+    def __init__(self, agent: Agent, cluster: Cluster, worker: str) -> None:
         self.cancels: dict[str, str] = {}
         """Why jobs are to be cancelled, by job id."""
+        self.is_drained = False
+        """This worker is to take no more jobs."""
+        self._drain_key = drain_key(worker)
         self._agent = agent
         self._cluster = cluster
         self._board: Board | None = None
@@ -73,5 +76,7 @@ class Following:
             except msgspec.MsgspecError as error:
                 log.error("the cancel of job %s cannot be read: %s", job_id, error)
         self.cancels |= new
+        if self._drain_key in notices:
+            self.is_drained = notices[self._drain_key] is not None
         self._cluster.hear(notices)
         return new

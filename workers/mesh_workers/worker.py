@@ -68,6 +68,7 @@ class Worker(Service):
         self.lanes: list[Lane] = []
         self._state = "starting"
         self._reporter: Reporter | None = None
+        self._following: Following | None = None
         self._tally = AttemptTally()
 
     async def health(self) -> Sequence[Check]:
@@ -106,7 +107,7 @@ class Worker(Service):
         )
         config = self._app.config
         reporter = Reporter(agent, Outlets(config.persist_events, config.event_size))
-        following = Following(agent, self._app.cluster)
+        following = Following(agent, self._app.cluster, self.worker_id)
         if not await Backoff(self.stopping).retry(
             f"the board of agent {self._agent_name}", following.begin, AgentError
         ):
@@ -115,8 +116,9 @@ class Worker(Service):
             *(self._app, agent, self.worker_id, keeper, reporter, self._tally, following.cancels)
         )
         self.lanes = [Lane(name, n, tools, self.stopping) for name, n in self._lanes.items()]
-        self._pause_lanes()
+        self._following = following
         self._reporter, self._state = reporter, "running"
+        self._pause_lanes()
         keeper.start()
         try:
             await self._serve(reporter, following, ready)
@@ -128,10 +130,17 @@ class Worker(Service):
         return next((job for job in found if job is not None), None)
 
     def _pause_lanes(self) -> None:
-        """Let the lanes run that the cluster's settings let run here, and no others."""
+        """Let the lanes run that the cluster's settings let run here, and no others; none if this
+        worker is drained."""
         settings = self._app.cluster.settings
+        is_drained = self._following is not None and self._following.is_drained
         for lane in self.lanes:
-            lane.pause(not settings.runs(lane.name, self._agent_name))
+            lane.pause(is_drained or not settings.runs(lane.name, self._agent_name))
+        state = "draining" if is_drained else "running"
+        if state != self._state and self._reporter is not None and not self.stopping.is_set():
+            log.info("%s is %s", self.name, "drained" if is_drained else "used again")
+            self._state = state
+            self._reporter.heartbeat(self._heartbeat())
 
     def _told(self, cancels: Mapping[str, str]) -> None:
         self._pause_lanes()

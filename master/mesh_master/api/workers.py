@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Literal
 
 import msgspec
-from litestar import Router, get
+from litestar import Router, get, post
+from litestar.params import FromPath
 
 from mesh.clock import to_datetime
 from mesh.sign_in import Scope
 from mesh.wire import Heartbeat
-from mesh_master.api.context import GivenApi, require
+from mesh_master.api.context import Api, GivenApi, require
 from mesh_master.api.problems import PROBLEMS
+from mesh_master.worker_work import drain_worker
 
 __all__ = ["router"]
+
+_OPERATE = [require(Scope.OPERATE)]
 
 
 class Load(msgspec.Struct, kw_only=True):
@@ -44,6 +49,20 @@ class Worker(msgspec.Struct, kw_only=True):
 @get("/", guards=[require(Scope.READ)], responses=PROBLEMS)
 async def list_workers(api: GivenApi) -> list[Worker]:
     """The workers that were heard of in the last hour, the latest first."""
+    return await _workers(api)
+
+
+@post("/{worker:str}/{action:str}", guards=_OPERATE, status_code=200, responses=PROBLEMS)
+async def set_worker(
+    api: GivenApi, worker: FromPath[str], action: FromPath[Literal["drain", "resume"]]
+) -> list[Worker]:
+    """`drain`: take no more jobs, finish what there is, and go on living, to be stopped with
+    nothing to give back; `resume`: take jobs again."""
+    await drain_worker(api.mesh, await api.master(), worker, drained=action == "drain")
+    return await _workers(api)
+
+
+async def _workers(api: Api) -> list[Worker]:
     now, heartbeat = api.mesh.now(), api.mesh.config.heartbeat
     found = await (await api.master()).workers(seen_after=now - 3600)
     return [_shown(worker, now - 3 * heartbeat) for worker in found]
@@ -68,4 +87,4 @@ def _shown(worker: Heartbeat, missing_before: float) -> Worker:
     )
 
 
-router = Router("/workers", tags=["workers"], route_handlers=[list_workers])
+router = Router("/workers", tags=["workers"], route_handlers=[list_workers, set_worker])

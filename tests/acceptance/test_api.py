@@ -1,139 +1,40 @@
-"""The HTTP API as a process: restarts, readers that come again, a master that is away."""
+"""The HTTP API as processes serve it: on NATS and PostgreSQL, over real sockets, on bad days."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from subprocess import Popen
 from typing import Any
 
 import httpx
 import pytest
 
-from mesh.testing.servers import PostgresServer, free_port
+from mesh.testing.servers import NatsServer, PostgresServer, free_port
 
 from .processes import Start
 
 PATIENCE = 60.0
-CHUNKS = 60
 
-APP = """
+SHOP = """
 import asyncio
 
 from mesh import Context, Mesh
 
-app = Mesh(
-    master={master!r},
-    agents={agents!r},
-    auto_migrate=True,
-    connect_timeout=2,
-    persist_events=("lifecycle", "chunk", "result"),
-)
+app = Mesh.from_env()
 
 @app.job
 async def count(ctx: Context, to: int) -> int:
     for number in range(to):
-        await ctx.chunk(number)
-        await asyncio.sleep(0.05)
+        await ctx.progress(number + 1, to)
+        await ctx.chunk(f"{number} ")
+        await asyncio.sleep(0.02)
     return to
 """
-
-
-class Site:
-    """A master that serves the API, and is stopped and started again at the same address."""
-
-    def __init__(self, folder: Path, start: Start, master: str, agents: dict[str, str]) -> None:
-        (folder / "counting.py").write_text(APP.format(master=master, agents=agents))
-        self._start = start
-        self._address = f"127.0.0.1:{free_port()}"
-        self.client = httpx.AsyncClient(base_url=f"http://{self._address}", timeout=PATIENCE)
-        self._master: Popen[str] | None = None
-
-    async def serve(self) -> None:
-        self._master = self._start("master", "counting:app", "--http", self._address)
-        await self.until("/health/live")
-
-    def stop(self) -> None:
-        """As a service manager does; what streams are open then must not keep it."""
-        assert self._master is not None
-        self._master.terminate()
-        assert self._master.wait(PATIENCE) == 0
-
-    def work(self) -> None:
-        self._start("worker", "counting:app")
-
-    async def until(self, path: str, status: int = 200) -> Any:
-        """What is there, once it answers so."""
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                try:
-                    answer = await self.client.get(path)
-                except httpx.TransportError:
-                    await asyncio.sleep(0.05)
-                    continue
-                if answer.status_code == status:
-                    return answer.json()
-                await asyncio.sleep(0.05)
-
-    async def enqueue(self, **payload: int) -> str:
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                body = {"name": "count", "payload": payload, "options": {"durability": "master"}}
-                answer = await self.client.post("/api/v1/jobs", json=body)
-                if answer.status_code == 202:
-                    return str(answer.headers["location"])
-                await asyncio.sleep(0.05)
-
-    async def follow(self, job: str, last: str | None = None) -> AsyncIterator[dict[str, str]]:
-        """What the job's stream tells: fields of one event after the other."""
-        headers = {"Accept": "text/event-stream"}
-        if last is not None:
-            headers["Last-Event-ID"] = last
-        async with self.client.stream("GET", f"{job}/events", headers=headers) as answer:
-            assert answer.headers["content-type"].startswith("text/event-stream")
-            assert answer.headers["x-accel-buffering"] == "no"
-            fields: dict[str, str] = {}
-            async for line in answer.aiter_lines():
-                if line and not line.startswith(":"):
-                    name, _, value = line.partition(": ")
-                    fields[name] = value
-                elif not line:
-                    if "event" in fields:
-                        yield fields
-                    fields = {}
-
-
-@pytest.fixture
-async def site(
-    tmp_path: Path, start: Start, where: tuple[str, dict[str, str]]
-) -> AsyncIterator[Site]:
-    site = Site(tmp_path, start, *where)
-    async with site.client:
-        await site.serve()
-        yield site
-
-
-async def test_readers_miss_nothing_when_the_server_is_stopped_and_started(site: Site) -> None:
-    site.work()
-    job = await site.enqueue(to=CHUNKS)
-    told: list[dict[str, str]] = []
-    async for event in site.follow(job):
-        told.append(event)
-        if len(told) == 5:
-            # The stream is open. It ends, and so does the process.
-            await asyncio.to_thread(site.stop)
-    assert told[-1]["event"] != "end"
-    await site.serve()
-    async with asyncio.timeout(PATIENCE):
-        told += [event async for event in site.follow(job, told[-1]["id"])]
-    assert told.pop()["event"] == "end"
-    ids = [int(event["id"]) for event in told]
-    assert ids == sorted(set(ids))
-    chunks = [event["data"] for event in told if event["event"] == "chunk"]
-    assert [f'"data":{number}}}' in chunk for number, chunk in enumerate(chunks)] == [True] * CHUNKS
-    assert told[-1]["event"] == "lifecycle"
-    assert '"succeeded"' in told[-1]["data"]
 
 
 @pytest.fixture
@@ -142,30 +43,144 @@ def database() -> Iterator[PostgresServer]:
         yield server
 
 
-async def test_it_says_that_the_master_is_away_and_comes_back(
-    tmp_path: Path, start: Start, database: PostgresServer
-) -> None:
-    agent = f"sqlite:///{tmp_path}/agent.db"
-    site = Site(tmp_path, start, database.create_database(), {"local": agent})
-    async with site.client:
-        await site.serve()
-        await site.until("/health/ready")
-        database.kill()
-        ready = await site.until("/health/ready", 503)
-        assert ready["status"] == "degraded"
-        for path in ("jobs", "overview", "jobs/count", "workers"):
-            answer = await site.client.get(f"/api/v1/{path}")
-            assert answer.status_code == 503, answer.text
-            assert answer.headers["content-type"] == "application/problem+json"
-            assert answer.headers["retry-after"]
-        assert (await site.client.get("/health/live")).status_code == 200
-        database.start()
-        assert (await site.until("/health/ready"))["status"] == "ok"
-        assert (await site.until("/api/v1/jobs"))["jobs"] == []
-        # One that never had a master: it starts, and says so.
-        database.kill()
-        site.stop()
-        await site.serve()
-        assert (await site.client.get("/api/v1/jobs")).status_code == 503
-        database.start()
-        assert (await site.until("/api/v1/jobs"))["jobs"] == []
+class Site:
+    """A coordinator with the API, which can be stopped and started, and a worker."""
+
+    def __init__(self, start: Start) -> None:
+        self.port = free_port()
+        self._start = start
+        start("worker", "shop_served:app")
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}/", timeout=PATIENCE)
+        self.serve()
+
+    def serve(self, ready: str = "health/ready") -> None:
+        """Start it, and return once there is an answer of 200 at ``ready``."""
+        address = f"127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[str] = self._start(
+            "master", "shop_served:app", "--http", address
+        )
+        self.until(lambda: self.client.get(ready).status_code == 200)
+
+    def until(self, what: Any) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if what():
+                    return
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def enqueue(self, **payload: Any) -> str:
+        answer = self.client.post("api/v1/jobs", json={"name": "count", "payload": payload})
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    def read(self, job_id: str, last: int, most: int | None = None) -> list[tuple[int, str]]:
+        """Ids and kinds of a stream's events: all of them, or ``most``, or until it breaks."""
+        found: list[tuple[int, str]] = []
+        headers = {"accept": "text/event-stream"} | ({"last-event-id": str(last)} if last else {})
+        path = f"api/v1/jobs/{job_id}/events"
+        seq = -1
+        with (
+            contextlib.suppress(httpx.TransportError),
+            self.client.stream("GET", path, headers=headers) as stream,
+        ):
+            for line in stream.iter_lines():
+                if line.startswith("id: "):
+                    seq = int(line[4:])
+                elif line.startswith("event: "):
+                    found.append((seq, line[7:]))
+                if len(found) == most:
+                    break
+        return found
+
+
+@pytest.fixture
+def site(
+    tmp_path: Path,
+    nats_server: NatsServer,
+    database: PostgresServer,
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Site]:
+    for name, value in {
+        "MESH_CLUSTER": f"served-{os.getpid()}-{time.monotonic_ns()}",
+        "MESH_MASTER": database.create_database(),
+        "MESH_AGENTS": f"nats={nats_server.url}",
+        "MESH_AUTO_MIGRATE": "true",
+        "MESH_CONNECT_TIMEOUT": "2",
+    }.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "shop_served.py").write_text(SHOP, "utf-8")
+    site = Site(start)
+    yield site
+    site.client.close()
+
+
+def test_a_stream_goes_on_over_restarts_of_the_server(site: Site) -> None:
+    job_id = site.enqueue(to=150)
+    seen = site.read(job_id, 0, most=20)
+    began = time.monotonic()
+    site.process.send_signal(signal.SIGTERM)
+    assert site.process.wait(PATIENCE) == 0
+    assert time.monotonic() - began < PATIENCE
+    site.serve()
+    for _ in range(3):
+        seen += site.read(job_id, seen[-1][0], most=15)
+    seen += site.read(job_id, seen[-1][0])
+    assert seen.pop() == (seen[-1][0], "end")
+    seqs = [seq for seq, _ in seen]
+    assert seqs == sorted(set(seqs))
+    page, after, pages = None, -1, []
+    while page is None or page["events"]:
+        page = site.client.get(
+            f"api/v1/jobs/{job_id}/events", params={"after": after, "limit": 100}
+        ).json()
+        pages += [(event["seq"], event["kind"]) for event in page["events"]]
+        after = page["next"]
+    assert seen == pages
+
+
+def test_open_streams_do_not_hold_the_server_up(site: Site) -> None:
+    job_id = site.enqueue(to=3000)
+    with site.client.stream(
+        "GET", f"api/v1/jobs/{job_id}/events", headers={"accept": "text/event-stream"}
+    ) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        site.process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(httpx.TransportError):
+            for _ in lines:
+                pass
+    assert site.process.wait(10) == 0
+
+
+def test_without_the_master_it_says_so_and_recovers(site: Site, database: PostgresServer) -> None:
+    assert site.client.get("api/v1/jobs").status_code == 200
+    database.kill()
+    answer = site.client.get("api/v1/jobs")
+    assert answer.status_code == 503
+    assert answer.json()["type"] == "urn:mesh:master-unavailable"
+    assert answer.headers["retry-after"]
+    ready = site.client.get("health/ready")
+    assert ready.status_code == 503
+    assert site.client.get("health/live").status_code == 200
+    database.start()
+    site.until(lambda: site.client.get("api/v1/jobs").status_code == 200)
+    site.until(lambda: site.client.get("health/ready").status_code == 200)
+
+
+def test_it_starts_without_a_master(site: Site, database: PostgresServer) -> None:
+    site.process.send_signal(signal.SIGTERM)
+    assert site.process.wait(PATIENCE) == 0
+    database.kill()
+    site.serve("health/live")
+    for path in ("jobs", "overview", "jobs/count", "workers"):
+        answer = site.client.get(f"api/v1/{path}")
+        assert answer.status_code == 503, answer.text
+        assert answer.headers["content-type"] == "application/problem+json"
+    assert site.client.get("health/ready").status_code == 503
+    database.start()
+    site.until(lambda: site.client.get("health/ready").status_code == 200)
+    job_id = site.enqueue(to=1)
+    assert site.read(job_id, 0)[-1][1] == "end"

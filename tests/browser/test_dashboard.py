@@ -165,6 +165,9 @@ def test_a_lane_is_paused_and_says_so(browser: Browser, cluster: Site) -> None:
         row = page.locator("tr", has_text="mail")
         row.get_by_role("button", name="Pause").click()
         expect(row.locator(".state")).to_have_text("paused")
+        # The worker hears of it a moment later.
+        (log,) = cluster.folder.glob("*-worker.log")
+        waiting_for(lambda: "lane mail is paused" in log.read_text("utf-8"))
         job_id = enqueue(cluster, "send_mail", user=1)
         waiting_for(lambda: bool(get(cluster, "jobs?lane=mail&state=queued")["jobs"]))
         page.goto(f"{cluster.url}/#/jobs/{job_id}")

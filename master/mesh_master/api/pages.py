@@ -34,12 +34,6 @@ async def index(request: AnyRequest) -> Response[bytes] | Redirect:
     return _answer(request, "index.html")
 
 
-@get("/api/v1/docs", include_in_schema=False)
-async def reference(request: AnyRequest) -> Response[bytes]:
-    """All routes, for people; its script reads the OpenAPI document."""
-    return _answer(request, "reference.html")
-
-
 @get("/assets/{name:path}", include_in_schema=False)
 async def asset(request: AnyRequest, name: FromPath[Path]) -> Response[bytes]:
     """A file of the page."""
@@ -59,4 +53,4 @@ def _answer(request: AnyRequest, name: str) -> Response[bytes]:
     return Response(path.read_bytes(), media_type=kind, headers=headers)
 
 
-routes = [index, reference, asset]
+routes = [index, asset]

@@ -133,14 +133,20 @@ function SignIn({ done, cluster, again }) {
 
 function Nav({ me, route, theme, nextTheme, leave }) {
   const here = route.parts[0] || "";
+  const list = useRef(null);
+  // On a narrow screen the pages are a row that is longer than the screen.
+  useEffect(() => {
+    const link = list.current.querySelector("[aria-current]");
+    if (link) list.current.scrollLeft = link.offsetLeft - (list.current.clientWidth - link.offsetWidth) / 2;
+  }, [here]);
   return html`<nav class="side" aria-label="Pages">
     <a class="brand" href="#/"><img src="assets/icon.svg" alt="" width="22" height="22" /><span>jobmesh</span><small>${me.cluster}</small></a>
-    <ul>${PAGES.map(([path, title]) => html`<li><a href=${href(path)} aria-current=${here === path ? "page" : undefined}>${title}</a></li>`)}</ul>
+    <ul ref=${list}>${PAGES.map(([path, title]) => html`<li><a href=${href(path)} aria-current=${here === path ? "page" : undefined}>${title}</a></li>`)}</ul>
     <div class="side-foot">
       <button class="quiet" onClick=${nextTheme} title="Change the theme">Theme: ${theme}</button>
       ${me.via === "session"
         ? html`<button class="quiet" onClick=${leave} title=${`Scope: ${me.scope}`}>Sign out ${me.user}</button>`
-        : html`<span class="muted small">${me.sign_in === "off" ? "Sign-in is off: this machine only" : `${me.user} (${me.scope})`}</span>`}
+        : html`<span class="muted small">${me.sign_in === "off" ? html`Sign-in is off<span class="roomy">: this machine only</span>` : `${me.user} (${me.scope})`}</span>`}
     </div>
   </nav>`;
 }

@@ -74,8 +74,8 @@ export function Overview() {
           ["Waiting", (lane) => count(lane.queued), "num"],
           ["Oldest waits", (lane) => (lane.oldest_at ? duration(between(lane.oldest_at, now)) : "–"), "num"],
           ["Running", (lane) => html`<${Meter} value=${lane.running} most=${lane.concurrency} label=${`running in ${lane.lane}`} />`],
-          ["Wait, last hour", (lane) => latency(lane.lane).waited, "num"],
-          ["Run, last hour", (lane) => latency(lane.lane).ran, "num"],
+          ["Mean wait, 1 h", (lane) => latency(lane.lane).waited, "num"],
+          ["Mean run, 1 h", (lane) => latency(lane.lane).ran, "num"],
           ["Workers", (lane) => count(lane.workers), "num"],
         ]} />` : html`<${Empty} title="No lane yet">Lanes appear with the first handler: <code>mesh worker shop.jobs:app</code><//>`}
       <//>

@@ -25,7 +25,7 @@ from mesh.testing.conformance.master import Story, record
 from mesh.testing.servers import PostgresServer
 from mesh.wire import Record
 from mesh_master import merge, schema
-from mesh_master.migrations.versions import r0009_statistics
+from mesh_master.migrations.versions import r0010_statistics
 from mesh_master.store import SqlMaster
 from mesh_master.tables import COUNTED
 
@@ -285,7 +285,7 @@ async def test_a_history_from_before_is_counted_too(
         server: PostgresServer = request.getfixturevalue("postgres")
         url = server.create_database()
     master = SqlMaster(url, MasterSettings(auto_migrate=True))
-    before = r0009_statistics.down_revision
+    before = r0010_statistics.down_revision
     with monkeypatch.context() as patch:
         patch.setattr(
             Migrations, "_steps", lambda self, at, _: self._script._upgrade_revs(before, at)

@@ -124,6 +124,12 @@ async def test_scopes(closed: Served) -> None:
     upkeep = {"name": "upkeep", "options": {"delay": 3600}}
     made = await closed.post("jobs", upkeep, 202)
     assert made["existing"] is False
+    schedules = closed.app.schedules
+    for handler in ("add", "upkeep"):
+        arguments = (1,) if handler == "add" else ()
+        await schedules.create(handler, "@daily", *arguments, name=handler)
+    assert "operators_may" in (await closed.post("schedules/add/run", None, 403))["detail"]
+    await closed.post("schedules/upkeep/run", None, 202)
 
 
 async def test_keys_over_http(closed: Served) -> None:

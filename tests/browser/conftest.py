@@ -76,8 +76,14 @@ def _chromium() -> str:
     if apt is None or os.geteuid() != 0:
         pytest.fail(advice)
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    subprocess.run([apt, "update", "-qq"], env=environment, capture_output=True)
-    install = [apt, "install", "-y", "-qq", "--no-install-recommends", "chromium"]
+    subprocess.run(
+        [apt, "-o", "DPkg::Lock::Timeout=300", "update", "-qq"],
+        env=environment,
+        capture_output=True,
+    )
+    # Another process of the tests may be at it too.
+    apt_get = [apt, "-o", "DPkg::Lock::Timeout=300"]
+    install = [*apt_get, "install", "-y", "-qq", "--no-install-recommends", "chromium"]
     done = subprocess.run(install, env=environment, capture_output=True, text=True)
     found = shutil.which("chromium")
     if found is None:

@@ -30,6 +30,7 @@ PAGES = {
     "agents": "#/agents",
     "workers": "#/workers",
     "settings": "#/settings",
+    "api": "#/api",
 }
 
 expect.set_options(timeout=PATIENCE * 1000)

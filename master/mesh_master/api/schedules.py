@@ -144,7 +144,10 @@ async def resume(api: GivenApi, name: FromPath[str]) -> Schedule:
 
 @post("/{name:str}/run", guards=[require(Scope.OPERATE)], status_code=202, responses=PROBLEMS)
 async def run_now(api: GivenApi, request: SignedIn, name: FromPath[str]) -> Enqueued:
-    """A job of the schedule at once, out of turn."""
+    """A job of the schedule at once, out of turn; of a handler that they may enqueue."""
+    schedule = await api.mesh.schedules.get(name)
+    kind = await api.door.kind(schedule.definition.handler)
+    api.door.check_job(request.user, "enqueue", kind)
     handle = await api.mesh.schedules.run_now(name)
     return Enqueued(id=handle.id)
 

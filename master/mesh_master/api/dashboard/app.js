@@ -5,6 +5,7 @@ import { html, render, useEffect, useRef, useState } from "./lib.js";
 import { go, href, useRoute } from "./router.js";
 import { Loading } from "./ui.js";
 import { Agents } from "./pages/agents.js";
+import { Api } from "./pages/api.js";
 import { Failed } from "./pages/failed.js";
 import { JobPage } from "./pages/job.js";
 import { Jobs } from "./pages/jobs.js";
@@ -23,6 +24,7 @@ const PAGES = [
   ["agents", "Agents", "a", Agents],
   ["workers", "Workers", "w", Workers],
   ["settings", "Settings", "e", Settings],
+  ["api", "API", "p", Api],
 ];
 
 const THEMES = ["system", "light", "dark"];

@@ -8,7 +8,7 @@ from sqlalchemy import Column, text
 from mesh.sql import Moment
 
 revision = "0008"
-down_revision = "0010"
+down_revision = "0007"
 
 
 def upgrade(op: Operations, prefix: str, schema: str | None) -> None:

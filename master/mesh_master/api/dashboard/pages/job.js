@@ -101,7 +101,7 @@ function Edit({ job, text, setText, close, done }) {
   </form></dialog>`;
 }
 
-export function JobPage({ id }) {
+export function JobPage({ id, me }) {
   const { data: job, error, reload } = useData(`jobs/${id}`, null, 3000);
   const { events, state } = useEvents(id);
   const { act, busy, view } = useAction();
@@ -119,7 +119,7 @@ export function JobPage({ id }) {
   const actions = html`
     ${!over && html`<button disabled=${busy} class="danger" onClick=${() => ask({ title: "Cancel the job?", text: `${job.name} will not start, or is stopped.`, yes: "Yes, cancel it", danger: true, work: () => act(async () => { await post(`jobs/${id}/cancel`); reload(); }, "It was asked to end.") })}>Cancel</button>`}
     ${over && !job.retried_as && html`<button disabled=${busy} class="primary" onClick=${async () => { const made = await act(() => post(`jobs/${id}/retry`)); if (made) go(`jobs/${made.id}`); }}>Retry</button>
-      <button disabled=${busy} onClick=${() => setEditing(true)}>Edit and run again</button>`}
+      ${(me.scope === "admin" || job.kind === "system") && html`<button disabled=${busy} onClick=${() => setEditing(true)}>Edit and run again</button>`}`}
     ${over && html`<button disabled=${busy} class="danger" onClick=${() => ask({ title: "Delete the job?", text: "It is forgotten, with all that there is of it.", yes: "Yes, delete it", danger: true, work: async () => { if ((await act(() => del(`jobs/${id}`).then(() => true)))) go("jobs"); } })}>Delete</button>`}`;
   return html`<${Page} title=${job.name} actions=${actions} error=${error}>
     <p class="job-line"><${State} value=${job.state} /> <span class="mono small">${job.id}</span>

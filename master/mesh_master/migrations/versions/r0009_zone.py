@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic.operations import Operations
 from sqlalchemy import Column, String
 
-revision = "0011"
+revision = "0009"
 down_revision = "0008"
 
 

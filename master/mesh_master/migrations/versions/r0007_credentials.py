@@ -7,7 +7,7 @@ from sqlalchemy import Column, Integer, SmallInteger, String, Text
 
 from mesh.sql import Moment
 
-revision = "0010"
+revision = "0007"
 down_revision = "0006"
 
 

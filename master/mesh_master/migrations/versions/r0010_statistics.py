@@ -18,8 +18,8 @@ from sqlalchemy import column as col
 from mesh.fingerprint import fingerprint
 from mesh.sql import JobId, Moment
 
-revision = "0009"
-down_revision = "0011"
+revision = "0010"
+down_revision = "0009"
 
 ENDS = ("succeeded", "failed", "cancelled", "skipped", "expired")
 BOUNDS = (1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000,

@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 from jsonschema import Draft202012Validator
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 from mesh.bound import make_envelope, make_held
 from mesh.codec import ValueCodec, encode_payload
@@ -60,11 +62,12 @@ async def _enqueue_told(
             f"handler '{told.name}' has limits, whose keys its code makes of the arguments, and "
             "this server does not have it: run it with your app (mesh master APP)"
         )
+    # Before it is looked at: what is too large is not worth the time that looking takes.
+    data = encode_payload(told.name, payload, mesh.payload_limit)
     _check(told, payload)
     defaults = {key: v for key in _DEFAULTS if (v := getattr(definition, key)) is not None}
     options = Options.parse(defaults).merge(Options.parse(given).for_one_job())
     options = options.named_for(mesh.prefix)
-    data = encode_payload(told.name, payload, mesh.payload_limit)
     job = make_envelope(
         told.name, definition.lane, data, options, mesh.now(), rare=options.has_rare
     )
@@ -83,7 +86,15 @@ def _check(told: HandlerInfo, payload: dict[str, Any]) -> None:
         return
     # What is not among the arguments is a mistake, as it is where the code is.
     closed = {"additionalProperties": False, **schema} if "properties" in schema else schema
-    problems = sorted(Draft202012Validator(closed).iter_errors(payload), key=lambda e: e.json_path)
+    # A registry of its own: what a worker published must not make this server fetch addresses.
+    validator = Draft202012Validator(closed, registry=Registry())
+    try:
+        problems = sorted(validator.iter_errors(payload), key=lambda error: error.json_path)
+    except Unresolvable as error:
+        raise ConfigError(
+            f"the schema of handler '{told.name}' refers to {error}, which is not a part of it: "
+            "nothing is fetched; run the server with your app (mesh master APP)"
+        ) from None
     if problems:
         shown = "; ".join(f"{error.json_path}: {error.message}" for error in problems[:5])
         raise InvalidArguments(f"handler '{told.name}': {shown}")

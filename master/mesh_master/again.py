@@ -17,6 +17,8 @@ from typing import Any
 import msgspec
 from sqlalchemy import Row, select
 
+from mesh.codecs.base import is_sealed
+from mesh.errors import InvalidArguments
 from mesh.held import After, Held
 from mesh.job import TERMINAL, is_job_id, new_job_id
 from mesh.sql import BulkUpdate, Database, Executor, one_of
@@ -61,6 +63,8 @@ class Again:
         # Whoever comes second waits here, and then finds them taken.
         locked = self._database.locking(can.order_by(jobs.id))
         old: Sequence[Row[Any]] = (await run.execute(locked)).all()
+        if payload is not None:
+            _refuse_plain(old, payload)
         made = {row.id: new_job_id() for row in old}
         limits = await self._limits(run, {key for row in old for key in _keys(row)})
         after = await self._after(run, made)
@@ -125,6 +129,19 @@ class Again:
         table = self._tables.limits
         rows = await run.execute(select(table).where(one_of(self._database, table.c.key, keys)))
         return {r.key: Limit(r.key, r.concurrency, r.rate, r.burst) for r in rows}
+
+
+def _refuse_plain(old: Sequence[Row[Any]], payload: bytes) -> None:
+    """Raise ``InvalidArguments`` if the payload would show what the old jobs' payloads hid."""
+    if is_sealed(payload):
+        return
+    for row in old:
+        if row.payload is not None and is_sealed(row.payload.encode()):
+            raise InvalidArguments(
+                f"job {row.id} ({row.name}) had encrypted arguments, and the other ones given are "
+                "not encrypted: retry with the app that has the codec (--app MODULE:APP, or "
+                "Mesh(..., codec=...))"
+            )
 
 
 def _keys(row: Row[Any]) -> list[str]:

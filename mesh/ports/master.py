@@ -311,9 +311,10 @@ class Master(Protocol):
         A job that ran after others does so again: after what they were done again as, in this
         call or before, if they were. A job is done again once at most, however many ask at the
         same time. Left out are jobs that are not known, have not ended, were done again already,
-        or whose payload never came and is not given. What was said for the old job alone (its
-        timeout and retry policy, its key) is not kept by the history: the handler's and the
-        cluster's hold.
+        or whose payload never came and is not given. Raises ``InvalidArguments``, with nothing
+        done, if an old payload was encrypted and the one given is not. What was said for the
+        old job alone (its timeout and retry policy, its key) is not kept by the history: the
+        handler's and the cluster's hold.
         """
         ...
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from mesh.errors import ConfigError
+from mesh.errors import ConfigError, InvalidArguments
 from mesh.filter import MOST_TAG, JobFilter
 from mesh.held import After, Held, KeyRule
 from mesh.job import TERMINAL, State, new_job_id
@@ -180,6 +180,20 @@ class HistoryConformance:
         assert (await master.get_jobs([new_id]))[new_id].payload == b'{"n":8}'
         (job,) = await master.claim_due(harness.now() + 1, 10, 30.0)
         assert job.payload == b'{"n":8}'
+
+    async def test_what_was_encrypted_is_not_done_again_in_plain(
+        self, harness: MasterHarness
+    ) -> None:
+        """And then nothing is done, for the others of the call neither."""
+        master = await harness.connect()
+        sealed, plain = Story(payload=b'{"$encrypted":"x"}'), Story(payload=b'{"n":7}')
+        await record(master, sealed.accepted(), sealed.finished())
+        await record(master, plain.accepted(), plain.finished())
+        with pytest.raises(InvalidArguments, match=f"{sealed.id}.* encrypted.*codec"):
+            await master.retry([plain.id, sealed.id], b'{"n":8}')
+        assert sorted(await ids(master, retried=False)) == sorted([sealed.id, plain.id])
+        made = await master.retry([plain.id, sealed.id], b'{"$encrypted":"y"}')
+        assert set(made) == {plain.id, sealed.id}
 
     async def test_what_cannot_be_done_again_is_left_out(self, harness: MasterHarness) -> None:
         master = await harness.connect()

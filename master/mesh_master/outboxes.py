@@ -3,22 +3,31 @@
 Any number of coordinators may: each row is with one of them at a time. A row goes when the master
 has its job; if the coordinator dies between the two, another brings the job again, which changes
 nothing.
+
+Where the master is there and refuses a batch, its jobs are brought one by one, so that one that it
+does not take holds up no others; after ``_TRIES`` times that one is set aside.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import Counter
 from collections.abc import Callable
 
 from mesh.clock import Clock, SystemClock
-from mesh.errors import MasterError
+from mesh.errors import MasterError, MasterUnavailable
 from mesh.ports import Master
 from mesh.service import Backoff, Service, pass_on
-from mesh.sql.outbox import Outbox
+from mesh.sql.outbox import Outbox, Taken
 
 __all__ = ["OutboxDuty"]
 
+log = logging.getLogger("mesh")
+
 _BATCH = 500
+_TRIES = 3
+"""How often the master must refuse a job by itself: what is wrong may be of the moment."""
 
 
 class OutboxDuty(Service):
@@ -30,6 +39,8 @@ class OutboxDuty(Service):
         self._master = master
         self._clock = clock or SystemClock()
         self._wake = asyncio.Event()
+        self._refused: Counter[int] = Counter()
+        """How often, by the number of the row."""
 
     async def run(self, ready: Callable[[], None]) -> None:
         ready()  # nobody need wait for the application's database
@@ -60,7 +71,27 @@ class OutboxDuty(Service):
         return True
 
     async def _move(self) -> int:
-        async with self._outbox.take(_BATCH) as jobs:
-            if jobs:
-                await self._master.submit(jobs)
-            return len(jobs)
+        async with self._outbox.take(_BATCH) as taken:
+            if taken.jobs:
+                try:
+                    await self._master.submit(list(taken.jobs.values()))
+                except MasterUnavailable:
+                    raise
+                except MasterError as error:
+                    log.warning("%s: the master refuses some of a batch: %s", self.name, error)
+                    await self._move_each(taken)
+            return len(taken.jobs) - len(taken.kept)
+
+    async def _move_each(self, taken: Taken) -> None:
+        for number, held in taken.jobs.items():
+            try:
+                await self._master.submit([held])
+            except MasterUnavailable:
+                raise
+            except MasterError as error:
+                self._refused[number] += 1
+                if self._refused[number] < _TRIES:
+                    taken.kept.add(number)
+                else:
+                    taken.refused[number] = str(error)
+                    del self._refused[number]

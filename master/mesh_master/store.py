@@ -418,7 +418,12 @@ class SqlMaster:
     async def sweep(self, workers_before: float, limit: int) -> int:
         async with self.database.write(timeout=_PATIENCE) as connection:
             gone = await self._forgetting.sweep(connection, workers_before, limit)
-            return gone + await self._credentials.sweep(connection, limit)
+            gone += await self._credentials.sweep(connection, limit)
+        async with self.database.write(timeout=_PATIENCE) as connection:
+            orphans = await self._unblocking.give_up(connection)
+        if orphans:
+            self._signals.signal({HELD})
+        return gone + len(orphans)
 
     async def roll_up(self, kept: float, limit: int) -> int:
         async with self.database.write(timeout=_PATIENCE) as connection:

@@ -33,19 +33,23 @@ from sqlalchemy import (
 
 from mesh.errors import WireError
 from mesh.fingerprint import fingerprint
-from mesh.job import TERMINAL_VERSION, State, state_version
+from mesh.job import TERMINAL_VERSION, State, made_job_id, state_version
 from mesh.sql import BulkUpdate, Database, Executor, one_of
 from mesh.sql.bulk import Excluded
 from mesh.wire import Envelope, Parent, decode_frame, encode_frame
 from mesh_master.merge import as_json
 from mesh_master.tables import Tables
 
-__all__ = ["AT_ONCE", "Unblocking"]
+__all__ = ["AT_ONCE", "ORPHANED", "Unblocking"]
 
 log = logging.getLogger("mesh")
 
 AT_ONCE = 500
 """Dependencies closed, or jobs ended, in one transaction."""
+
+ORPHANED = 24 * 3600.0
+"""Seconds for which a job may wait for one that the master has not heard of: its agent's ledger may
+have to be recorded yet."""
 
 _MOST_RESULTS = 512 * 1024
 """Bytes of its parents' results that may travel with a job."""
@@ -257,6 +261,37 @@ class Unblocking:
             )
             await self._forget(run, late_ids)
         return late_ids
+
+    async def give_up(self, run: Executor) -> list[str]:
+        """End some jobs that wait for one that nobody has heard of, ``ORPHANED`` seconds after its
+        id was made: it was never stored. Returns their ids."""
+        dependencies, jobs = self._tables.dependencies, self._tables.jobs.c
+        columns = dependencies.c
+        long_ago = made_job_id(self._database.now() - ORPHANED, "0" * 20)
+        unknown = (
+            select(columns.child_id, columns.parent_id)
+            .where(
+                columns.is_open,
+                columns.parent_id < long_ago,
+                ~exists().where(jobs.id == columns.parent_id),
+            )
+            .limit(AT_ONCE)
+        )
+        rows = (await run.execute(self._database.claiming(unknown, of=dependencies))).all()
+        parents = {row.child_id: row.parent_id for row in rows}
+        held = self._read(await self._waiting(run, sorted(parents)))
+        hours = f"{ORPHANED / 3600:.0f} hours"
+        gone = {
+            child: (
+                State.CANCELLED,
+                "ParentUnknown",
+                f"it was to run after job {parents[child]}, which nobody has heard of in {hours}: "
+                "it was not stored",
+            )
+            for child in held
+        }
+        await self._end(run, gone, held)
+        return list(gone)
 
     async def free_slots(self, run: Executor, ended: Collection[str] | None) -> int:
         """Let others have the place under their limits of jobs that need it no more."""

@@ -338,7 +338,8 @@ class Master(Protocol):
 
     async def sweep(self, workers_before: float, limit: int) -> int:
         """Forget up to ``limit`` workers last heard of before that moment, idempotency keys and
-        events whose time is over. Returns how many there were: fewer than ``limit``, then that
+        events whose time is over; cancel jobs that wait for one that the master has not heard of
+        a day after its id was made. Returns how many there were: fewer than ``limit``, then that
         is all."""
         ...
 

@@ -4,18 +4,29 @@ master's.
 An application whose own database is not the master's cannot store a job and its own rows in one
 transaction, unless the job is a row of its own database first. That is the table ``mesh_outbox``;
 a coordinator moves its rows to the master (``mesh_master.outboxes``), each at least once, and
-storing a job twice changes nothing.
+storing a job twice changes nothing. One that the master refuses goes to ``mesh_outbox_refused``.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
-from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, delete, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    delete,
+    select,
+)
 
 from mesh.clock import Clock
 from mesh.errors import MasterError, MasterUnavailable, MeshError
@@ -28,17 +39,29 @@ from mesh.sql.signals import make_signals
 from mesh.sql.within import executor_within
 from mesh.wire import VERSION, check_version
 
-__all__ = ["OUTBOX_TABLE", "Outbox"]
+__all__ = ["OUTBOX_TABLE", "REFUSED_TABLE", "Outbox", "Taken"]
 
 log = logging.getLogger("mesh")
 
 OUTBOX_TABLE = "mesh_outbox"
+REFUSED_TABLE = "mesh_outbox_refused"
 _TOPIC = "outbox"
 
 _ERRORS = DatabaseErrors(unavailable=MasterUnavailable, failed=MasterError, in_doubt=MasterError)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decoder = msgspec.msgpack.Decoder(tuple[int, Held])
+
+
+class Taken:
+    """Jobs that were taken, by the numbers of their rows."""
+
+    def __init__(self, jobs: Mapping[int, Held]) -> None:
+        self.jobs = jobs
+        self.kept: set[int] = set()
+        """Those that are to stay for another time."""
+        self.refused: dict[int, str] = {}
+        """Those that are to be set aside, with the reason."""
 
 
 class Outbox:
@@ -55,6 +78,14 @@ class Outbox:
             self.metadata,
             Column("id", serial, primary_key=True, autoincrement=True),
             Column("job", LargeBinary, nullable=False),
+        )
+        self.refused = Table(
+            REFUSED_TABLE,
+            self.metadata,
+            Column("id", serial, primary_key=True, autoincrement=False),
+            Column("job_id", String(36), nullable=False),
+            Column("job", LargeBinary, nullable=False),
+            Column("reason", Text, nullable=False),
         )
         self._unread: set[int] = set()
         """Rows of which it was said that they cannot be read."""
@@ -92,18 +123,28 @@ class Outbox:
             ) from error
 
     @asynccontextmanager
-    async def take(self, limit: int) -> AsyncIterator[list[Held]]:
-        """Some jobs, the oldest first; at the end of the block, unless it raises, they are gone.
-        What others have taken is left out; what cannot be read stays, with a log line. Raises
-        ``MasterError``."""
+    async def take(self, limit: int) -> AsyncIterator[Taken]:
+        """Some jobs, the oldest first; at the end of the block, unless it raises, they are gone,
+        but for those that are kept. What others have taken is left out; what cannot be read stays,
+        with a log line. Raises ``MasterError``."""
         async with self.database.write() as connection:
             oldest = select(self.table).order_by(self.table.c.id).limit(limit)
             rows = (await connection.execute(self.database.claiming(oldest))).all()
             read = {row.id: job for row in rows if (job := self._read(row.id, row.job)) is not None}
-            yield list(read.values())
-            if read:
-                gone = one_of(self.database, self.table.c.id, list(read))
-                await connection.execute(delete(self.table).where(gone))
+            taken = Taken(read)
+            yield taken
+            for number, reason in taken.refused.items():
+                held = read[number]
+                row = {"id": number, "job_id": held.job.id, "job": _encode((VERSION, held))}
+                await connection.execute(self.refused.insert().values(**row, reason=reason))
+                log.error(
+                    "outbox at %s: job %s (%s) is refused by the master, and set aside in the "
+                    "table %s: %s",
+                    *(self.url, held.job.id, held.job.name, REFUSED_TABLE, reason),
+                )
+            if gone := [number for number in read if number not in taken.kept]:
+                these = one_of(self.database, self.table.c.id, gone)
+                await connection.execute(delete(self.table).where(these))
 
     def _read(self, number: int, data: bytes) -> Held | None:
         try:

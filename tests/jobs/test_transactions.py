@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from mesh import ConfigError, JobNotFound, KeyExists, MasterError, Mesh, State
+from mesh.held import Held, Stored
 from mesh.sql.outbox import Outbox
 from mesh.testing.servers import PostgresServer
+from mesh_master.store import SqlMaster
 
 from .cluster_rig import PATIENCE, Rig
 
@@ -158,7 +160,7 @@ async def test_an_outbox_where_the_database_is_not_the_masters(
         assert await later.result(PATIENCE) == 3
         assert ran == [2, 3]
         async with outbox.take(10) as left:
-            assert left == []
+            assert left.jobs == {}
         with pytest.raises(ConfigError, match="keys are looked at when the job has left"):
             await order.options(session=session, key="k", on_conflict="raise").enqueue(4)
     await outbox.close()
@@ -177,8 +179,8 @@ async def test_a_coordinator_that_dies_in_between_moves_the_jobs_again(
         await session.commit()
 
     async def move_and_die() -> None:
-        async with outbox.take(10) as jobs:
-            await (await app.master()).submit(jobs)
+        async with outbox.take(10) as taken:
+            await (await app.master()).submit(list(taken.jobs.values()))
             raise LookupError("died")
 
     with pytest.raises(LookupError, match="died"):
@@ -189,6 +191,43 @@ async def test_a_coordinator_that_dies_in_between_moves_the_jobs_again(
         assert await other.result(PATIENCE) == 2
     assert ran == [1, 2]
     await outbox.close()
+
+
+async def test_a_job_that_the_master_refuses_holds_up_no_others(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"sqlite:///{tmp_path}/shop.db"
+    app, ran = make_app(rig, outbox=url)
+    order = app.handlers["order"]
+    outbox = Outbox(url, app.clock, 5.0)
+    await outbox.open()
+    store, tries = SqlMaster.submit, list[int]()
+
+    async def submit(self: SqlMaster, jobs: Sequence[Held], within: Any = None) -> list[Stored]:
+        if any(held.job.payload == b'{"n":13}' for held in jobs):
+            tries.append(len(jobs))
+            raise MasterError("13 is unlucky")
+        return await store(self, jobs, within)
+
+    monkeypatch.setattr(SqlMaster, "submit", submit)
+    async with rig.running(app), async_session(url) as session:
+        jobs = [await order.options(session=session).enqueue(n) for n in (1, 13, 2)]
+        await session.commit()
+        assert await jobs[0].result(PATIENCE) == 1
+        assert await jobs[2].result(PATIENCE) == 2
+        async with asyncio.timeout(PATIENCE):
+            while "13 is unlucky" not in (said := await _refused(outbox)):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+    assert jobs[1].id in said
+    assert tries.count(1) >= 3, "what is wrong may be of the moment"
+    assert f"job {jobs[1].id} (order) is refused" in caplog.text
+    assert sorted(ran) == [1, 2]
+    await outbox.close()
+
+
+async def _refused(outbox: Outbox) -> str:
+    async with outbox.database.read() as connection:
+        return str((await connection.execute(select(outbox.refused))).all())
 
 
 async def test_what_cannot_be_read_stays_in_the_outbox(

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from mesh.held import After, Held, KeyRule
-from mesh.job import Priority, State, new_job_id
+from mesh.job import Priority, State, made_job_id, new_job_id
 from mesh.ports import JobFilter, JobInfo, LimitInfo, Master, Wait
 from mesh.testing.conformance.agent import make_job
 from mesh.testing.conformance.master import AGENT, MasterHarness
@@ -197,6 +197,27 @@ class ConditionsConformance:
             assert (stored.job_id, stored.existing, stored.refused) == (job.job.id, False, False)
 
     # parents ---------------------------------------------------------------------------------
+
+    async def test_nobody_waits_for_ever_for_what_was_never_stored(
+        self, harness: MasterHarness
+    ) -> None:
+        master = await harness.connect()
+        old = made_job_id(harness.now() - 25 * 3600, "1" * 20)
+        new = made_job_id(harness.now() - 23 * 3600, "2" * 20)
+        orphan = Held(make_job(), after=[After(old)])
+        grandchild = Held(make_job(), after=[After(orphan.job.id)])
+        patient = Held(make_job(), after=[After(new)])
+        known = make_job(id=made_job_id(harness.now() - 26 * 3600, "3" * 20))
+        await record(master, Accepted(known, harness.now()))
+        child = Held(make_job(), after=[After(known.id)])
+        await master.submit([orphan, grandchild, patient, child])
+        await master.sweep(0.0, 100)
+        ended = await info(master, orphan.job.id)
+        assert (ended.state, ended.error_type) == (State.CANCELLED, "ParentUnknown")
+        assert old in (ended.error_message or "")
+        await master.unblock()
+        states = [(await info(master, h.job.id)).state for h in (grandchild, patient, child)]
+        assert states == [State.CANCELLED, State.WAITING, State.WAITING]
 
     async def test_a_job_runs_after_its_parents(self, harness: MasterHarness) -> None:
         master = await harness.connect()

@@ -46,9 +46,13 @@ class EventLog(logging.Handler):
         super().__init__(level)
         self._event_size = event_size
 
-    def createLock(self) -> None:  # noqa: N802
-        # None: a thread may wait in ``emit`` for the event loop, which may have to log meanwhile.
-        self.lock = None
+    def handle(self, record: logging.LogRecord) -> bool:
+        # Without the lock that handlers take: a thread may wait in ``emit`` for the event loop,
+        # which may have to log meanwhile.
+        passes = bool(self.filter(record))
+        if passes:
+            self.emit(record)
+        return passes
 
     def emit(self, record: logging.LogRecord) -> None:
         emit = EMIT.get()

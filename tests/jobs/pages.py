@@ -39,6 +39,6 @@ def check_command(line: str) -> None:
         plugins.load("mesh.commands", name)(root)
     _, *words = shlex.split(line, comments=True)
     command: Any = typer.main.get_command(root)
-    while hasattr(command, "commands"):
+    while words and hasattr(command, "commands"):
         command = command.commands[words.pop(0)]
     command.make_context(line, words)

@@ -86,7 +86,11 @@ class WindowedPace:
             begin = self._begin(opens)
             first = self._first_slot(begin, zone)
             if first is not None and first > moment:
-                return first
+                back = self._opened_again(instant, offset, first, zone) if opens > wall else None
+                if back is None:
+                    return first
+                here = back * _SECOND
+                continue
             if first is None:
                 here = self._leave(opens, here, here + _DAY * _SECOND, offset, zone)
             elif opens > wall:
@@ -98,6 +102,17 @@ class WindowedPace:
                     return slot
                 here = self._leave(opens, here, slot, offset, zone)
         return None
+
+    def _opened_again(self, instant: int, offset: int, first: int, zone: Zone) -> int | None:
+        """When clocks go back, between a window that is over and the ``first`` slot of the next,
+        into the one that is over."""
+        last = first // _SECOND
+        if zone.offset(last) >= offset:
+            return None
+        change = zone.change(instant, last)
+        wall = change + zone.offset(change)
+        is_open = change > instant and self._open_from(wall) == wall
+        return change if is_open else None
 
     def _first_slot(self, begin: int, zone: Zone) -> int | None:
         """The first slot of the window that begins at the wall time ``begin``, if it has any."""

@@ -7,7 +7,7 @@ from itertools import islice, pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from schedule_oracle import ZONES, changes, wall, watch
 
@@ -45,6 +45,7 @@ def in_windows(zone: ZoneInfo, begin: int, end: int, low: int, high: int, step: 
 
 @settings(max_examples=30, deadline=None)
 @given(changes(), st.integers(0, 300), st.integers(1, 400), st.sampled_from([7, 25, 45, 90, 150]))
+@example(("America/Adak", 25704000), 0, 66, 25)  # over, and open again
 def test_a_window_has_a_pace_of_its_own(
     change: tuple[str, int], low: int, size: int, step: int
 ) -> None:

@@ -1,5 +1,5 @@
 import { Ago, Empty, JobLink, Loading, Page, State, Table, useAction, useConfirm } from "../ui.js";
-import { html, useEffect, useState } from "../lib.js";
+import { html, useEffect, useRef, useState } from "../lib.js";
 import { post } from "../api.js";
 import { useData, useNow } from "../data.js";
 import { between, compact, duration } from "../format.js";
@@ -45,7 +45,12 @@ export function Jobs({ route }) {
   const words = searchOf(filter);
   const [text, setText] = useState(words);
   // A link leads to other words than those that are here.
-  useEffect(() => setText(words), [words]);
+  const shown = useRef(words);
+  useEffect(() => {
+    // Not at first: by now somebody may have typed.
+    if (shown.current !== words) setText(words);
+    shown.current = words;
+  }, [words]);
   const { act, busy, view } = useAction();
   const [dialog, ask] = useConfirm();
   const now = useNow();

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from mesh.app import Mesh
@@ -29,7 +30,7 @@ class MailRefused(OSError):
     """The mail server does not take a mail just now."""
 
 
-def open_shop(app: Mesh) -> Any:
+def open_shop(app: Mesh) -> Callable[[], Coroutine[Any, Any, None]]:
     """Register the handlers; returns a coroutine function that keeps the shop busy for ever."""
 
     @app.job(lane="mail", title="Send a mail", icon="✉", retry=Retry(3, delay=2.0))

@@ -131,11 +131,12 @@ class Outbox:
             oldest = select(self.table).order_by(self.table.c.id).limit(limit)
             rows = (await connection.execute(self.database.claiming(oldest))).all()
             read = {row.id: job for row in rows if (job := self._read(row.id, row.job)) is not None}
+            stored = {row.id: row.job for row in rows}
             taken = Taken(read)
             yield taken
             for number, reason in taken.refused.items():
                 held = read[number]
-                row = {"id": number, "job_id": held.job.id, "job": _encode((VERSION, held))}
+                row = {"id": number, "job_id": held.job.id, "job": stored[number]}
                 await connection.execute(self.refused.insert().values(**row, reason=reason))
                 log.error(
                     "outbox at %s: job %s (%s) is refused by the master, and set aside in the "

@@ -179,6 +179,12 @@ class Config:
             values = {**values, **_prefixed(prefix, values)}
         return cls(**values, given=given)
 
+    @property
+    def silence(self) -> float:
+        """Seconds after which a worker that has said nothing counts as gone: it may miss two
+        heartbeats."""
+        return 3 * self.heartbeat
+
     def agent(self, name: str) -> AgentConfig:
         """The agent of that name. Raises ``ConfigError`` if there is none."""
         try:

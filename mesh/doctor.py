@@ -90,7 +90,7 @@ async def _check_cluster(master: Master) -> list[Check]:
 
 async def _check_lanes(app: Mesh, master: Master) -> list[Check]:
     """Whether each lane has a living worker."""
-    alive = await master.workers(seen_after=app.now() - 3 * app.config.heartbeat)
+    alive = await master.workers(seen_after=app.now() - app.config.silence)
     served = {lane.lane for worker in alive if worker.state == "running" for lane in worker.lanes}
     return [
         Check(f"lane {lane}", True, "has a worker")

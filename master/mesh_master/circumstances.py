@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Sequence
 
 from mesh.app import Mesh
 from mesh.errors import AgentError
 from mesh.job import TERMINAL
 from mesh.ports import JobInfo
+from mesh_master.standing import all_agents
 from mesh_master.why import Standing
 
 __all__ = ["find_standing"]
@@ -31,7 +31,7 @@ async def find_standing(mesh: Mesh, jobs: Sequence[JobInfo], *, thorough: bool) 
         settings=await master.cluster_settings(),
         agents=agents,
         unreachable=await _unreachable(mesh) if thorough else {},
-        workers=await master.workers(seen_after=mesh.now() - 3 * mesh.config.heartbeat),
+        workers=await master.workers(seen_after=mesh.now() - mesh.config.silence),
         leases=await master.leases(),
         handlers={handler.name for handler in await master.handlers()},
         backlog=await master.backlog() if thorough else {},
@@ -41,13 +41,5 @@ async def find_standing(mesh: Mesh, jobs: Sequence[JobInfo], *, thorough: bool) 
 
 
 async def _unreachable(mesh: Mesh) -> dict[str, str]:
-    async def problem(name: str) -> str | None:
-        try:
-            await mesh.agent(name)
-        except AgentError as error:
-            return str(error)
-        return None
-
-    names = list(mesh.config.agents)
-    found = zip(names, await asyncio.gather(*map(problem, names)), strict=True)
-    return {name: text for name, text in found if text is not None}
+    agents = await all_agents(mesh)
+    return {name: str(agent) for name, agent in agents.items() if isinstance(agent, AgentError)}

@@ -66,14 +66,14 @@ class Coordinator(Group):
         others: Sequence[Service] = (),
         telling: Telling | None = None,
         monitor: Monitor | None = None,
-        heartbeat: float = 10.0,
+        silence: float = 30.0,
     ) -> None:
         """``serves`` gives the names of the agents that serve a lane; without it all do.
         ``retention`` is ``Config``'s. ``cluster`` is told of the cluster's settings. ``connect``
         makes the connection to an agent that was added at run time; without it those are left to
         other coordinators. ``holder`` names this process among the coordinators. ``others`` run
         with its duties, and ``telling`` is given what recorders have recorded. ``monitor`` is told
-        of it; ``heartbeat`` is the seconds between two of a worker."""
+        of it; ``silence`` is ``Config``'s."""
         self.master = master
         self.agents = dict(agents)
         self.recorders: dict[str, Recorder] = {}
@@ -86,7 +86,7 @@ class Coordinator(Group):
         self._holder = holder or unique_name()
         self._telling = telling
         self._monitor = monitor or Monitor()
-        self._heartbeat = heartbeat
+        self._silence = silence
         self._tally = LedgerTally()
         self._is_open = False
         self.dispatcher = Dispatcher(
@@ -263,7 +263,7 @@ class Coordinator(Group):
         if self._is_open:
             await cluster_metrics(
                 *(families, self.master, self.agents),
-                heartbeat=self._heartbeat,
+                silence=self._silence,
                 now=self._clock.time(),
                 holder=self._holder,
             )
@@ -318,7 +318,7 @@ def coordinator_role(app: Mesh, options: RoleOptions) -> Service:
         others=[Declaring(app, app.connect_master()), *_outbox(app)],
         telling=Telling(app.sinks, master, app.clock) if app.sinks else None,
         monitor=app.monitor,
-        heartbeat=app.config.heartbeat,
+        silence=app.config.silence,
     )
 
 

@@ -16,6 +16,7 @@ from mesh.errors import AgentError, MasterError, MeshError
 from mesh.monitor import Families, exposition
 from mesh.ports import Agent, AgentInfo, Backlog, LaneDepth, Master
 from mesh.wire import Heartbeat
+from mesh_master.standing import all_agents, depth_of
 
 __all__ = ["DUTIES", "TEXTS", "cluster_metrics", "render"]
 
@@ -23,9 +24,6 @@ MOST_LANES = 200
 
 _PATIENCE = 3.0
 """Seconds for an agent, and for the master, to answer."""
-
-_ALIVE = 3
-"""Heartbeats that a worker may miss."""
 
 DUTIES = ("control", "janitor", "scheduler")
 """The duties of which one coordinator has the lease. Recorders have one for each agent."""
@@ -60,22 +58,23 @@ async def cluster_metrics(
     master: Master,
     agents: Mapping[str, Agent | AgentError],
     *,
-    heartbeat: float,
+    silence: float,
     now: float,
     holder: str = "",
 ) -> None:
-    """Add how the cluster stands. ``agents`` by name, opened; ``heartbeat``: seconds between two
-    of a worker; ``holder``: the name of this process among the coordinators. Raises nothing."""
+    """Add how the cluster stands. ``agents`` by name, opened; ``silence`` is
+    ``Config``'s; ``holder``: the name of this process among the coordinators. Raises nothing."""
     seen, depths = await asyncio.gather(
-        _ask_master(master, now, heartbeat), asyncio.gather(*map(_ask_agent, agents.values()))
+        _ask_master(master, now - silence, now),
+        asyncio.gather(*(depth_of(agent, _PATIENCE) for agent in agents.values())),
     )
     by_agent = dict(zip(agents, depths, strict=True))
     text = "Whether the master's database answers."
     families.gauge("jobmesh_master_up", text, int(seen is not None))
     text = "Whether the agent answers."
-    for name, depth in by_agent.items():
-        families.gauge("jobmesh_agent_up", text, int(depth is not None), agent=name)
-    reached = {name: depth for name, depth in by_agent.items() if depth is not None}
+    reached = {n: depth for n, depth in by_agent.items() if not isinstance(depth, AgentError)}
+    for name in by_agent:
+        families.gauge("jobmesh_agent_up", text, int(name in reached), agent=name)
     lanes = _lanes(reached, seen)
     _add_depths(families, reached, lanes)
     if seen is not None:
@@ -145,28 +144,18 @@ def _add_cluster(families: Families, seen: _Seen, holder: str) -> None:
         families.gauge("jobmesh_leader", text, int(led == holder), duty=duty)
 
 
-async def _ask_master(master: Master, now: float, heartbeat: float) -> _Seen | None:
+async def _ask_master(master: Master, alive: float, now: float) -> _Seen | None:
     try:
         async with asyncio.timeout(_PATIENCE):
             return _Seen(
                 now=now,
                 backlog=await master.backlog(),
-                workers=await master.workers(seen_after=now - _ALIVE * heartbeat),
+                workers=await master.workers(seen_after=alive),
                 agents=await master.agents(),
                 leases=await master.leases(),
                 handled={info.definition.lane for info in await master.handlers()},
             )
     except (MasterError, TimeoutError):
-        return None
-
-
-async def _ask_agent(agent: Agent | AgentError) -> _Depth | None:
-    if isinstance(agent, AgentError):
-        return None
-    try:
-        async with asyncio.timeout(_PATIENCE):
-            return await agent.depth()
-    except (AgentError, TimeoutError):
         return None
 
 
@@ -191,13 +180,5 @@ async def _ask_by_app(families: Families, app: Mesh) -> None:
     except (MeshError, TimeoutError):
         families.gauge("jobmesh_master_up", "Whether the master's database answers.", 0)
         return
-    agents = {name: await _reach(app, name) for name in app.config.agents}
-    heartbeat = app.config.heartbeat
-    await cluster_metrics(families, master, agents, heartbeat=heartbeat, now=app.now())
-
-
-async def _reach(app: Mesh, name: str) -> Agent | AgentError:
-    try:
-        return await app.agent(name)
-    except AgentError as error:
-        return error
+    agents, silence = await all_agents(app), app.config.silence
+    await cluster_metrics(families, master, agents, silence=silence, now=app.now())

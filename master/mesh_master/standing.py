@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mesh.app import Mesh
@@ -12,14 +12,17 @@ from mesh.emptying import ending, take_off
 from mesh.errors import AgentError, AgentUnavailable
 from mesh.job import State
 from mesh.ports import Agent, JobFilter, LaneDepth, Master
-from mesh.settings import LaneState
+from mesh.settings import ClusterSettings, LaneState
+from mesh.wire import Heartbeat
 
 __all__ = [
     "AgentStanding",
     "LaneStanding",
+    "Look",
     "all_agents",
     "depth_of",
     "lag_of",
+    "look",
     "look_at_agents",
     "look_at_lanes",
     "purge_lane",
@@ -105,19 +108,38 @@ async def lag_of(mesh: Mesh, name: str) -> int:
         await ledger.close()
 
 
-async def look_at_lanes(
-    mesh: Mesh, master: Master, patience: float | None = None
-) -> tuple[list[LaneStanding], dict[str, str]]:
-    """The lanes, by name, and the agents that are not counted, with the reason."""
-    standing = await master.cluster_settings()
-    backlog = await master.backlog()
-    workers = await master.workers(seen_after=mesh.now() - 3 * mesh.config.heartbeat)
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What lanes and agents are both put together from, asked for once."""
+
+    settings: ClusterSettings
+    workers: Sequence[Heartbeat]
+    """Those that were heard of lately."""
+    depths: Mapping[str, Mapping[str, LaneDepth] | AgentError]
+    """What each agent of the configuration has, or why that is not known."""
+
+
+async def look(mesh: Mesh, master: Master, patience: float | None = None) -> Look:
+    """Ask the master, and each agent, for up to ``patience`` seconds. Raises ``MasterError``."""
     agents = await all_agents(mesh, patience)
     found = await asyncio.gather(*(depth_of(agent, patience) for agent in agents.values()))
-    depths = dict(zip(agents, found, strict=True))
+    return Look(
+        settings=await master.cluster_settings(),
+        workers=await master.workers(seen_after=mesh.now() - mesh.config.silence),
+        depths=dict(zip(agents, found, strict=True)),
+    )
+
+
+async def look_at_lanes(
+    mesh: Mesh, master: Master, seen: Look | None = None
+) -> tuple[list[LaneStanding], dict[str, str]]:
+    """The lanes, by name, and the agents that are not counted, with the reason."""
+    seen = seen or await look(mesh, master)
+    standing, depths = seen.settings, seen.depths
+    backlog = await master.backlog()
     reached = {name: d for name, d in depths.items() if not isinstance(d, AgentError)}
     loads = defaultdict(list)
-    for worker in workers:
+    for worker in seen.workers:
         if worker.state == "running":
             for load in worker.lanes:
                 loads[load.lane].append(load)
@@ -143,25 +165,23 @@ async def look_at_lanes(
 
 
 async def look_at_agents(
-    mesh: Mesh, master: Master, patience: float | None = None
+    mesh: Mesh, master: Master, seen: Look | None = None
 ) -> list[AgentStanding]:
     """The agents that the master knows, or the configuration, by name."""
-    standing, added = await master.cluster_settings(), await master.added_agents()
+    seen = seen or await look(mesh, master)
+    standing, depths, added = seen.settings, seen.depths, await master.added_agents()
     registered = {agent.name: agent for agent in await master.agents()}
-    reached = await all_agents(mesh, patience)
 
-    async def look(name: str) -> AgentStanding:
-        config, agent = mesh.config.agents.get(name), reached.get(name)
+    async def standing_of(name: str) -> AgentStanding:
+        config, depth = mesh.config.agents.get(name), depths.get(name)
         jobs: int | None = None
         lag: int | None = None
         away = "not in this configuration"
-        if agent is not None:
-            depth = await depth_of(agent, patience)
-            if isinstance(depth, AgentError):
-                away = str(depth)
-            else:
-                jobs, away = sum(d.total for d in depth.values()), ""
-                lag = await lag_of(mesh, name)
+        if isinstance(depth, AgentError):
+            away = str(depth)
+        elif depth is not None:
+            jobs, away = sum(d.total for d in depth.values()), ""
+            lag = await lag_of(mesh, name)
         known = registered.get(name)
         return AgentStanding(
             name=name,
@@ -175,7 +195,7 @@ async def look_at_agents(
             seen_at=known.seen_at if known is not None else 0.0,
         )
 
-    return list(await asyncio.gather(*map(look, sorted({*registered, *reached}))))
+    return list(await asyncio.gather(*map(standing_of, sorted({*registered, *depths}))))
 
 
 async def purge_lane(mesh: Mesh, master: Master, lane: str, reason: str) -> tuple[int, int]:

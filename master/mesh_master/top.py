@@ -25,7 +25,6 @@ from mesh.errors import CannotDecrypt, MasterUnavailable, MeshError
 from mesh.events import start_seq
 from mesh.job import State
 from mesh.ports import JobFilter, JobInfo, Master
-from mesh.redact import Redactor
 from mesh_master.top_view import Board, view
 
 __all__ = ["Reader", "top"]
@@ -34,8 +33,6 @@ MINUTES = 30
 """Of throughput."""
 MOST = 20
 """Jobs of each kind that are asked for."""
-_ALIVE = 3
-"""Heartbeats that a worker may miss."""
 _PATIENCE = 5.0
 """Seconds for the master's answers."""
 _EVENTS = 1000
@@ -47,7 +44,6 @@ class Reader:
     def __init__(self, app: Mesh) -> None:
         self._app = app
         self._board = Board(app.now(), app.config.cluster)
-        self._redactor = Redactor(app.config.redact)
         self._told: dict[str, tuple[int, str]] = {}
         """Of running jobs: the last event that was read, and the progress it told."""
 
@@ -69,8 +65,8 @@ class Reader:
         now = self._app.now()
         running = await master.list_jobs(JobFilter(states=[State.RUNNING], limit=MOST))
         backlog = await master.backlog()
-        alive = now - _ALIVE * self._app.config.heartbeat
-        workers = [w for w in await master.workers(seen_after=alive) if w.state != "stopped"]
+        heard = await master.workers(seen_after=now - self._app.config.silence)
+        workers = [w for w in heard if w.state != "stopped"]
         handlers = await master.handlers()
         served = (load.lane for worker in workers for load in worker.lanes)
         return Board(
@@ -102,7 +98,7 @@ class Reader:
 
     def _say(self, data: bytes) -> str:
         try:
-            return _say_progress(self._redactor.json(unseal(self._app.codec, data)))
+            return _say_progress(self._app.redactor.json(unseal(self._app.codec, data)))
         except CannotDecrypt:
             return "encrypted"
 

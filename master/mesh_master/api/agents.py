@@ -12,10 +12,10 @@ from litestar.params import FromPath, JSONBody
 from mesh.config import AgentConfig, convert
 from mesh.sign_in import Scope
 from mesh_master.agent_work import add_agent, drain_agent, remove_agent, undrain_agent
-from mesh_master.api.context import PATIENCE, Api, GivenApi, require
+from mesh_master.api.context import Api, GivenApi, require
 from mesh_master.api.problems import PROBLEMS
 from mesh_master.api.views import moment
-from mesh_master.standing import look_at_agents
+from mesh_master.standing import Look, look_at_agents
 
 __all__ = ["Agent", "agents_of", "router"]
 
@@ -46,9 +46,10 @@ class NewAgent(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Connect to it first."""
 
 
-async def agents_of(api: Api) -> list[Agent]:
-    """The agents as they are now."""
-    found = await look_at_agents(api.mesh, await api.known_agents(), PATIENCE)
+async def agents_of(api: Api, seen: Look | None = None) -> list[Agent]:
+    """The agents as they are now, or as they were ``seen``."""
+    seen = seen or await api.look()
+    found = await look_at_agents(api.mesh, await api.master(), seen)
     return [
         Agent(
             name=agent.name,

@@ -18,6 +18,7 @@ from mesh.job import check_job_id
 from mesh.ports import JobInfo, Master
 from mesh.sign_in import Scope
 from mesh_master.access.door import Door, JobAction, Principal, Request
+from mesh_master.standing import Look, look
 
 __all__ = ["PATIENCE", "AnyRequest", "Api", "GivenApi", "SignedIn", "mounted_at", "require", "seen"]
 
@@ -45,6 +46,10 @@ class Api:
         """The master, once the agents are known that were added at run time."""
         await self.mesh.meet_agents()
         return await self.master()
+
+    async def look(self) -> Look:
+        """The cluster as it is now, as far as it answers soon."""
+        return await look(self.mesh, await self.known_agents(), PATIENCE)
 
     async def job(self, job_id: str) -> JobInfo:
         """Raises ``JobNotFound``."""

@@ -18,7 +18,6 @@ from mesh.codec import encode_json
 from mesh.errors import ConfigError, InvalidArguments
 from mesh.filter import JobFilter
 from mesh.job import TERMINAL, State
-from mesh.job_handle import NO_REASON
 from mesh.ports import JobInfo
 from mesh.sign_in import Scope
 from mesh_master.access.door import JobAction
@@ -193,13 +192,14 @@ async def show(api: GivenApi, job_id: FromPath[str]) -> JobDetail:
     master = await api.master()
     shown = detail(info, await master.attempts(info.id), api.mesh.redactor)
     links = await master.links(info.id)
-    wanted = {*links.parents, *links.children, *((info.parent,) if info.parent else ())}
+    children = links.children[:_DEPTH]
+    wanted = {*links.parents, *children, *((info.parent,) if info.parent else ())}
     known = await master.get_jobs(sorted(wanted))
     enqueued = await master.list_jobs(JobFilter(parent=info.id, limit=_DEPTH))
     shown.parents = [_related(known[i], "after") for i in links.parents if i in known]
     if info.parent in known:
         shown.parents.append(_related(known[info.parent], "enqueued"))
-    shown.children = [_related(known[i], "after") for i in links.children[:_DEPTH] if i in known]
+    shown.children = [_related(known[i], "after") for i in children if i in known]
     shown.children += [_related(each, "enqueued") for each in enqueued]
     shown.kind = await api.door.kind(info.name)
     if info.state not in TERMINAL:
@@ -228,9 +228,13 @@ async def cancel(
     """Ask for a job to be cancelled. One that has not started never does."""
     info = await api.job(job_id)
     await api.check_job(request.user, "cancel", info)
-    reason = (data.reason if data is not None else "") or f"cancelled by {request.user.user}"
-    states = await (await api.master()).cancel([info.id], reason or NO_REASON)
+    reason = _reason(request, "" if data is None else data.reason)
+    states = await (await api.master()).cancel([info.id], reason)
     return Standing(id=info.id, state=states.get(info.id, info.state))
+
+
+def _reason(request: SignedIn, given: str) -> str:
+    return given or f"cancelled by {request.user.user}"
 
 
 @post(
@@ -281,7 +285,7 @@ async def cancel_many(api: GivenApi, request: SignedIn, data: JSONBody[Bulk]) ->
     matched = await _count(api, where)
     if data.dry_run:
         return Done(matched=matched, done=0)
-    reason = data.reason or f"cancelled by {request.user.user}"
+    reason = _reason(request, data.reason)
     return Done(matched=matched, done=await history.cancel(await api.master(), where, reason))
 
 

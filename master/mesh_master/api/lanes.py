@@ -12,10 +12,10 @@ from litestar.params import FromPath, JSONBody
 from mesh.job import check_name
 from mesh.settings import LaneState
 from mesh.sign_in import Scope
-from mesh_master.api.context import PATIENCE, Api, GivenApi, require
+from mesh_master.api.context import Api, GivenApi, require
 from mesh_master.api.problems import PROBLEMS, BodyOptional
 from mesh_master.api.views import moment
-from mesh_master.standing import LaneStanding, look_at_lanes, purge_lane
+from mesh_master.standing import LaneStanding, Look, look_at_lanes, purge_lane
 
 __all__ = ["Lane", "lanes_of", "router"]
 
@@ -62,9 +62,10 @@ class Purge(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     reason: Annotated[str, msgspec.Meta(max_length=1000)] = "its lane was purged"
 
 
-async def lanes_of(api: Api) -> Lanes:
-    """The lanes as they are now."""
-    found, away = await look_at_lanes(api.mesh, await api.known_agents(), PATIENCE)
+async def lanes_of(api: Api, seen: Look | None = None) -> Lanes:
+    """The lanes as they are now, or as they were ``seen``."""
+    seen = seen or await api.look()
+    found, away = await look_at_lanes(api.mesh, await api.master(), seen)
     return Lanes(lanes=[_shown(lane) for lane in found], away=away)
 
 

@@ -44,22 +44,21 @@ class Overview(msgspec.Struct, kw_only=True):
 @get("/overview", guards=[require(Scope.READ)], responses=PROBLEMS, tags=["overview"])
 async def overview(api: GivenApi) -> Overview:
     """The cluster at a glance."""
-    master = await api.master()
-    totals = await master.count_jobs()
-    lanes = (await lanes_of(api)).lanes
-    agents = await agents_of(api)
-    heard = await master.workers(seen_after=api.mesh.now() - 3 * api.mesh.config.heartbeat)
-    settings = await master.cluster_settings()
+    seen = await api.look()
+    totals = await (await api.master()).count_jobs()
+    lanes = (await lanes_of(api, seen)).lanes
+    agents = await agents_of(api, seen)
+    mode = seen.settings.mode
     return Overview(
         cluster=api.mesh.config.cluster,
         version=__version__,
-        mode=settings.mode,
+        mode=mode,
         totals={str(state): count for state, count in totals.items()},
         running=totals.get(State.RUNNING, 0),
-        workers=sum(worker.state == "running" for worker in heard),
+        workers=sum(worker.state == "running" for worker in seen.workers),
         lanes=lanes,
         agents=agents,
-        attention=_attention(settings.mode, lanes, agents),
+        attention=_attention(mode, lanes, agents),
     )
 
 

@@ -38,7 +38,6 @@ __all__ = [
     "PROBLEMS",
     "SAFE_HEADERS",
     "BodyOptional",
-    "Conflict",
     "NotFound",
     "Problem",
     "problem",
@@ -67,10 +66,6 @@ class NotFound(MeshError):
     """There is no such thing."""
 
 
-class Conflict(MeshError):
-    """Not as things stand."""
-
-
 class FieldProblem(msgspec.Struct, frozen=True):
     """One of several things that are wrong with a request."""
 
@@ -97,7 +92,6 @@ _STATUS: tuple[tuple[type[MeshError], int], ...] = (
     (Forbidden, 403),
     (TooManyAttempts, 429),
     (NotFound, 404),
-    (Conflict, 409),
     (JobNotFound, 404),
     (ScheduleNotFound, 404),
     (UnknownHandler, 404),

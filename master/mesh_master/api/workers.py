@@ -63,9 +63,9 @@ async def set_worker(
 
 
 async def _workers(api: Api) -> list[Worker]:
-    now, heartbeat = api.mesh.now(), api.mesh.config.heartbeat
+    now, silence = api.mesh.now(), api.mesh.config.silence
     found = await (await api.master()).workers(seen_after=now - 3600)
-    return [_shown(worker, now - 3 * heartbeat) for worker in found]
+    return [_shown(worker, now - silence) for worker in found]
 
 
 def _shown(worker: Heartbeat, missing_before: float) -> Worker:

@@ -231,9 +231,13 @@ def test_people_sign_in_and_out(browser: Browser, site: Site, cluster: Site) -> 
     password = "correct horse battery"
 
     add = [MESH, "users", "add", "ann", "--scope", "operate", "--password-stdin"]
-    subprocess.run([*add, "--master", site.database], input=f"{password}\n", text=True, check=True)
     with looking(browser) as page:
         page.goto(f"{site.url}/#/lanes")
+        expect(page.locator("h1")).to_have_text("Lanes")
+        command = [*add, "--master", site.database]
+        subprocess.run(command, input=f"{password}\n", text=True, check=True)
+        # From then on the page that is open shows nothing either.
+        expect(page.locator("h1")).to_have_text("Sign in")
         name = page.get_by_label("User name")
         expect(name).to_be_visible()
         name.fill("ann")

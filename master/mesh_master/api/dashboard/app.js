@@ -167,8 +167,9 @@ function App() {
     async function ask() {
       try {
         const found = await whoAmI();
-        const expired = latest.current?.user && !found.user;
-        setAgain(Boolean(expired));
+        // Who came in without signing in has no session that could be over.
+        const expired = latest.current?.via === "session" && !found.user;
+        setAgain(expired);
         if (!expired) signed(found);
       } catch {
         timer = setTimeout(ask, 2000);

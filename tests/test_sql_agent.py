@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import msgspec
 import pytest
 from sqlalchemy import event, func, insert, select, text
@@ -32,6 +33,7 @@ from mesh.testing.conformance.agent import (
     ids,
     is_empty,
     make_started,
+    named,
     pull_all,
     push,
     read_all,
@@ -371,7 +373,7 @@ class TestPushing:
         async with agent.database.write() as connection:
             await connection.execute(text(f"LOCK TABLE {agent.tables.jobs.fullname}"))
             outcomes = await agent.push(jobs)
-        assert [type(o) for o in outcomes] == [PublishOutcomeUnknown] * 3
+        assert named(outcomes) == [(job.id,) for job in jobs]
         await push(agent, *jobs)
         assert (await agent.depth())["default"].ready == 3
 
@@ -392,9 +394,7 @@ class TestPushing:
             # Lets the insert through, and not the trigger, which runs within the commit.
             await connection.execute(text(f"LOCK TABLE {pushed} IN ROW EXCLUSIVE MODE"))
             outcomes = await agent.push(jobs)
-        assert [type(o) for o in outcomes] == [PublishOutcomeUnknown] * 3
-        assert isinstance(outcomes[0], PublishOutcomeUnknown)
-        assert outcomes[0].job_ids == tuple(j.id for j in jobs)
+        assert named(outcomes) == [(job.id,) for job in jobs]
         patient = await on_postgres.connect()
         await push(patient, *jobs)
         assert (await patient.depth())["default"].ready == 3
@@ -590,6 +590,24 @@ async def _pull_patiently(consumer: Any) -> Any:
             return await consumer.pull(1)
         except AgentUnavailable:
             await asyncio.sleep(0.05)
+
+
+async def test_a_connection_that_goes_while_it_is_busy_is_an_outage(
+    postgres: PostgresServer,
+) -> None:
+    # As the driver says it of a statement whose connection was lost under it.
+    gone = asyncpg.InternalClientError(
+        "cannot switch to state 12; another operation is in progress"
+    )
+    agent = SqlAgent("pg", postgres.create_database(), AgentSettings())
+    await agent.open()
+    with pytest.raises(AgentUnavailable, match="another operation"):
+        async with agent.database.read():
+            raise gone
+    with pytest.raises(PublishOutcomeUnknown, match="another operation"):
+        async with agent.database.driver():
+            raise gone
+    await agent.close()
 
 
 class TestPlans:

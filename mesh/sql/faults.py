@@ -14,6 +14,8 @@ FAULTS = (
     exc.TimeoutError,
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
+    # What the driver says of a connection that goes while it is busy with it.
+    asyncpg.InternalClientError,
     sqlite3.Error,
     OSError,
 )
@@ -36,6 +38,7 @@ _POSTGRES_AWAY = (
     OSError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.InvalidAuthorizationSpecificationError,

@@ -227,7 +227,8 @@ class Agent(Protocol):
 
         One outcome per job, in order: ``None``: durably stored, on disk where the agent has
         one; ``AgentUnavailable``: certainly not stored; ``PublishOutcomeUnknown``: sent, and
-        not acknowledged within ``push_timeout``. Never partial within one job.
+        not acknowledged within ``push_timeout``; its ``job_ids`` are the job's own id alone.
+        Never partial within one job.
 
         Idempotent on (id, attempt): the same call repeated, or a single job pushed again,
         stores nothing twice for at least two minutes after the first push.

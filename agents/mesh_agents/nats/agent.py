@@ -133,20 +133,21 @@ class NatsAgent:
         """The outcome of each job of a frame; remembers it if that is unknown."""
         if outcome is None and not self._unsure:
             return {}
-        unknown = isinstance(outcome, PublishOutcomeUnknown)
-        if unknown:
-            outcome = PublishOutcomeUnknown(
-                f"{outcome}; stored or not: ask for the job, or push it again within "
-                f"{DUPLICATE_WINDOW / 2:.0f} s, which stores nothing twice",
-                [job.id for job in frame.jobs],
-            )
-        parts = [f"{job.id}:{job.attempt}" for job in frame.jobs]
-        for part in parts:
-            if unknown:
+        noted: dict[str, AgentError | None] = {}
+        for job in frame.jobs:
+            part = f"{job.id}:{job.attempt}"
+            if isinstance(outcome, PublishOutcomeUnknown):
                 self._unsure.setdefault(part, (now, frame))
+                # Of each its own: the caller of one must not ask for another's.
+                noted[part] = PublishOutcomeUnknown(
+                    f"{outcome}; stored or not: ask for job {job.id}, or push it again within "
+                    f"{DUPLICATE_WINDOW / 2:.0f} s, which stores nothing twice",
+                    [job.id],
+                )
             else:
                 self._unsure.pop(part, None)
-        return dict.fromkeys(parts, outcome)
+                noted[part] = outcome
+        return noted
 
     async def withdraw(self, lane: str, priority: int, job_ids: Sequence[str]) -> set[str]:
         jobs = self._names.jobs(check_name("lane", lane), level(priority), 1)

@@ -109,7 +109,7 @@ class SqlAgent:
             outcome = away or await self._push_part(part)
             if isinstance(outcome, AgentUnavailable):
                 away = outcome  # The rest would only wait for the same.
-            outcomes += [outcome] * len(part)
+            outcomes += [_of_one(outcome, job) for job in part]
         return outcomes
 
     async def _push_part(self, jobs: Sequence[Envelope]) -> AgentError | None:
@@ -120,9 +120,7 @@ class SqlAgent:
             is_sent = await self._store.push(
                 dict(reversed(by_id.items())), self._push_timeout, notice
             )
-        except PublishOutcomeUnknown as error:
-            return PublishOutcomeUnknown(str(error), [job.id for job in jobs])
-        except AgentUnavailable as error:
+        except (PublishOutcomeUnknown, AgentUnavailable) as error:
             return error
         except AgentError as error:
             return AgentUnavailable(str(error))  # Refused and rolled back: not stored.
@@ -213,6 +211,13 @@ class SqlAgent:
             )
         )
         return checks
+
+
+def _of_one(outcome: AgentError | None, job: Envelope) -> AgentError | None:
+    """The outcome of a part, as one job's own."""
+    if isinstance(outcome, PublishOutcomeUnknown):
+        return PublishOutcomeUnknown(f"job {job.id}: {outcome}", [job.id])
+    return outcome
 
 
 def _parts(jobs: Sequence[Envelope]) -> Iterator[list[Envelope]]:

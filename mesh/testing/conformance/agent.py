@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from mesh.errors import AgentUnavailable
+from mesh.errors import AgentError, AgentUnavailable, PublishOutcomeUnknown
 from mesh.job import Priority, State, new_job_id
 from mesh.ports import FAIR_TURN, Agent, Consumer, Delivery, Known, Ledger, Settlement
 from mesh.testing.conformance.board import BoardConformance
@@ -114,6 +114,11 @@ async def is_empty(consumer: Consumer, seconds: float = 0.3) -> bool:
 
 async def push(agent: Agent, *jobs: Envelope) -> None:
     assert await agent.push(jobs) == [None] * len(jobs)
+
+
+def named(outcomes: Sequence[AgentError | None]) -> list[tuple[str, ...]]:
+    """The ids that each of the outcomes names, which are to be unknown."""
+    return [o.job_ids if isinstance(o, PublishOutcomeUnknown) else ("known",) for o in outcomes]
 
 
 async def read_all(ledger: Ledger, count: int) -> list[Record]:

@@ -121,6 +121,8 @@ class Envelope(Struct, frozen=True, array_like=True, gc=False):
     """How many of the attempts so far were snoozed, and so do not count."""
     agent: str | None = None
     """The agent that the caller chose; ``None``: any that serves the lane."""
+    lost: int = 0
+    """How many attempts just before this one were lost, of which the ledger does not tell yet."""
 
 
 class ErrorInfo(Struct, frozen=True, array_like=True, gc=False):

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from worker_rig import PATIENCE, Gate, Rig
 
-from mesh import Context, Retry
+from mesh import AgentUnavailable, Context, Retry
 from mesh.job import State
-from mesh.ports import Settlement
+from mesh.ports import Delivery, Settlement
 from mesh.testing.memory import MemoryAgent, MemoryConsumer
 from mesh.wire import Event, Finished, Heartbeat, Record, Started
 from mesh_workers import lane as lane_module
@@ -256,7 +256,79 @@ class TestSharing:
         assert len(ran) == 100
 
 
+class CutOff:
+    """An agent that takes no word of this worker's, though it hands out jobs: leases end."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, settles: bool) -> None:
+        self.is_over = False
+        self.redelivered = asyncio.Event()
+        pull, settle, extend = MemoryConsumer.pull, MemoryConsumer.settle, MemoryAgent.extend
+
+        async def noting(consumer: MemoryConsumer, limit: int) -> list[Delivery]:
+            deliveries = await pull(consumer, limit)
+            if any(delivery.redelivered for delivery in deliveries):
+                self.is_over = True
+                self.redelivered.set()
+            return deliveries
+
+        async def settling(consumer: MemoryConsumer, settlements: Sequence[Settlement]) -> None:
+            if not (self.is_over or settles):
+                raise AgentUnavailable("cut off")
+            await settle(consumer, settlements)
+
+        async def extending(agent: MemoryAgent, receipts: Sequence[str], lease: float) -> set[str]:
+            if not self.is_over:
+                raise AgentUnavailable("cut off")
+            return await extend(agent, receipts, lease)
+
+        monkeypatch.setattr(MemoryConsumer, "pull", noting)
+        monkeypatch.setattr(MemoryConsumer, "settle", settling)
+        monkeypatch.setattr(MemoryAgent, "extend", extending)
+
+
 class TestBadDays:
+    async def test_what_was_not_settled_in_time_is_settled_when_it_comes_again(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rig, ran = Rig(lease=0.3), list[int]()
+        cut_off = CutOff(monkeypatch, settles=False)
+
+        @rig.app.job(retry=SOON)
+        async def handler(n: int) -> int:
+            ran.append(n)
+            if n and len(ran) < 3:
+                raise ConnectionError
+            return n
+
+        jobs = [await handler.enqueue(n) for n in (0, 1)]
+        async with rig.worker():
+            await asyncio.wait_for(cut_off.redelivered.wait(), PATIENCE)
+            ends = await rig.ended(*(job.id for job in jobs))
+            await rig.until_holds(lambda depth: not depth.total)
+        assert sorted(ran) == [0, 1, 1]
+        assert [(end.state, end.attempt) for end in ends] == [("succeeded", 1), ("succeeded", 2)]
+        await rig.close()
+
+    async def test_what_runs_goes_on_when_it_comes_again(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rig, gate = Rig(lease=0.3), Gate()
+        cut_off = CutOff(monkeypatch, settles=True)
+
+        @rig.app.job
+        async def handler() -> None:
+            await gate.pass_through()
+
+        jobs = await handler.enqueue_many([()] * 2)
+        async with rig.worker(3):
+            await asyncio.wait_for(cut_off.redelivered.wait(), PATIENCE)
+            gate.opened.set()
+            ends = await rig.ended(*(job.id for job in jobs))
+            await rig.until_holds(lambda depth: not depth.total)
+        assert gate.entered == 2
+        assert [(end.state, end.attempt) for end in ends] == [("succeeded", 1)] * 2
+        await rig.close()
+
     async def test_an_outage_delays_outcomes_and_repeats_nothing(self, rig: Rig) -> None:
         gate, runs = Gate(), Counter[int]()
 

@@ -384,7 +384,7 @@ class TestLostAttempts:
             await rig.until_holds(lambda depth: depth.delayed == 1)
         async with rig.worker():
             (end,) = await rig.ended(job_id)
-        assert end.attempt == 2
+        assert (end.attempt, end.lost) == (2, 1)
 
     async def test_a_redelivered_jobs_start_is_durable_before_it_runs(self, any_rig: Rig) -> None:
         rig, seen = any_rig, list[Record]()

@@ -30,7 +30,7 @@ from mesh.service import Backoff
 from mesh.wire import Envelope, ErrorInfo, Finished, LaneLoad
 from mesh_workers.attempts import Attempts, log_end
 from mesh_workers.outcome import Run, end_unstarted, miss, too_late
-from mesh_workers.settle import Settler
+from mesh_workers.settle import Settler, next_attempt
 from mesh_workers.tools import Tools
 
 __all__ = ["Lane"]
@@ -45,6 +45,9 @@ MOST_UNSETTLED = 4096
 RECOVERED = 10.0
 """Seconds after a failure to pull in which no other shows that it is over: while it lasts, there is
 one every 5 s or so."""
+
+_HEAD_START = 5.0
+"""Seconds for which nothing is pulled after an outage, while something is to be settled."""
 
 _LAST_MOMENT = 1.0
 """Seconds for what has not ended when the lane must."""
@@ -174,11 +177,20 @@ class Lane:
                 self._fill()
 
     async def _ask(self, consumer: Consumer, limit: int) -> list[Delivery]:
+        failed = self._failed_at
+        if failed is not None and self._clock.monotonic() - failed < RECOVERED:
+            await self._settle_first()
         try:
             return await consumer.pull(limit)
         except AgentError:
             self._failed_at = self._clock.monotonic()
             raise
+
+    async def _settle_first(self) -> None:
+        """After an outage: what has not been settled may come again, to whoever asks first."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(_HEAD_START, self._app.config.lease / 3)):
+                await self._settler.drain()
 
     def _is_stuck(self) -> bool:
         return (
@@ -203,6 +215,8 @@ class Lane:
     def _take(self, delivery: Delivery) -> None:
         """Queue a job that was pulled, if it is for this worker to run."""
         cancels = self._tools.cancels
+        if delivery.redelivered and self._is_here(delivery):
+            return
         if cancels and (reason := cancels.get(delivery.job.id)) is not None:
             self._end_unstarted(delivery, State.CANCELLED, ErrorInfo("Cancelled", reason))
         elif delivery.lost and self._is_worn_out(delivery):
@@ -211,6 +225,22 @@ class Lane:
             self._give_to_others(delivery)
         else:
             self._queue.append(delivery)
+
+    def _is_here(self, delivery: Delivery) -> bool:
+        """Whether this worker has the job already, under a lease that ended: as when the agent was
+        away for longer than that. Nothing is done twice; it goes on under the new lease."""
+        job_id = delivery.job.id
+        for index, queued in enumerate(self._queue):
+            if queued.job.id == job_id:
+                self._tools.keeper.release([queued.receipt])
+                self._queue[index] = delivery
+                return True
+        for running in self._running.values():
+            # Unless another has begun it since: then the attempts' numbers are not ours to give.
+            if running.job.id == job_id and next_attempt(delivery) <= next_attempt(running) + 1:
+                self._settler.renew(running, delivery)
+                return True
+        return self._settler.repeat(delivery)
 
     def _fill(self) -> None:
         """Start queued jobs in free slots."""
@@ -249,15 +279,11 @@ class Lane:
             )
             self._tools.keeper.release([delivery.receipt])
 
-    @staticmethod
-    def _attempt_of(delivery: Delivery) -> int:
-        return delivery.job.attempt + delivery.lost
-
     def _new_run(self, delivery: Delivery) -> Run:
         return Run(
             delivery.job,
-            self._attempt_of(delivery),
-            delivery.lost,
+            next_attempt(delivery),
+            _lost_before(delivery),
             self._tools.worker,
             self._clock.time(),
         )
@@ -280,7 +306,9 @@ class Lane:
         """The job as it came. What its earlier workers lost goes with it: the agent forgets."""
         if not delivery.lost:
             return delivery.job
-        return msgspec.structs.replace(delivery.job, attempt=self._attempt_of(delivery))
+        return msgspec.structs.replace(
+            delivery.job, attempt=next_attempt(delivery), lost=_lost_before(delivery)
+        )
 
     def interrupt(self) -> None:
         """Cancel what runs. Async handlers get ``CancelledError``."""
@@ -312,13 +340,13 @@ class Lane:
     # ending what has not started -------------------------------------------------------------
 
     def _is_worn_out(self, delivery: Delivery) -> bool:
-        counted = self._attempt_of(delivery) - delivery.job.snoozes
+        counted = next_attempt(delivery) - delivery.job.snoozes
         return counted > self._attempts.policy(delivery.job).max_attempts
 
     def _end_worn_out(self, delivery: Delivery) -> None:
-        last = self._attempt_of(delivery) - 1
+        last = next_attempt(delivery) - 1
         most = self._attempts.policy(delivery.job).max_attempts + delivery.job.snoozes
-        run = Run(delivery.job, last, delivery.lost - 1, self._tools.worker, 0.0)
+        run = Run(delivery.job, last, _lost_before(delivery) - 1, self._tools.worker, 0.0)
         error = ErrorInfo(
             "WorkerDied",
             f"attempt {last} of {most} ended with its worker: the process was "
@@ -333,8 +361,8 @@ class Lane:
         return late is not None
 
     def _end_unstarted(self, delivery: Delivery, state: State, error: ErrorInfo) -> None:
-        attempt = self._attempt_of(delivery)
-        run = Run(delivery.job, attempt, delivery.lost, self._tools.worker, 0.0)
+        attempt = next_attempt(delivery)
+        run = Run(delivery.job, attempt, _lost_before(delivery), self._tools.worker, 0.0)
         self._post_end(delivery, end_unstarted(run, state, error, self._clock.time()))
 
     def _post_end(self, delivery: Delivery, record: Finished) -> None:
@@ -344,7 +372,7 @@ class Lane:
 
     def _give_to_others(self, delivery: Delivery) -> None:
         job = self._unstarted(delivery)
-        run = Run(job, job.attempt, 0, self._tools.worker, 0.0)
+        run = Run(job, job.attempt, job.lost, self._tools.worker, 0.0)
         record, again = miss(run, self._clock.time())
         self._settler.post(Settlement(delivery, record, again))
         log.warning(
@@ -353,6 +381,11 @@ class Lane:
             job.name,
             "given to others" if again else "no worker did, so it failed",
         )
+
+
+def _lost_before(delivery: Delivery) -> int:
+    """How many attempts just before the next one were lost, without a word in the ledger."""
+    return delivery.job.lost + delivery.lost
 
 
 def _start_task(attempt: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:

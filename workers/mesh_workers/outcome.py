@@ -154,7 +154,7 @@ def decide(
         return _finished(run, now, State.FAILED, None, error), None
     record = Retrying(*_fields(run, now), error=outcome.error, due_at=due_at)
     again = msgspec.structs.replace(
-        job, attempt=run.attempt + 1, due_at=due_at, misses=0, snoozes=snoozes
+        job, attempt=run.attempt + 1, due_at=due_at, misses=0, snoozes=snoozes, lost=0
     )
     return record, again
 

@@ -6,15 +6,22 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from mesh.batcher import Batcher
 from mesh.errors import AgentError
-from mesh.ports import Consumer, Settlement
+from mesh.ports import Consumer, Delivery, Settlement
 from mesh.service import Backoff
 from mesh_workers.tools import Tools
 
-__all__ = ["Settler"]
+__all__ = ["Settler", "next_attempt"]
 
 log = logging.getLogger("mesh")
+
+
+def next_attempt(delivery: Delivery) -> int:
+    """The number of the attempt that would run now."""
+    return delivery.job.attempt + delivery.lost
 
 
 class Settler:
@@ -27,20 +34,48 @@ class Settler:
         after each write."""
         self.consumer: Consumer | None = None
         """To be set before anything is posted."""
-        self.unsettled = 0
-        """Posted, and not written."""
+        self._unsettled: dict[str, Settlement] = {}
+        """Posted, and not written: by job."""
+        self._renewed: dict[str, Delivery] = {}
+        """Under which lease jobs are held now, of those whose first lease ended meanwhile."""
         self._lane = lane
         self._tools = tools
         self._giving_up = giving_up
         self._written = written
         self._batcher = Batcher(self._write, max_items=1024)
 
+    @property
+    def unsettled(self) -> int:
+        """How many were posted, and are not written."""
+        return len(self._unsettled)
+
     def post(self, settlement: Settlement) -> None:
         """Settle it soon; other settlements go on meanwhile."""
-        self.unsettled += 1
+        job_id = settlement.delivery.job.id
+        if self._renewed and (renewed := self._renewed.pop(job_id, None)) is not None:
+            settlement = msgspec.structs.replace(settlement, delivery=renewed)
         if self._tools.app.monitor.counts:
             self._tools.tally.settled(settlement)
+        self._put(settlement)
+
+    def _put(self, settlement: Settlement) -> None:
+        self._unsettled[settlement.delivery.job.id] = settlement
         self._batcher.put(settlement)
+
+    def renew(self, old: Delivery, new: Delivery) -> None:
+        """A job that has not ended came once more, as its lease had ended: it is settled under
+        the new one."""
+        self._tools.keeper.release([old.receipt])
+        self._renewed[new.job.id] = new
+
+    def repeat(self, delivery: Delivery) -> bool:
+        """Settle a job that came once more as it was settled under a lease that had ended; but
+        not if another worker has begun it since. Returns whether it was posted here."""
+        settlement = self._unsettled.get(delivery.job.id)
+        if settlement is None or next_attempt(delivery) > next_attempt(settlement.delivery) + 1:
+            return False
+        self._put(msgspec.structs.replace(settlement, delivery=delivery))
+        return True
 
     async def drain(self) -> None:
         """Return when all that was posted has been written, or given up."""
@@ -52,7 +87,10 @@ class Settler:
         finally:
             # Written or not: a lease that is kept any longer is kept for nobody.
             self._tools.keeper.release([s.delivery.receipt for s in settlements])
-            self.unsettled -= len(settlements)
+            for settlement in settlements:
+                job_id = settlement.delivery.job.id
+                if self._unsettled.get(job_id) is settlement:
+                    del self._unsettled[job_id]
             self._written()
         return [None] * len(settlements)
 

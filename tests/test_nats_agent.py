@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -20,7 +21,7 @@ from mesh.errors import (
     UnsupportedVersion,
 )
 from mesh.job import Priority, State
-from mesh.ports import AgentSettings, Consumer, Known, Settlement
+from mesh.ports import AgentSettings, Consumer, Known, LaneDepth, Settlement
 from mesh.service import Backoff
 from mesh.testing.conformance import AgentConformance, make_job
 from mesh.testing.conformance.agent import (
@@ -36,6 +37,7 @@ from mesh.testing.servers import NatsServer, free_port
 from mesh.wire import Accepted, Finished
 from mesh_agents.nats import NatsAgent
 from mesh_agents.nats.frames import Message
+from mesh_agents.nats.strays import Strays
 
 
 class NatsHarness:
@@ -116,6 +118,44 @@ def freeze(pid: int) -> None:
     for task in Path(f"/proc/{pid}/task").iterdir():
         while (task / "stat").read_text().rpartition(")")[2].split()[0] != "T":
             time.sleep(0.001)
+
+
+async def test_a_message_that_no_consumer_would_deliver_is_put_back(own_server: NatsServer) -> None:
+    """A server's stream and its consumer do not agree, as after a full disk: the stream is as it
+    was before the jobs were settled, the consumer is not."""
+    harness = NatsHarness(own_server.url)
+    agent = await harness.connect()
+    jobs = [make_job(), make_job(priority=5), make_job()]
+    assert await agent.push(jobs) == [None] * 3
+    consumer = await agent.consume("default", lease=30)
+    own_server.stop()
+    (messages,) = own_server.folder.glob("jetstream/**/MESH+*+JOBS/msgs")
+    before = own_server.folder / "before"
+    shutil.copytree(messages, before)
+    own_server.start()
+    await until_back(agent)
+    assert len(await settle_all(consumer, 3)) == 3
+    await harness.close()
+    own_server.stop()
+    shutil.rmtree(messages)
+    shutil.copytree(before, messages)
+    own_server.start()
+
+    agent = await harness.connect()
+    assert (await agent.depth())["default"].ready == 3
+    consumer = await agent.consume("default", lease=30)
+    strays = Strays(agent._streams)
+    assert await strays.sweep() == 0
+    assert await strays.sweep() == 2  # frames
+    assert sorted(await settle_all(consumer, 3)) == sorted(job.id for job in jobs)
+    assert await strays.sweep() == 0
+    assert not (await agent.depth()).get("default", LaneDepth()).total
+    # What waits, or is leased, is none.
+    await agent.push([make_job(), make_job(due_at=time.time() + 60)])
+    await consumer.pull(1)
+    await agent.push([make_job()])
+    assert [await strays.sweep() for _ in range(3)] == [0, 0, 0]
+    await harness.close()
 
 
 class TestOutages:

@@ -4,7 +4,8 @@ The reader owns an ephemeral consumer without acknowledgements, which it makes a
 last entry it received, whenever the server or the connection lost it. States: *detached* (no
 consumer) ⇄ *attached* (a pull request may be open). The stream is purged up to what ``ack`` is
 given, so it holds what was not acknowledged and nothing else, and a new reader starts at its
-first entry. It relies on being the only reader that acknowledges, by the recorder's lease.
+first entry. It relies on being the only reader that acknowledges, by the recorder's lease; and
+while it answers it looks after ``strays``, which one process is to do.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from mesh.wire import Record, decode_records
 from mesh_agents.nats.connection import status_of
 from mesh_agents.nats.frames import Origin
 from mesh_agents.nats.recall import ASK_TIMEOUT, decode_question, encode_answer
+from mesh_agents.nats.strays import SWEEP_EVERY, Strays
 from mesh_agents.nats.streams import Streams
 
 __all__ = ["NatsLedger"]
@@ -70,6 +72,8 @@ class NatsLedger:
         self._questions: Subscription | None = None
         self._lookup: Lookup | None = None
         self._answering: set[asyncio.Task[None]] = set()
+        self._strays = Strays(streams)
+        self._sweeping: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._acked = asyncio.Condition()
         self._acked_up_to = 0
@@ -241,11 +245,21 @@ class NatsLedger:
 
     async def serve(self, lookup: Lookup) -> None:
         self._lookup = lookup
+        if self._sweeping is None:
+            self._sweeping = asyncio.create_task(self._sweep(), name="mesh-strays")
         if self._questions is not None:
             await self._connection.unsubscribe(self._questions)
         self._questions = await self._connection.subscribe(
             self._streams.names.ask, self._on_question
         )
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_EVERY)
+            try:
+                await self._strays.sweep()
+            except AgentError as error:
+                log.debug("agent %s: no sweep: %s", self._connection.agent, error)
 
     @property
     def awaited(self) -> bool:
@@ -283,8 +297,10 @@ class NatsLedger:
     async def close(self) -> None:
         self.closed = True
         self._connection.lost.discard(self._detach)
-        for task in set(self._answering):
-            task.cancel()
+        for task in (*self._answering, self._sweeping):
+            if task is not None:
+                task.cancel()
+        self._sweeping = None
         for subscription in (self._inbox, self._questions):
             if subscription is not None:
                 await self._connection.unsubscribe(subscription)

@@ -22,7 +22,7 @@ from mesh.errors import AgentError, AgentUnavailable, PublishOutcomeUnknown
 from mesh_agents.nats.connection import Connection, NoResponders
 from mesh_agents.nats.frames import Message, Names
 
-__all__ = ["DUPLICATE_WINDOW", "ApiError", "Streams"]
+__all__ = ["DUPLICATE_WINDOW", "NO_MESSAGE", "ApiError", "Streams"]
 
 log = logging.getLogger("mesh")
 
@@ -34,6 +34,8 @@ OLDEST_SERVER = (2, 12)
 
 _SECOND = 1_000_000_000
 _NOT_FOUND = {10059, 10014}
+NO_MESSAGE = 10037
+"""There is no such message."""
 _IN_PROCESS = 10158
 """Another message of the same id is being stored at this moment."""
 
@@ -281,16 +283,18 @@ class Streams:
 
     async def pending(self) -> dict[str, int]:
         """How many messages are leased, by name of the consumer."""
-        counts: dict[str, int] = {}
-        offset = 0
+        return {each["name"]: each["num_ack_pending"] for each in await self.consumers()}
+
+    async def consumers(self) -> list[dict[str, Any]]:
+        """Configuration and state of the consumers of jobs."""
+        found: list[dict[str, Any]] = []
         while True:
             stream = self.names.stream("JOBS")
-            answer = await self.api(f"CONSUMER.LIST.{stream}", {"offset": offset})
+            answer = await self.api(f"CONSUMER.LIST.{stream}", {"offset": len(found)})
             page = answer.get("consumers") or []
-            counts |= {consumer["name"]: consumer["num_ack_pending"] for consumer in page}
-            offset += len(page)
-            if not page or offset >= answer.get("total", 0):
-                return counts
+            found += page
+            if not page or len(found) >= answer.get("total", 0):
+                return found
 
 
 def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:

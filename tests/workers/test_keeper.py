@@ -9,9 +9,11 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 from worker_rig import PATIENCE, Rig
 
+from mesh.errors import AgentUnavailable
 from mesh.job import State, new_job_id
 from mesh.ports import AgentSettings, Delivery
 from mesh.testing.conformance.agent import make_job
@@ -35,14 +37,20 @@ class Elsewhere:
             self._running.set()
             await asyncio.to_thread(self._ending.wait)
 
-    async def __aenter__(self) -> Elsewhere:
+    def start(self) -> None:
         self._thread.start()
-        await asyncio.to_thread(self._running.wait, PATIENCE)
+        self._running.wait(PATIENCE)
+
+    async def stop(self) -> None:
+        self._ending.set()
+        await asyncio.to_thread(self._thread.join)
+
+    async def __aenter__(self) -> Elsewhere:
+        await asyncio.to_thread(self.start)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._ending.set()
-        await asyncio.to_thread(self._thread.join)
+        await self.stop()
 
 
 @pytest.fixture(params=["memory", "sqlite", "nats"])
@@ -201,6 +209,53 @@ class TestKeeper:
         keeper.start()
         await keeper.stop()
         await keeper.stop()
+
+
+async def test_what_waits_here_does_not_start_when_its_lease_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process that was stopped, or cut off, goes on: what it had pulled has run elsewhere."""
+    rig, ran, all_ran = Rig(lease=0.3), list[str](), threading.Event()
+    elsewhere = Elsewhere(rig)
+
+    async def extend(agent: MemoryAgent, receipts: Sequence[str], lease: float) -> set[str]:
+        raise AgentUnavailable("cut off")
+
+    monkeypatch.setattr(MemoryAgent, "extend", extend)
+
+    @rig.app.job
+    async def quick() -> None: ...
+
+    @rig.app.job(priority="high")
+    async def block() -> None:
+        await asyncio.to_thread(elsewhere.start)
+        assert all_ran.wait(PATIENCE)  # and nothing else happens in this event loop
+
+    @rig.app.job
+    async def note() -> None:
+        ran.append("here")
+
+    @elsewhere.app.job(name="note")
+    async def note_there() -> None:
+        ran.append("there")
+        if len(ran) == 5:
+            all_ran.set()
+
+    @elsewhere.app.job(name="block")
+    async def block_there() -> None: ...
+
+    before = await quick.enqueue_many([()] * 50)
+    async with rig.worker(1):
+        await rig.ended(*(job.id for job in before))
+        # Together, so that they are pulled together.
+        jobs = [make_job(name="block", priority=4), *(make_job(name="note") for _ in range(5))]
+        jobs = [msgspec.structs.replace(job, payload=b"{}") for job in jobs]
+        await (await rig.agent()).push(jobs)
+        await rig.ended(*(job.id for job in jobs))
+        await rig.until_holds(lambda depth: not depth.total)
+    await elsewhere.stop()
+    assert ran == ["there"] * 5
+    await rig.close()
 
 
 async def test_nothing_is_held_when_all_is_settled(

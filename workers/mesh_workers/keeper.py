@@ -74,6 +74,20 @@ class LeaseKeeper:
         self._say_ended(ended)
 
     @property
+    def is_behind(self) -> bool:
+        """Whether some leases may have ended: to be asked before anything is started."""
+        return bool(self._ended) or self._is_overdue()
+
+    def lost(self, deliveries: Iterable[Delivery]) -> set[str]:
+        """The receipts of those whose lease has ended since nobody extended it in time. Others may
+        have the jobs by now, also if a later extension seemed to do."""
+        with self._lock:
+            last = self._now() - self._lease if self._is_overdue() else float("-inf")
+            receipts = {d.receipt for d in deliveries}
+            held = {r: self._held[r][0] for r in receipts & self._held.keys()}
+            return {r for r in receipts if r in self._ended or held.get(r, last) < last}
+
+    @property
     def held(self) -> int:
         with self._lock:
             return len(self._held)

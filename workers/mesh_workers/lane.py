@@ -245,6 +245,8 @@ class Lane:
     def _fill(self) -> None:
         """Start queued jobs in free slots."""
         begun = False
+        if self._queue and self._tools.keeper.is_behind:
+            self._drop_lost()
         while self._queue and len(self._running) < self.concurrency and not self._stopping.is_set():
             delivery = self._queue.popleft()
             run = self._new_run(delivery)
@@ -261,6 +263,13 @@ class Lane:
             task.add_done_callback(self._ended)
         if begun:
             self._moved_at = self._clock.monotonic()
+
+    def _drop_lost(self) -> None:
+        """Do not start what others may have by now: this process was stopped, or cut off."""
+        lost = self._tools.keeper.lost(self._queue)
+        if lost:
+            self._queue = deque(d for d in self._queue if d.receipt not in lost)
+            self._tools.keeper.release(list(lost))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._look_at(task, self._running.pop(task))

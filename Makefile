@@ -10,7 +10,7 @@ TESTS ?= tests
 BENCH = .bench/driver
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test screenshots check format docs bench bench-smoke clean
+.PHONY: help demo test screenshots chaos check format docs bench bench-smoke clean
 
 help:
 	@sed -n '2s/^# *//p' Makefile
@@ -37,6 +37,13 @@ test: $(VENV)/.dev
 # The pictures of the dashboard in docs/, by the tests that look at it.
 screenshots: $(VENV)/.dev
 	MESH_SCREENSHOTS=1 $(BIN)/pytest -q tests/browser -k legible
+
+# Break everything while jobs run, and see whether every promise is kept: tests/chaos.
+#   make chaos MINUTES=30 SEED=7 DEPLOYMENT=nats|sql|embedded|all
+MINUTES ?= 5
+DEPLOYMENT ?= all
+chaos: $(VENV)/.dev
+	$(BIN)/python -m tests.chaos --deployment $(DEPLOYMENT) --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

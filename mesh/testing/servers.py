@@ -101,19 +101,27 @@ class _Server:
                     ready.set()
         ready.set()
 
-    def stop(self) -> None:
-        """Stop in good order, data kept."""
-        self._end(self.stop_signal)
+    def stop(self, patience: float = _PATIENCE) -> bool:
+        """Stop in good order, data kept; after ``patience`` seconds kill it, as whoever supervises
+        a server does. Returns whether it stopped by itself."""
+        process = self._process
+        try:
+            self._end(self.stop_signal, patience)
+        except subprocess.TimeoutExpired:
+            self._process = process
+            self.kill()
+            return False
+        return True
 
     def kill(self) -> None:
         """SIGKILL, data kept as it is."""
         self._end(signal.SIGKILL)
 
-    def _end(self, how: signal.Signals) -> None:
+    def _end(self, how: signal.Signals, patience: float = _PATIENCE) -> None:
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(how)
-            process.wait(_PATIENCE)
+            process.wait(patience)
 
     def close(self) -> None:
         """Kill, and remove the data if the folder was made here."""
@@ -171,7 +179,7 @@ class PostgresServer(_Server):
     for tests alone."""
 
     ready_text = "ready to accept connections"
-    # Immediate-mode shutdown would be SIGQUIT; SIGINT ends sessions and stops in good order.
+    # Ends sessions, and stops in good order.
     stop_signal = signal.SIGINT
 
     def __init__(
@@ -239,6 +247,10 @@ class PostgresServer(_Server):
         }
         options = [part for item in settings.items() for part in ("-c", "=".join(item))]
         return [str(self._bin / "postgres"), "-D", str(self.folder / "data"), *options]
+
+    def stop_at_once(self) -> None:
+        """Immediate mode: sessions are not ended in order, and the next start is a recovery."""
+        self._end(signal.SIGQUIT)
 
     def create_database(self) -> str:
         """The URL of a new, empty database."""

@@ -1,0 +1,305 @@
+"""Servers and processes of a deployment.
+
+Each process reaches each server through a proxy of its own, so that one can be cut off while the
+others are not. What a process says goes to its log; each that is started anew has a new name.
+
+- ``nats``: one nats-server as agent, PostgreSQL as master.
+- ``sql``: two databases on one PostgreSQL as agents, another PostgreSQL as master.
+- ``embedded``: one SQLite file, and processes that are everything (``mesh up``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from sqlalchemy import Engine, NullPool, create_engine, text
+
+from mesh import Mesh
+from mesh.config import Config
+from mesh.testing.servers import NatsServer, PostgresServer
+from tests.acceptance.processes import MESH
+
+from .journal import Entry, Journal, read_journals
+from .proxy import Proxy
+
+__all__ = ["DEPLOYMENTS", "GRACE", "LEASE", "Cluster", "Deployment", "Member", "Role"]
+
+Deployment = Literal["nats", "sql", "embedded"]
+DEPLOYMENTS: tuple[Deployment, ...] = ("nats", "sql", "embedded")
+Role = Literal["worker", "coordinator", "producer"]
+
+LEASE = 5.0
+GRACE = 4.0
+PATIENCE = 60.0
+CONCURRENCY = 10
+
+APPLICATION = "tests.chaos.application:app"
+ROOT = Path(__file__).parents[2]
+
+COUNTS: Mapping[Deployment, Mapping[Role, int]] = {
+    "nats": {"worker": 3, "coordinator": 2, "producer": 2},
+    "sql": {"worker": 3, "coordinator": 2, "producer": 2},
+    "embedded": {"worker": 2, "producer": 2},
+}
+
+Server = NatsServer | PostgresServer
+
+
+@dataclass
+class Member:
+    """A place in the cluster, and the process that is in it now."""
+
+    role: Role
+    number: int
+    proxies: dict[str, Proxy]
+    """By ``agent`` and ``master``."""
+    version: int = 1
+    skew: float = 0.0
+    generation: int = 0
+    process: subprocess.Popen[bytes] | None = None
+    busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by whoever does something to the process."""
+
+    @property
+    def who(self) -> str:
+        return f"{self.role}-{self.number}.{self.generation}"
+
+
+class Cluster:
+    """Started by ``start``; ``stop`` ends all that it started."""
+
+    def __init__(self, deployment: Deployment, folder: Path, seed: int, pause: float) -> None:
+        self.deployment = deployment
+        self.folder = folder
+        self.journal = Journal(folder / "journal" / "driver.jsonl")
+        self.members: list[Member] = []
+        self.servers: dict[str, Server] = {}
+        """By ``agent`` and ``master``."""
+        self.disks: dict[str, Path] = {}
+        """Small file systems, that can be filled, by the same names."""
+        self.version = 1
+        """Of the code that processes are started with."""
+        self._seed = seed
+        self._pause = pause
+        self._urls: dict[str, str] = {}
+        self._watch: asyncio.Task[None] | None = None
+
+    # servers ----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self._start_servers)
+        await asyncio.to_thread(self._prepare)
+        for role, count in COUNTS[self.deployment].items():
+            for number in range(1, count + 1):
+                proxies = {}
+                for name, server in self.servers.items():
+                    proxies[name] = Proxy(server.port)
+                    await proxies[name].start()
+                self.members.append(Member(role, number, proxies))
+        for member in self.members:
+            self.launch(member)
+        self._watch = asyncio.create_task(self._restart_the_dead())
+
+    def _start_servers(self) -> None:
+        if self.deployment == "embedded":
+            disk = self._disk("master")
+            self._urls = {"master": f"sqlite:///{disk / 'mesh.db'}"}
+            return
+        # With fsync as nobody pulls the plug here; the disk may be full though.
+        settings = {"fsync": "off", "max_wal_size": "64MB", "min_wal_size": "32MB"}
+        master = PostgresServer(self._disk("master"), settings)
+        self.servers["master"] = master.start()
+        self._urls["master"] = master.create_database()
+        if self.deployment == "nats":
+            agent = NatsServer(self._disk("agent"))
+            self.servers["agent"] = agent.start()
+            self._urls["nats-1"] = agent.url
+        else:
+            database = PostgresServer(self._disk("agent"), settings)
+            self.servers["agent"] = database.start()
+            self._urls |= {name: database.create_database() for name in ("pg-1", "pg-2")}
+
+    def _disk(self, name: str) -> Path:
+        """A file system of its own, if we may mount one; else a folder, which cannot be full."""
+        disk = self.folder / f"disk-{name}"
+        disk.mkdir()
+        size = "size=700m"
+        mount = ["mount", "-t", "tmpfs", "-o", f"{size},mode=755", "tmpfs", str(disk)]
+        done = subprocess.run(mount, capture_output=True, check=False)
+        if done.returncode == 0:
+            self.disks[name] = disk
+        return disk
+
+    def _prepare(self) -> None:
+        command = [MESH, "db", "upgrade", "--app", APPLICATION]
+        subprocess.run(command, cwd=ROOT, env=self.environment(None), check=True)
+        with self.database().begin() as connection:
+            connection.execute(text("CREATE TABLE orders (n VARCHAR(100) PRIMARY KEY)"))
+
+    def database(self) -> Engine:
+        """The master's, for the driver."""
+        url = self._urls["master"]
+        dialect = "postgresql+psycopg" if url.startswith("postgresql") else "sqlite"
+        return create_engine(dialect + url[url.index("://") :], poolclass=NullPool)
+
+    def app(self) -> Mesh:
+        """The cluster as the driver sees it: no fault of a process's proxies concerns it."""
+        return Mesh(config=Config.from_env(self.settings()))
+
+    def url(self, name: str, member: Member | None = None) -> str:
+        """Of the master, or of an agent by its name, as a member sees it."""
+        url = self._urls[name]
+        if member is None or not member.proxies:
+            return url
+        proxy = member.proxies["master" if name == "master" else "agent"]
+        return url.replace(f":{urlsplit(url).port}", f":{proxy.port}")
+
+    @property
+    def agent_names(self) -> list[str]:
+        return [name for name in self._urls if name != "master"] or ["local"]
+
+    def settings(self, member: Member | None = None) -> dict[str, str]:
+        """The cluster's configuration, as a member sees it."""
+        agents = {name: self.url(name, member) for name in self._urls if name != "master"}
+        if self.deployment == "embedded":
+            where = {"MESH_URL": self.url("master")}
+        else:
+            where = {
+                "MESH_MASTER": self.url("master", member),
+                "MESH_AGENTS": ",".join(f"{name}={url}" for name, url in agents.items()),
+            }
+        return where | {
+            "MESH_CLUSTER": "chaos",
+            "MESH_LEASE": str(LEASE),
+            "MESH_GRACE": str(GRACE),
+            "MESH_HEARTBEAT": "1",
+            "MESH_PUSH_TIMEOUT": "2",
+            "MESH_CONNECT_TIMEOUT": "2",
+            "MESH_TRANSIENT_THRESHOLD": "5",
+            "MESH_HTTP": "off",
+        }
+
+    def environment(self, member: Member | None) -> dict[str, str]:
+        own = {
+            "CHAOS_FOLDER": str(self.folder),
+            "CHAOS_WHO": "driver" if member is None else member.who,
+            "CHAOS_SEED": str(self._seed),
+            "CHAOS_PAUSE": str(self._pause),
+        }
+        if member is not None:
+            own |= {"CHAOS_SKEW": str(member.skew), "CHAOS_VERSION": str(member.version)}
+        return os.environ | self.settings(member) | own
+
+    def entries(self) -> list[Entry]:
+        """What all wrote down until now."""
+        return read_journals(self.folder / "journal")
+
+    # processes --------------------------------------------------------------------------------
+
+    def of(self, role: str) -> list[Member]:
+        return [member for member in self.members if member.role == role]
+
+    def launch(self, member: Member) -> None:
+        """Start its process anew. It is to be gone."""
+        member.generation += 1
+        command = {
+            "worker": [MESH, "worker", APPLICATION, "--concurrency", str(CONCURRENCY)],
+            "coordinator": [MESH, "master", APPLICATION],
+            "producer": [sys.executable, "-m", "tests.chaos.producer"],
+        }[member.role]
+        if self.deployment == "embedded" and member.role == "worker":
+            command = [MESH, "up", APPLICATION, "--concurrency", str(CONCURRENCY)]
+        logs = self.folder / "logs"
+        logs.mkdir(exist_ok=True)
+        with (logs / f"{member.who}.log").open("wb") as log:
+            member.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=self.environment(member),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_no_core,
+            )
+        self.journal.write("up", who=member.who, pid=member.process.pid, version=member.version)
+
+    def signal(self, member: Member, what: signal.Signals) -> None:
+        if member.process is not None and member.process.poll() is None:
+            member.process.send_signal(what)
+
+    async def gone(self, member: Member, patience: float) -> bool:
+        """Whether its process has ended, after so many seconds at most."""
+        process, until = member.process, time.monotonic() + patience
+        while process is not None and process.poll() is None:
+            if time.monotonic() > until:
+                return False
+            await asyncio.sleep(0.02)
+        if process is not None:
+            self.journal.write("down", who=member.who, code=process.returncode)
+            member.process = None
+        return True
+
+    async def kill(self, member: Member) -> None:
+        self.signal(member, signal.SIGKILL)
+        await self.gone(member, PATIENCE)
+
+    async def _restart_the_dead(self) -> None:
+        """As a supervisor does. Nobody is to die by itself: it is written down."""
+        while True:
+            for member in self.members:
+                if member.busy.locked() or member.process is None:
+                    continue
+                if (code := member.process.poll()) is not None:
+                    self.journal.write("died", who=member.who, code=code)
+                    await self.gone(member, 0)
+                    self.launch(member)
+            await asyncio.sleep(0.2)
+
+    async def stop_producers(self) -> None:
+        """In good order: what they have begun, they end."""
+        for member in self.of("producer"):
+            async with member.busy:
+                self.signal(member, signal.SIGTERM)
+                if not await self.gone(member, PATIENCE):
+                    self.journal.write("stuck", who=member.who)
+                    await self.kill(member)
+
+    async def stop(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        for member in self.members:
+            self.signal(member, signal.SIGCONT)
+            self.signal(member, signal.SIGTERM)
+        for member in self.members:
+            started = time.monotonic()
+            if not await self.gone(member, GRACE + 15):
+                self.journal.write("stuck", who=member.who, after=time.monotonic() - started)
+                await self.kill(member)
+            for proxy in member.proxies.values():
+                await proxy.close()
+
+    def close(self) -> None:
+        """Kill what is left."""
+        for member in self.members:
+            if member.process is not None and member.process.poll() is None:
+                member.process.kill()
+                member.process.wait()
+        for server in self.servers.values():
+            server.close()
+        for disk in self.disks.values():
+            subprocess.run(["umount", "--lazy", str(disk)], capture_output=True, check=False)
+
+
+def _no_core() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -590,6 +591,15 @@ async def _pull_patiently(consumer: Any) -> Any:
             return await consumer.pull(1)
         except AgentUnavailable:
             await asyncio.sleep(0.05)
+
+
+async def test_there_is_a_time_before_the_servers_is_known(postgres: PostgresServer) -> None:
+    """Who pushes while the database is being opened must not take its time for endless."""
+    agent = SqlAgent("pg", postgres.create_database(), AgentSettings())
+    assert abs(agent.database.now() - time.time()) < 60
+    await agent.open()
+    assert abs(agent.database.now() - time.time()) < 60
+    await agent.close()
 
 
 async def test_a_connection_that_goes_while_it_is_busy_is_an_outage(

@@ -32,7 +32,8 @@ class ServerTime:
         self._measured_at = float("-inf")
 
     def now(self) -> float:
-        if not self._is_measured:
+        if not self._is_measured or self._measured_at == float("-inf"):
+            # Not measured yet: the database is being opened.
             return self._clock.time()
         return self._server_time + (self._clock.monotonic() - self._measured_at)
 

@@ -14,6 +14,7 @@ from worker_rig import PATIENCE, Rig
 from mesh import Context, Retry
 from mesh.errors import MeshError
 from mesh.job import State
+from mesh.ports import Delivery
 from mesh.testing.memory import MemoryConsumer
 from mesh.wire import Finished, Retrying
 from mesh_workers import Worker
@@ -192,6 +193,34 @@ class TestStop:
         rig.memory.go_down(False)
         assert (await rig.holds()).leased == 1
         await rig.close()
+
+    async def test_ends_in_time_while_the_agent_hangs(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A connection through which nothing comes, and that nobody has closed."""
+        monkeypatch.setattr(lane_module, "_CLOSING", 0.1)
+        pull, hung = MemoryConsumer.pull, asyncio.Event()
+
+        async def hangs(self: MemoryConsumer, limit: int) -> list[Delivery]:
+            if done.is_set():
+                hung.set()
+                await asyncio.Event().wait()
+            return await pull(self, limit)
+
+        monkeypatch.setattr(MemoryConsumer, "pull", hangs)
+        done = asyncio.Event()
+
+        @rig.app.job
+        async def handler() -> None:
+            done.set()
+
+        job = await handler.enqueue()
+        worker = rig.worker()
+        await worker.start()
+        await rig.ended(job.id)
+        await handler.enqueue()  # the pull that waits brings it, and the next one hangs
+        await in_time(hung.wait())
+        await in_time(worker.stop())
 
     async def test_outcomes_are_written_if_the_agent_is_back_in_time(self, rig: Rig) -> None:
         started, go_on = asyncio.Event(), asyncio.Event()

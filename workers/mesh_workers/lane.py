@@ -49,6 +49,9 @@ one every 5 s or so."""
 _HEAD_START = 5.0
 """Seconds for which nothing is pulled after an outage, while something is to be settled."""
 
+_CLOSING = 2.0
+"""Seconds for an agent to answer who pulls no more."""
+
 _LAST_MOMENT = 1.0
 """Seconds for what has not ended when the lane must."""
 
@@ -110,9 +113,10 @@ class Lane:
         self._settler.consumer = consumer
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._close_on_stop(consumer))
+                puller = tasks.create_task(self._pull(consumer, backoff))
                 giver = tasks.create_task(self._give_back_when_stuck())
-                await self._pull(consumer, backoff)
+                tasks.create_task(self._close_on_stop(consumer, puller))
+                await asyncio.wait([puller])
                 giver.cancel()
             self._give_back()
             while self._running:
@@ -137,10 +141,16 @@ class Lane:
     async def _consume(self) -> Consumer:
         return await self._tools.agent.consume(self.name, lease=self._app.config.lease)
 
-    async def _close_on_stop(self, consumer: Consumer) -> None:
+    async def _close_on_stop(self, consumer: Consumer, puller: asyncio.Task[None]) -> None:
         await self._stopping.wait()
         self._changed.set()
-        await consumer.close()
+        try:
+            async with asyncio.timeout(_CLOSING):
+                await consumer.close()
+                await asyncio.wait([puller])
+        except TimeoutError:
+            log.warning("lane %s: the agent does not answer; what it gave is left to it", self.name)
+        puller.cancel()
 
     async def _abandon(self) -> None:
         """Leave behind what has not ended, after a last moment: handlers that swallow their

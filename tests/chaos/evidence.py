@@ -89,6 +89,8 @@ async def watch(app: Mesh, seen: Seen, stop: asyncio.Event) -> None:
 
 
 def _note(seen: Seen, info: JobInfo) -> None:
+    if info.schedule is not None:
+        return  # it may be taken back before it is due
     states = seen.setdefault(info.id, [])
     if not states or states[-1] != (info.state, info.attempt):
         states.append((info.state, info.attempt))

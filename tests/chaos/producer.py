@@ -171,8 +171,8 @@ class Producer:
                     journal.write("refused", n=n, why="rolled back")
                     return
                 await session.commit()
-        except (SQLAlchemyError, MeshError, OSError) as error:
-            journal.write("unknown", n=n, why=str(error)[:200])
+        except Exception as error:  # drivers have their own, and SQLAlchemy lets some through
+            journal.write("unknown", n=n, why=f"{type(error).__name__}: {error}"[:200])
         else:
             journal.write("ack", n=n, job=job.id, existing=False)
 

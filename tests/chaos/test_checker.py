@@ -196,7 +196,7 @@ WRONG: dict[str, tuple[Evidence, str]] = {
     ),
     "an attempt is missing": (
         replace(good(), attempts={}),
-        f"job {E} is at 2, and has no [1]",
+        f"job {E} is at 2, and has no 1",
     ),
     "a job failed that cannot": (
         rows(good(), only(A, state=State.FAILED)),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
@@ -45,6 +46,7 @@ cli = typer.Typer(
 
 def main() -> None:
     """The console script. Exits 1 on errors that jobmesh raises, 2 on wrong usage."""
+    _write_all()
     for name in names("mesh.commands"):
         try:
             load("mesh.commands", name)(cli)
@@ -56,6 +58,22 @@ def main() -> None:
     except MeshError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
+
+
+def _write_all() -> None:
+    """Let nothing that is printed be lost.
+
+    Under PYTHONUNBUFFERED, which containers have, stdout hands each text to the system once, and
+    drops what that did not take. A pipe takes a part if its writer is woken while it waits for the
+    reader, as the end of uvloop's io_uring does. Here each line still goes out at once.
+    """
+    if isinstance(raw := sys.stdout.buffer, io.RawIOBase):
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(raw),
+            encoding=sys.stdout.encoding,
+            errors=sys.stdout.errors,
+            line_buffering=True,
+        )
 
 
 def _print_version(wanted: bool) -> None:

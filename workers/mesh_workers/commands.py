@@ -24,9 +24,9 @@ from mesh.errors import ConfigError, did_you_mean
 from mesh.roles import RoleOptions, WorkerMode, make_role
 from mesh_workers.supervise import Supervisor
 
-__all__ = ["register"]
+__all__ = ["LAST_WORDS", "register"]
 
-_LAST_WORDS = 15.0
+LAST_WORDS = 15.0
 """Seconds beyond the grace time that a worker may take to end."""
 
 
@@ -85,7 +85,7 @@ def worker(
         arguments += ["--mode", _parse_mode(mode), *(["--log-json"] if log_json else [])]
         if mode == "drain":
             raise ConfigError("--mode drain ends when the agents are empty: leave out --processes")
-        patience = loaded.config.grace + _LAST_WORDS
+        patience = loaded.config.grace + LAST_WORDS
         supervisor = Supervisor(arguments, processes, patience, loaded.monitor)
         run_service(supervisor, loaded, is_monitored=False, log_json=log_json)
         return

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 import subprocess
 import time
@@ -16,6 +14,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.acceptance.processes import Start, starting
+from tests.packages import installed
 
 __all__ = ["PATIENCE", "Site", "waiting_for"]
 
@@ -67,34 +66,11 @@ app.schedule(
 """
 
 
-def _chromium() -> str:
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if found := shutil.which(name):
-            return found
-    advice = "the browser tests need Chromium: apt-get install chromium"
-    apt = shutil.which("apt-get")
-    if apt is None or os.geteuid() != 0:
-        pytest.fail(advice)
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    subprocess.run(
-        [apt, "-o", "DPkg::Lock::Timeout=300", "update", "-qq"],
-        env=environment,
-        capture_output=True,
-    )
-    # Another process of the tests may be at it too.
-    apt_get = [apt, "-o", "DPkg::Lock::Timeout=300"]
-    install = [*apt_get, "install", "-y", "-qq", "--no-install-recommends", "chromium"]
-    done = subprocess.run(install, env=environment, capture_output=True, text=True)
-    found = shutil.which("chromium")
-    if found is None:
-        pytest.fail(f"{advice}; it was tried: {done.stderr[-500:]}")
-    return found
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    chromium = installed("chromium", ["chromium", "chromium-browser", "google-chrome"])
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=_chromium(), args=_FLAGS)
+        browser = playwright.chromium.launch(executable_path=chromium, args=_FLAGS)
         yield browser
         browser.close()
 

@@ -10,7 +10,7 @@ TESTS ?= tests
 BENCH = .bench/driver
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test containers screenshots chaos check format docs bench bench-smoke clean
+.PHONY: help demo test containers databases screenshots chaos check format docs bench bench-smoke clean
 
 help:
 	@sed -n '2s/^# *//p' Makefile
@@ -38,6 +38,14 @@ test: $(VENV)/.dev
 # stand-ins made of Debian packages (mmdebstrap, as root); STAND_INS=no has them pulled.
 containers: $(VENV)/.dev
 	$(BIN)/pytest -m containers tests/containers
+
+# The conformance suites on every database that is here: the wheel's PostgreSQL, those that Debian
+# has installed (postgresql), each behind PgBouncer too; and plans with millions of rows.
+databases: $(VENV)/.dev
+	for folder in "" $(wildcard /usr/lib/postgresql/*/bin); do \
+		POSTGRES_BIN=$$folder $(BIN)/pytest -q -m "databases or not databases" \
+			tests/test_master.py tests/test_sql_agent.py tests/test_pooler.py || exit 1; \
+	done
 
 # The pictures of the dashboard in docs/, by the tests that look at it.
 screenshots: $(VENV)/.dev

@@ -60,7 +60,16 @@ async def _check_part(subject: str, part: Agent | Master) -> list[Check]:
         await part.open()
     except MeshError as error:
         return [Check(subject, False, str(error), "then run mesh doctor again")]
-    return await part.check()
+    return await part.check() + _check_wakes(subject, part)
+
+
+def _check_wakes(subject: str, part: Agent | Master) -> list[Check]:
+    """Says so where others' work is found by looking alone."""
+    able = part.capabilities
+    if able.wakes or not able.several_machines:
+        return []
+    detail = f"none: {able.why_not['wakes']}; processes look, up to a second late"
+    return [Check(f"{subject}: wake-ups", True, detail)]
 
 
 async def _check_cluster(master: Master) -> list[Check]:

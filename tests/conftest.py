@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from mesh.testing.servers import NatsServer, PostgresServer
+from mesh.testing.servers import NatsServer, PgBouncer, PostgresServer
+from tests.packages import installed
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +20,17 @@ def nats_server() -> Iterator[NatsServer]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    with PostgresServer() as server:
+    # Of another version than the wheel's, say: POSTGRES_BIN=/usr/lib/postgresql/15/bin
+    folder = os.environ.get("POSTGRES_BIN")
+    with PostgresServer(binaries=Path(folder) if folder else None) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(postgres: PostgresServer) -> Iterator[PgBouncer]:
+    installed("pgbouncer", ["pgbouncer"])
+    # Each test has a database of its own: their connections must not pile up.
+    with PgBouncer(postgres, settings={"server_idle_timeout": "1"}) as server:
         yield server
 
 

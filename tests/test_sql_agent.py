@@ -165,6 +165,28 @@ async def count(agent: SqlAgent, table: str) -> int:
         return int((await connection.execute(rows)).scalar_one())
 
 
+async def test_what_is_pushed_while_it_opens_was_not_stored() -> None:
+    """The server's time is not known yet."""
+    connected = asyncio.Event()
+
+    async def says_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.set()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(says_nothing, "127.0.0.1")
+    port = server.sockets[0].getsockname()[1]
+    agent = SqlAgent("a", f"postgresql://mesh@127.0.0.1:{port}/db", AgentSettings())
+    opening = asyncio.create_task(agent.open())
+    await connected.wait()
+    (outcome,) = await agent.push([make_job()])
+    assert isinstance(outcome, AgentUnavailable)
+    opening.cancel()
+    await asyncio.gather(opening, return_exceptions=True)
+    server.close()
+    await agent.close()
+
+
 class TestOptions:
     def agent(self, url: str, **options: Any) -> SqlAgent:
         return SqlAgent("a", url, AgentSettings(options=options))

@@ -62,7 +62,6 @@ from mesh.settings import ClusterSettings
 from mesh.sql import (
     A_FILE,
     FAULTS,
-    NO_NOTIFY,
     NOTIFY,
     ONE_WRITER,
     BulkUpsert,
@@ -138,9 +137,7 @@ class SqlMaster:
         self._statistics = Statistics(self.database, self.tables)
         self._unblocking = Unblocking(self.database, self.tables)
         self._gates = Gates(self.database, self.tables)
-        self._signals = make_signals(
-            self.database, f"{self.database.place} {self.tables.jobs.fullname}"
-        )
+        self._signals = make_signals(self.database, self.tables.jobs.fullname)
         self._announcer = Announcer(self._signals)
         self._steering = Steering(self.database, self.tables, self._signals, settings.clock)
         self._is_open = False
@@ -196,11 +193,11 @@ class SqlMaster:
     @property
     def capabilities(self) -> MasterCapabilities:
         return MasterCapabilities(
-            wakes=self.database.notifies,
+            wakes=self.database.listens,
             parallel_writes=self.database.skips_locked,
             several_machines=not self.database.is_local,
             why_not={
-                "wakes": NO_NOTIFY,
+                "wakes": self.database.why_deaf,
                 "parallel_writes": ONE_WRITER,
                 "several_machines": A_FILE,
             },

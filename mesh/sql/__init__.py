@@ -11,7 +11,6 @@ from mesh.sql.bulk import BulkUpsert as BulkUpsert
 from mesh.sql.bulk import begins_with as begins_with
 from mesh.sql.bulk import one_of as one_of
 from mesh.sql.database import A_FILE as A_FILE
-from mesh.sql.database import NO_NOTIFY as NO_NOTIFY
 from mesh.sql.database import ONE_WRITER as ONE_WRITER
 from mesh.sql.database import Database as Database
 from mesh.sql.database import DatabaseErrors as DatabaseErrors
@@ -30,7 +29,6 @@ from mesh.sql.within import executor_within as executor_within
 
 __all__ = [
     "A_FILE",
-    "NO_NOTIFY",
     "ONE_WRITER",
     "BOARD",
     "FAULTS",

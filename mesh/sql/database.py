@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias
 from weakref import WeakKeyDictionary
@@ -36,11 +37,25 @@ from sqlalchemy.schema import CreateSchema
 from mesh.clock import Clock, SystemClock
 from mesh.errors import MeshError
 from mesh.plugins import hide_password
-from mesh.sql.engines import HASTY, PLANNING, file_engine, parse_url, server_engine
+from mesh.sql.engines import (
+    HASTY,
+    PLANNING,
+    file_engine,
+    find_pooler,
+    parse_url,
+    server_engine,
+)
 from mesh.sql.faults import FAULTS, Conflict, first_line, is_away, is_conflict, was_refused
 from mesh.sql.server_time import ServerTime
 
-__all__ = ["A_FILE", "NO_NOTIFY", "ONE_WRITER", "Database", "DatabaseErrors", "Executor", "Insert"]
+__all__ = [
+    "A_FILE",
+    "ONE_WRITER",
+    "Database",
+    "DatabaseErrors",
+    "Executor",
+    "Insert",
+]
 
 Insert = postgresql.Insert | sqlite.Insert
 Query: TypeAlias = "Select[*tuple[Any, ...]]"
@@ -53,8 +68,9 @@ _KEPT = 2
 # The advisory lock under which tables are made; any number that others are unlikely to use.
 _MAKING_TABLES = 0x6A6F626D657368
 
+_A_POOLER = "a connection pooler stands between, and LISTEN is lost in it"
+
 A_FILE = "the database is a file"
-NO_NOTIFY = "the database has no NOTIFY"
 ONE_WRITER = "the database has one writer at a time"
 """Why some databases cannot what others can."""
 
@@ -117,6 +133,7 @@ class Database:
         self._engine: AsyncEngine | None = None
         self._hasty: AsyncEngine | None = None
         """Its connections do not wait for the disk."""
+        self._has_pooler = False
         self._kept: dict[bool, list[tuple[AsyncConnection, Any]]] = {True: [], False: []}
         """Connections at hand for ``driver``, by ``durable``, with the driver's own."""
         self._time = ServerTime(clock or SystemClock(), has_clock=not self.is_local)
@@ -140,8 +157,18 @@ class Database:
 
     @property
     def notifies(self) -> bool:
-        """``send`` and ``listen`` work."""
+        """Notifications can be sent, and heard by those who are connected to the server itself."""
         return not self.is_local
+
+    @property
+    def listens(self) -> bool:
+        """``listen`` hears notifications. Known once it was open."""
+        return self.notifies and not self._has_pooler
+
+    @property
+    def why_deaf(self) -> str:
+        """Why ``listen`` hears nothing, where it does not."""
+        return _A_POOLER if self._has_pooler else "the database has no NOTIFY"
 
     @property
     def has_schemas(self) -> bool:
@@ -207,34 +234,42 @@ class Database:
 
     async def open(self) -> None:
         """Connect. Raises ``errors.unavailable`` if the server does not answer in time."""
-        is_new = self._engine is None
-        if self._engine is None:
-            self._engine = self._create_engine(PLANNING)
-            self._hasty = self._engine if self.is_local else self._create_engine(HASTY)
         try:
             async with asyncio.timeout(self._connect_timeout):
                 await self._reach()
         except TimeoutError:
-            if is_new:
-                await self.close()
             raise self._unavailable(f"no answer in {self._connect_timeout:g} s") from None
-        except BaseException:
-            if is_new:
-                await self.close()
-            raise
 
     async def _reach(self) -> None:
         while True:
             try:
                 if self.is_local:
                     await asyncio.to_thread(self._try_file)
-                async with self.engine.connect() as connection:
-                    return await self._time.measure(connection)
+                if self._engine is not None:
+                    return await self._measure(self._engine)
+                return await self._connect_anew()
             except FAULTS as error:
                 # SQLite's waiting does not cover the change to WAL, which others may be making.
                 if not (self.is_local and "locked" in first_line(error)):
                     raise self._translate(error) from error
             await asyncio.sleep(0.02)
+
+    async def _connect_anew(self) -> None:
+        engine, hasty = await self._create_engines()
+        try:
+            await self._measure(engine)
+        except BaseException:
+            await engine.dispose()
+            raise
+        if self._engine is None:
+            # Not before: who uses it must know the server's time.
+            self._engine, self._hasty = engine, hasty
+        else:  # Another opened it meanwhile.
+            await engine.dispose()
+
+    async def _measure(self, engine: AsyncEngine) -> None:
+        async with engine.connect() as connection:
+            await self._time.measure(connection)
 
     def _try_file(self) -> None:
         # A file that cannot be opened shows here: aiosqlite would leave a thread behind that
@@ -273,12 +308,20 @@ class Database:
             shown = await connection.execute(text("SHOW server_version"))
             return f"PostgreSQL {shown.scalar_one()}"
 
-    def _create_engine(self, session: Mapping[str, str]) -> AsyncEngine:
+    async def _create_engines(self) -> tuple[AsyncEngine, AsyncEngine]:
+        """The one for all, and that for what need not be durable."""
         if self.is_local:
-            return file_engine(self._parsed)
-        return server_engine(
-            self._parsed, session, pool_size=self._pool_size, timeout=self._connect_timeout
+            engine = file_engine(self._parsed)
+            return engine, engine
+        self._has_pooler = await find_pooler(self._parsed, self._connect_timeout)
+        make = partial(
+            server_engine,
+            self._parsed,
+            pool_size=self._pool_size,
+            timeout=self._connect_timeout,
+            has_pooler=self._has_pooler,
         )
+        return make(PLANNING), make(HASTY)
 
     async def close(self) -> None:
         for kept in self._kept.values():
@@ -348,9 +391,10 @@ class Database:
                     await connection.close()
                     connection, raw = await self._connect(durable)
                 try:
-                    await self._time.measure_now_and_then(connection)
-                    is_sent = True
-                    yield raw
+                    async with raw.transaction() if self._has_pooler else nullcontext():
+                        await self._time.measure_now_and_then(connection)
+                        is_sent = True
+                        yield raw
                 except BaseException as error:
                     if not was_refused(error):
                         await connection.invalidate()
@@ -416,11 +460,11 @@ class Database:
         """Call ``wake(payload)`` for each notification, within the block.
 
         Yields an event that is set when the connection is known to be broken; it may break
-        unnoticed too, so poll as well, seldom. Where the database cannot notify, the block runs
-        and ``wake`` is never called.
+        unnoticed too, so poll as well, seldom. Unless the database ``listens`` the block runs and
+        ``wake`` is never called.
         """
         broken = asyncio.Event()
-        if not self.notifies:
+        if not self.listens:
             yield broken
             return
         try:

@@ -1,18 +1,26 @@
-"""How each database is connected to: its driver, and the settings of its sessions."""
+"""How each database is connected to: its driver, and the settings of its sessions.
+
+Between us and a PostgreSQL server a *pooler* may stand (PgBouncer and its like) that gives each
+transaction, or each session, one of its own connections to the server. Of what a session has only
+the transaction can be relied on then: a prepared statement, a setting or a LISTEN of one client
+stays behind in a connection that others get next. And a pooler refuses a client that asks for
+settings as it connects. So there statements have no names, and each transaction sets what it needs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import event, exc
+import asyncpg
+from sqlalchemy import event, exc, func, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from mesh.errors import ConfigError
 from mesh.plugins import hide_password
 
-__all__ = ["HASTY", "PLANNING", "file_engine", "parse_url", "server_engine"]
+__all__ = ["HASTY", "PLANNING", "file_engine", "find_pooler", "parse_url", "server_engine"]
 
 _DRIVERS = {
     "postgresql": "postgresql+asyncpg",
@@ -62,19 +70,25 @@ def parse_url(url: str, what: str) -> URL:
 
 
 def server_engine(
-    url: URL, session: Mapping[str, str], *, pool_size: int, timeout: float
+    url: URL, session: Mapping[str, str], *, pool_size: int, timeout: float, has_pooler: bool
 ) -> AsyncEngine:
-    """For a PostgreSQL server. ``session`` are settings of each connection, ``timeout`` is the
-    seconds to connect in."""
+    """For a PostgreSQL server. ``session`` are settings of each connection, with ``has_pooler``
+    of each transaction; ``timeout`` is the seconds to connect in."""
+    options: dict[str, Any] = (
+        {
+            "statement_cache_size": 0,
+            "prepared_statement_cache_size": 0,
+            "connection_class": _setting_in_transactions(session),
+        }
+        if has_pooler
+        else {"server_settings": session}
+    )
     engine = create_async_engine(
         url,
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_pre_ping=False,
-        connect_args={
-            "timeout": timeout,
-            "server_settings": session,
-        },
+        connect_args={"timeout": timeout, **options},
     )
 
     @event.listens_for(engine.sync_engine, "checkout")
@@ -84,6 +98,33 @@ def server_engine(
             raise exc.DisconnectionError
 
     return engine
+
+
+def _setting_in_transactions(session: Mapping[str, str]) -> type[asyncpg.Connection]:
+    """Connections whose transactions begin by setting this, in the same message."""
+    settings = "".join(f" SET LOCAL {name} = '{value}';" for name, value in session.items())
+
+    class Connection(asyncpg.Connection):
+        async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:
+            if query.startswith("BEGIN"):  # as the driver's transactions do
+                query += settings
+            return await super().execute(query, *args, timeout=timeout)
+
+    return Connection
+
+
+async def find_pooler(url: URL, timeout: float) -> bool:
+    """Whether a pooler stands between us and the server: the process that the server says it
+    runs is not the one that the connection was told of, for whoever would cancel a statement."""
+    engine = server_engine(url, {}, pool_size=1, timeout=timeout, has_pooler=True)
+    try:
+        async with engine.connect() as connection:
+            raw = (await connection.get_raw_connection()).driver_connection
+            assert raw is not None
+            running = (await connection.execute(select(func.pg_backend_pid()))).scalar_one()
+            return bool(raw.get_server_pid() != running)
+    finally:
+        await engine.dispose()
 
 
 def file_engine(url: URL) -> AsyncEngine:

@@ -89,7 +89,7 @@ class Outbox:
         )
         self._unread: set[int] = set()
         """Rows of which it was said that they cannot be read."""
-        self.signals = make_signals(self.database, f"{self.database.place} {OUTBOX_TABLE}")
+        self.signals = make_signals(self.database, OUTBOX_TABLE)
 
     @property
     def url(self) -> str:

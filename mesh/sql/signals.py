@@ -8,9 +8,11 @@ loop wake each other at once; other processes and threads find out by looking, s
 
 ``ServerSignals``: NOTIFY and LISTEN. Two loops: the *listener* starts with the first waiter and
 listens again, after a pause, whenever its connection breaks; while it does not listen, waiters
-look often. The *sender* sends what was signalled since it last sent, in a statement of its own:
-NOTIFY inside the writing transactions would make their commits queue behind one lock. Only when
-it has been quiet a notification goes with its transaction, and so arrives with the commit.
+look often. Where a pooler stands between, nobody can listen: waiters always look often, and those
+of the same event loop wake each other as above. The *sender* sends what was signalled since it
+last sent, in a statement of its own: NOTIFY inside the writing transactions would make their
+commits queue behind one lock. Only when it has been quiet a notification goes with its
+transaction, and so arrives with the commit.
 """
 
 from __future__ import annotations
@@ -50,6 +52,15 @@ def _jittered(seconds: float) -> float:
 
 
 class _Waiters:
+    _hubs: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Waiters]]] = (
+        WeakKeyDictionary()
+    )
+
+    @classmethod
+    def of_place(cls, place: str) -> _Waiters:
+        """Those of everybody in this event loop who waits there."""
+        return cls._hubs.setdefault(asyncio.get_running_loop(), {}).setdefault(place, cls())
+
     def __init__(self) -> None:
         self._events: dict[str, set[asyncio.Event]] = {}
 
@@ -76,18 +87,13 @@ class _Waiters:
 class LocalSignals:
     """Within one event loop."""
 
-    _hubs: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Waiters]]] = (
-        WeakKeyDictionary()
-    )
-
     def __init__(self, place: str) -> None:
         """``place`` is the same for those who wake each other."""
         self._place = place
         self._waiters = _Waiters()
 
     async def open(self) -> None:
-        hubs = self._hubs.setdefault(asyncio.get_running_loop(), {})
-        self._waiters = hubs.setdefault(self._place, self._waiters)
+        self._waiters = _Waiters.of_place(self._place)
 
     async def close(self) -> None:
         self._waiters.wake_all()
@@ -118,9 +124,10 @@ class ServerSignals(Service):
     """Across processes, by the database server."""
 
     def __init__(self, database: Database, place: str) -> None:
-        """``place`` is the same for those who wake each other."""
+        """``place`` is the same for those who wake each other, of one database."""
         super().__init__(f"{database.what}: signals")
         self._database = database
+        self._place = place
         # Identifiers are at most 63 bytes long; a place may be longer.
         self._channel = f"mesh_{blake2b(place.encode(), digest_size=12).hexdigest()}"
         self._notify = Alone(database, NOTIFY, durable=False)
@@ -132,6 +139,8 @@ class ServerSignals(Service):
         self._sent_at = float("-inf")
 
     async def open(self) -> None:
+        if not self._database.listens:
+            self._waiters = _Waiters.of_place(_local(self._database, self._place))
         await self.start()
 
     async def close(self) -> None:
@@ -147,6 +156,9 @@ class ServerSignals(Service):
 
     def signal(self, topics: Iterable[str]) -> None:
         """Something was committed."""
+        if not self._database.listens:
+            for topic in topics:
+                self._waiters.wake(topic)
         self._pending.update(topics)
         self._unsent.set()
 
@@ -154,8 +166,8 @@ class ServerSignals(Service):
         """What the transaction that is about to begin shall send with its commit, if it has been
         quiet. ``None``: use ``signal`` after the commit."""
         now = time.monotonic()
-        if self._pending or now - self._sent_at < _QUIET:
-            return None
+        if self._pending or now - self._sent_at < _QUIET or not self._database.listens:
+            return None  # those of this event loop would not hear it
         self._sent_at = now
         return self.certain_notice(topics)
 
@@ -181,6 +193,8 @@ class ServerSignals(Service):
             await sender
 
     async def _listen(self) -> None:
+        if not self._database.listens:
+            return
         await self._wanted.wait()
         backoff = Backoff(self.stopping)
         while True:
@@ -222,5 +236,13 @@ Signals = LocalSignals | ServerSignals
 
 
 def make_signals(database: Database, place: str) -> Signals:
-    """As the database can. ``place`` is the same for those who wake each other."""
-    return ServerSignals(database, place) if database.notifies else LocalSignals(place)
+    """As the database can. ``place`` is the same for those who wake each other, and for them
+    alone in this database."""
+    if database.notifies:
+        # Not the database's own place: one server has many addresses, of a pooler for one.
+        return ServerSignals(database, place)
+    return LocalSignals(_local(database, place))
+
+
+def _local(database: Database, place: str) -> str:
+    return f"{database.place} {place}"

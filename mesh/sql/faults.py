@@ -7,7 +7,15 @@ import sqlite3
 import asyncpg
 from sqlalchemy import exc
 
-__all__ = ["FAULTS", "Conflict", "first_line", "is_away", "is_conflict", "was_refused"]
+__all__ = [
+    "FAULTS",
+    "Conflict",
+    "first_line",
+    "is_away",
+    "is_blocked",
+    "is_conflict",
+    "was_refused",
+]
 
 FAULTS = (
     exc.DBAPIError,
@@ -68,6 +76,13 @@ def is_conflict(error: BaseException) -> bool:
     if isinstance(cause, sqlite3.IntegrityError):
         return cause.sqlite_errorname in _SQLITE_CONFLICT
     return isinstance(cause, asyncpg.UniqueViolationError)
+
+
+def is_blocked(error: BaseException) -> bool:
+    """Whether a statement gave up since others held what it would lock, by the database's own
+    error or by what its owner raised for that."""
+    blocked = asyncpg.LockNotAvailableError | asyncpg.DeadlockDetectedError
+    return any(isinstance(_cause(e), blocked) for e in (error, error.__cause__) if e is not None)
 
 
 def was_refused(error: BaseException) -> bool:

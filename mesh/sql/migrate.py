@@ -3,13 +3,18 @@
 There is no ``env.py``, and Alembic's ``op`` and ``context`` proxies are not used: they are
 globals, and two databases may be migrated in one process at once. Instead each revision's
 ``upgrade`` is given what it needs: ``def upgrade(op: Operations, **names)``.
+
+Revisions are numbered, ``0001`` and on. One that only adds says in ``works_with`` the oldest
+code, by the newest revision which that knows, that works with the schema it makes; one that does
+not say so needs its own code. An upgrade writes down what that comes to, for older code to read.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import zlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
@@ -18,9 +23,12 @@ from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, func, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.schema import CreateSchema
 
+from mesh.errors import MeshError
 from mesh.sql.database import Database
+from mesh.sql.faults import is_blocked
 
 __all__ = ["Migrations", "Standing"]
 
@@ -28,6 +36,11 @@ __all__ = ["Migrations", "Standing"]
 _alembic_log = logging.getLogger("alembic")
 if _alembic_log.level == logging.NOTSET:
     _alembic_log.setLevel(logging.WARNING)
+
+# A change of a table waits for the transactions that use it, and all others wait behind it: so it
+# gives up soon, also before the server would take the two for a deadlock, and tries again.
+_LOCK_TIMEOUT = 0.5
+_TRIES = 60
 
 Standing = Literal["absent", "older", "current", "newer"]
 
@@ -43,13 +56,15 @@ class Migrations:
         version_table: str,
         schema: str | None = None,
         names: Mapping[str, Any],
+        note: Callable[[Operations, str], None],
     ) -> None:
         """``names`` are the arguments of each ``upgrade``, next to ``op``. ``schema`` is made
-        if it is not there."""
+        if it is not there. ``note`` writes down in the database which code it works with."""
         self._database = database
         self._script = ScriptDirectory(str(folder))
         self._schema = schema
         self._names = dict(names)
+        self._note = note
         self._options = {"version_table": version_table, "version_table_schema": schema}
 
     @property
@@ -64,13 +79,43 @@ class Migrations:
         async with self._database.read() as connection:
             return await connection.run_sync(self._current)
 
-    async def upgrade(self) -> None:
-        """Bring the database to ``head``, in one transaction. Any number of processes may do
-        so at once: one works, the others find it done. A newer database is left as it is."""
+    @property
+    def works_with(self) -> str:
+        """The oldest code, by the newest revision it knows, that works with ``head``."""
+        return max(
+            getattr(each.module, "works_with", each.revision)
+            for each in self._script.walk_revisions()
+        )
+
+    async def upgrade(
+        self, allow: Callable[[AsyncConnection], Awaitable[None]] | None = None
+    ) -> None:
+        """Bring the database to ``head``, in one transaction, while others use it. Any number of
+        processes may do so at once: one works, the others find it done. A newer database is left
+        as it is. ``allow`` is asked before older tables are touched, and raises if they must not
+        be."""
+        for tries in range(_TRIES):
+            if tries:
+                await asyncio.sleep(_LOCK_TIMEOUT)
+            try:
+                await self._try_upgrade(allow)
+                break
+            except MeshError as error:
+                if tries == _TRIES - 1 or not is_blocked(error):
+                    raise
+
+    async def _try_upgrade(
+        self, allow: Callable[[AsyncConnection], Awaitable[None]] | None
+    ) -> None:
         async with self._database.write() as connection:
             if not self._database.is_local:
                 await connection.execute(select(func.pg_advisory_xact_lock(self._lock_key())))
-            if await connection.run_sync(self._standing) in ("absent", "older"):
+                milliseconds = int(_LOCK_TIMEOUT * 1000)
+                await connection.execute(text(f"SET LOCAL lock_timeout = {milliseconds}"))
+            standing = await connection.run_sync(self._standing)
+            if standing == "older" and allow is not None:
+                await allow(connection)
+            if standing in ("absent", "older"):
                 await connection.run_sync(self._upgrade)
 
     async def standing(self) -> Standing:
@@ -88,7 +133,7 @@ class Migrations:
         with context.begin_transaction():
             if self._schema is not None:
                 context.impl.execute(CreateSchema(self._schema, if_not_exists=True))
-            context.run_migrations(op=Operations(context), **self._names)
+            self._run(context)
         return output.getvalue()
 
     def _lock_key(self) -> int:
@@ -112,8 +157,12 @@ class Migrations:
             connection.execute(CreateSchema(self._schema, if_not_exists=True))
         # Alembic looks whether a transaction is open, and leaves it to us then.
         connection.execute(text("SELECT 1"))
-        context = MigrationContext.configure(connection, opts=self._options | {"fn": self._steps})
-        context.run_migrations(op=Operations(context), **self._names)
+        self._run(MigrationContext.configure(connection, opts=self._options | {"fn": self._steps}))
+
+    def _run(self, context: MigrationContext) -> None:
+        op = Operations(context)
+        context.run_migrations(op=op, **self._names)
+        self._note(op, self.works_with)
 
     def _steps(self, revision: Any, _: MigrationContext) -> Any:
         return self._script._upgrade_revs("head", revision)

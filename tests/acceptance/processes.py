@@ -20,7 +20,7 @@ MESH = str(Path(sys.executable).parent / "mesh")
 class Start(Protocol):
     def __call__(self, *arguments: str, piped: bool = False) -> subprocess.Popen[str]:
         """Start ``mesh ARGUMENTS``, or a program: ``producer.py``. What it prints goes to its
-        log, or into a pipe."""
+        log, or into a pipe, and then it reads from one too."""
         ...
 
 
@@ -35,6 +35,7 @@ def starting(folder: Path) -> Iterator[Start]:
             process = subprocess.Popen(
                 [*program, *arguments],
                 cwd=folder,
+                stdin=subprocess.PIPE if piped else None,
                 stdout=subprocess.PIPE if piped else log,
                 stderr=log,
                 text=True,

@@ -44,7 +44,7 @@ containers: $(VENV)/.dev
 databases: $(VENV)/.dev
 	for folder in "" $(wildcard /usr/lib/postgresql/*/bin); do \
 		POSTGRES_BIN=$$folder $(BIN)/pytest -q -m "databases or not databases" \
-			tests/test_master.py tests/test_sql_agent.py tests/test_pooler.py || exit 1; \
+			tests/test_master.py tests/test_sql_agent.py tests/test_pooler.py tests/test_plans.py || exit 1; \
 	done
 
 # The pictures of the dashboard in docs/, by the tests that look at it.

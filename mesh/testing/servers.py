@@ -300,7 +300,7 @@ class PgBouncer(_Server):
     ``settings`` are added to its configuration."""
 
     ready_text = "process up"
-    # SIGTERM waits for clients to leave.
+    # Waits for transactions to end. SIGTERM, in newer versions, for clients to leave.
     stop_signal = signal.SIGINT
 
     def __init__(

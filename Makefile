@@ -1,5 +1,5 @@
 # Everything here sets up what it needs in a virtual environment. Needs Python >= 3.11 and make.
-#   make demo [AGENT=nats]    make test [PYTHON=python3.13]    make check    make bench
+#   make demo [AGENT=nats]   make test [PYTHON=python3.13]   make check   make outages   make bench
 
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python,$(shell \
 	$(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
@@ -10,7 +10,7 @@ TESTS ?= tests
 BENCH = .bench/driver
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test containers databases screenshots chaos check format docs bench bench-smoke clean
+.PHONY: help demo test containers databases screenshots chaos outages check format docs bench bench-smoke clean
 
 help:
 	@sed -n '2s/^# *//p' Makefile
@@ -46,6 +46,11 @@ databases: $(VENV)/.dev
 		POSTGRES_BIN=$$folder $(BIN)/pytest -q -m "databases or not databases" \
 			tests/test_master.py tests/test_sql_agent.py tests/test_pooler.py tests/test_plans.py || exit 1; \
 	done
+
+# Half an hour: each outage lasts OUTAGE seconds, and what takes minutes is run too.
+outages: OUTAGE ?= 60
+outages: $(VENV)/.dev
+	MESH_OUTAGE=$(OUTAGE) $(BIN)/pytest tests/outages
 
 # The pictures of the dashboard in docs/, by the tests that look at it.
 screenshots: $(VENV)/.dev

@@ -344,6 +344,12 @@ def test_workers_are_listed(shell: Shell) -> None:
     assert "mail 2/10" in shell.mesh("workers", "--all")
 
 
+def test_a_worker_that_is_heard_of_no_more_is_missing(shell: Shell) -> None:
+    # Its own silence is all that the master knows, if it died or its agent is away.
+    shell.record(Heartbeat("w-1", 1e9, "a-1", "host-7", 42, "1.0", 5.0, "running", []))
+    assert "missing" in shell.mesh("workers", "--all")
+
+
 def test_the_schema_is_looked_after(shell: Shell, tmp_path: Path) -> None:
     before = shell.json("db", "current")
     assert (before["standing"], before["revision"]) == ("absent", None)

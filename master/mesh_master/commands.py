@@ -42,7 +42,7 @@ from mesh_master.handler_commands import handlers
 from mesh_master.job_commands import jobs
 from mesh_master.schedule_commands import schedules
 from mesh_master.top import top
-from mesh_master.worker_work import drain_worker
+from mesh_master.worker_work import drain_worker, state_of
 
 # What takes long to import (SQLAlchemy, Alembic, rich) is imported by the commands that need it:
 # this module is imported for every ``mesh`` command there is.
@@ -114,7 +114,7 @@ def list_workers(
     if as_json:
         print_json(found)
     else:
-        _show_workers(found, mesh.now())
+        _show_workers(found, mesh.now(), mesh.config.silence)
 
 
 @workers.command("drain")
@@ -218,13 +218,13 @@ def _sql_master(mesh: Mesh) -> SqlMaster:
     return store
 
 
-def _show_workers(found: list[Heartbeat], now: float) -> None:
+def _show_workers(found: list[Heartbeat], now: float, silence: float) -> None:
     rows = table("worker", "state", "agent", "host", "pid", "lanes", "finished", "seen")
     for worker in found:
         lanes = ", ".join(f"{x.lane} {x.running}/{x.concurrency}" for x in worker.lanes)
         rows.add_row(
             worker.worker,
-            worker.state,
+            state_of(worker, now - silence),
             worker.agent,
             worker.host,
             str(worker.pid),

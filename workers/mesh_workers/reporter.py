@@ -16,6 +16,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mesh.errors import AgentError
 from mesh.ports import Agent
@@ -24,7 +25,7 @@ from mesh.wire import Defined, Event, Heartbeat, Record
 from mesh_workers.outcome import Run, start
 from mesh_workers.outlets import Outlets
 
-__all__ = ["Reporter"]
+__all__ = ["Away", "Reporter"]
 
 log = logging.getLogger("mesh")
 
@@ -33,12 +34,22 @@ _AT_ONCE = 2_000
 """Events in one write."""
 
 
+@dataclass(frozen=True, slots=True)
+class Away:
+    """The agent takes nothing."""
+
+    since: float
+    why: str
+
+
 class Reporter:
     """Belongs to the worker's event loop; ``run`` is its only task."""
 
     def __init__(self, agent: Agent, outlets: Outlets) -> None:
         self.outlets = outlets
         outlets.some = self._wake
+        self.away: Away | None = None
+        """As the last write found it."""
         self._agent = agent
         self._starts: dict[tuple[str, int], Run] = {}
         self._events: list[Event] = []
@@ -84,17 +95,20 @@ class Reporter:
     async def flush(self) -> None:
         """Write all that is here now. Raises ``AgentError``; then it is here still."""
         async with self._writing:
-            if self._defined:
-                # An entry of their own: see mesh.wire.
-                await self._agent.append(self._defined)
-                self._defined = ()
             try:
+                if self._defined:
+                    # An entry of their own: see mesh.wire.
+                    await self._agent.append(self._defined)
+                    self._defined = ()
                 await self._write()
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, AgentError):
+                    since = time.time() if self.away is None else self.away.since
+                    self.away = Away(since, str(error))
                 self.outlets.agent_is_away = True
                 self.outlets.wake()
                 raise
-            self.outlets.agent_is_away = False
+            self.away, self.outlets.agent_is_away = None, False
 
     async def _write(self) -> None:
         starts, self._starts = self._starts, {}
@@ -134,4 +148,4 @@ class Reporter:
             await self._some.wait()
             self._some.clear()
             await asyncio.sleep(_GATHER)
-            await backoff.retry("reporting to the master", self.flush, AgentError)
+            await backoff.retry(f"writing to agent {self._agent.name}", self.flush, AgentError)

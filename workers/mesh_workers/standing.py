@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mesh.clock import to_datetime
 from mesh.monitor import Families, Tally
 from mesh.ports import Check
 from mesh_workers.lane import Lane
@@ -31,17 +32,24 @@ def health_of(
     if reporter is None:
         return [Check(subject, False, "the agent has not been reached (yet)", "see the log")]
     checks = [Check(subject, state == "running", f"is {state}")]
-    age = reporter.silence
-    if age is None:
-        checks.append(Check(f"{subject}: agent", False, "no heartbeat was written (yet)"))
-    else:
-        detail = f"the last heartbeat was written {age:.1f} s ago"
-        advice = "" if age <= most else "the agent does not take it: see the log, mesh doctor"
-        checks.append(Check(f"{subject}: agent", age <= most, detail, advice))
+    checks.append(_check_agent(f"{subject}: agent", reporter, most))
     for lane in lanes:
         at = f"{subject}: lane {lane.name}"
         checks.append(Check(at, lane.is_pulling, "pulls" if lane.is_pulling else "does not pull"))
     return checks
+
+
+def _check_agent(subject: str, reporter: Reporter, most: float) -> Check:
+    age, away = reporter.silence, reporter.away
+    is_well = age is not None and age <= most
+    if away is not None:
+        detail = f"is away since {to_datetime(away.since):%Y-%m-%d %H:%M:%S} UTC: {away.why}"
+    elif age is None:
+        return Check(subject, False, "no heartbeat was written (yet)")
+    else:
+        detail = f"the last heartbeat was written {age:.1f} s ago"
+    advice = "" if is_well else "the agent does not take it: see the log, mesh doctor"
+    return Check(subject, is_well, detail, advice)
 
 
 def metrics_of(

@@ -14,7 +14,7 @@ from mesh.sign_in import Scope
 from mesh.wire import Heartbeat
 from mesh_master.api.context import Api, GivenApi, require
 from mesh_master.api.problems import PROBLEMS
-from mesh_master.worker_work import drain_worker
+from mesh_master.worker_work import drain_worker, state_of
 
 __all__ = ["router"]
 
@@ -69,10 +69,9 @@ async def _workers(api: Api) -> list[Worker]:
 
 
 def _shown(worker: Heartbeat, missing_before: float) -> Worker:
-    is_missing = worker.state != "stopped" and worker.at < missing_before
     return Worker(
         worker=worker.worker,
-        state="missing" if is_missing else worker.state,
+        state=state_of(worker, missing_before),
         agent=worker.agent,
         host=worker.host,
         pid=worker.pid,

@@ -128,7 +128,7 @@ class Mover:
 
 async def _push(agent: Agent, jobs: Sequence[Envelope]) -> Sequence[AgentError | None]:
     try:
-        return await agent.push(jobs)
+        return await agent.push(jobs, held=True)
     except AgentError as error:
         log.info("agent %s takes no moved jobs: %s", agent.name, error)
         return [error] * len(jobs)

@@ -55,8 +55,11 @@ class WatchedAgent(MemoryAgent):
         self.pushed = asyncio.Event()
         self.answers: list[AgentError] = []
 
-    async def push(self, jobs: Sequence[Envelope]) -> list[AgentError | None]:
-        outcomes = await super().push(jobs)
+    async def push(
+        self, jobs: Sequence[Envelope], *, held: bool = False
+    ) -> list[AgentError | None]:
+        assert held, "the master forgets what the ledger says is accepted"
+        outcomes = await super().push(jobs, held=held)
         self.pushes += 1
         self.got += [job.id for job, o in zip(jobs, outcomes, strict=True) if o is None]
         self.pushed.set()

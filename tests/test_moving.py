@@ -122,8 +122,11 @@ class Unsure(MemoryAgent):
 
     told = False
 
-    async def push(self, jobs: Sequence[Envelope]) -> list[AgentError | None]:
-        outcomes = await super().push(jobs)
+    async def push(
+        self, jobs: Sequence[Envelope], *, held: bool = False
+    ) -> list[AgentError | None]:
+        assert held, "what has moved is dropped where it came from"
+        outcomes = await super().push(jobs, held=held)
         if self.told:
             return outcomes
         self.told = True

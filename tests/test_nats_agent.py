@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import msgspec
+import nats.errors
 import pytest
 
 from mesh.errors import (
@@ -282,6 +283,65 @@ class TestOutages:
         assert "secret" not in str(caught.value)
         (check,) = await agent.check()
         assert not check.ok
+
+    async def test_closing_while_it_reconnects_cancels_nobody(self, harness: NatsHarness) -> None:
+        agent = await harness.connect()
+        # The driver's own way back has just begun: it waits for the old transport to close, and
+        # is cancelled there by the close.
+        await agent._connection.client._process_op_err(nats.errors.UnexpectedEOF())
+        await asyncio.sleep(0)
+        await agent.close()
+
+    async def test_who_opens_in_vain_takes_the_connection_from_nobody(
+        self, harness: NatsHarness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        agent = await harness.connect()
+
+        async def refuse() -> None:
+            raise AgentError("no leader")
+
+        monkeypatch.setattr(agent._streams, "ensure", refuse)
+        with pytest.raises(AgentError, match="no leader"):
+            await agent.open()
+        assert await agent.push([make_job()]) == [None]
+
+    async def test_a_held_job_is_accepted_by_the_ledger_only_when_it_is_stored(
+        self, harness: NatsHarness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        agent = await harness.connect()
+        ledger = await agent.ledger()
+        await agent._streams.api(f"STREAM.DELETE.{agent._names.stream('JOBS')}")
+
+        async def refuse() -> None:
+            raise AgentError("no leader")  # as where the two streams have leaders of their own
+
+        with monkeypatch.context() as patch:
+            patch.setattr(agent._streams, "ensure", refuse)
+            (outcome,) = await agent.push([make_job()], held=True)
+            assert isinstance(outcome, AgentUnavailable)
+            assert await ledger.lag() == 0
+            (outcome,) = await agent.push([make_job()])
+            assert isinstance(outcome, PublishOutcomeUnknown)
+        assert await agent.push([make_job()], held=True) == [None]
+        assert await ledger.lag() == 2
+
+    async def test_beyond_max_bytes_jobs_are_refused_and_nothing_else(
+        self, harness: NatsHarness
+    ) -> None:
+        agent = await harness.connect()
+        await agent.push([make_job(payload=b'"' + b"x" * 2000 + b'"')])
+        small = NatsAgent("n-1", f"{harness.url}?max_bytes=2KB", harness.settings)
+        await small.open()
+        (refusal,) = await small.push([make_job()])
+        assert isinstance(refusal, AgentUnavailable)
+        assert "max_bytes is 2000: nothing was stored" in str(refusal)
+        consumer = await small.consume("default", lease=30)
+        await settle_all(consumer, 1)
+        await small.close()
+        again = NatsAgent("n-1", f"{harness.url}?max_bytes=2KB", harness.settings)
+        await again.open()
+        assert await again.push([make_job()]) == [None]
+        await again.close()
 
     async def test_deleted_consumers_and_streams_are_made_again(self, harness: NatsHarness) -> None:
         agent = await harness.connect()

@@ -210,7 +210,7 @@ class Dispatcher(Service):
 
 async def _outcomes(agent: Agent, jobs: Sequence[Envelope]) -> Sequence[AgentError | None]:
     try:
-        return await agent.push(jobs)
+        return await agent.push(jobs, held=True)
     except AgentError as error:
         return [error] * len(jobs)
 

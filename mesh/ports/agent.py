@@ -222,8 +222,14 @@ class Agent(Protocol):
 
     async def close(self) -> None: ...
 
-    async def push(self, jobs: Sequence[Envelope]) -> list[AgentError | None]:
+    async def push(
+        self, jobs: Sequence[Envelope], *, held: bool = False
+    ) -> list[AgentError | None]:
         """Store jobs, of any lanes and priorities, with an ``Accepted`` record each.
+
+        ``held``: they are stored elsewhere too, which forgets them when it hears that they are
+        accepted: a record of a job that is not stored would lose it. Without, one whose outcome
+        is unknown may be in the ledger alone.
 
         One outcome per job, in order: ``None``: durably stored, on disk where the agent has
         one; ``AgentUnavailable``: certainly not stored; ``PublishOutcomeUnknown``: sent, and

@@ -143,7 +143,9 @@ class MemoryAgent:
             raise AgentUnavailable(f"agent {self.name} at {self.url} is down")
         return self._store
 
-    async def push(self, jobs: Sequence[Envelope]) -> list[AgentError | None]:
+    async def push(
+        self, jobs: Sequence[Envelope], *, held: bool = False
+    ) -> list[AgentError | None]:
         try:
             store = self._reach()
         except AgentUnavailable as error:

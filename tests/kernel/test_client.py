@@ -311,7 +311,9 @@ async def test_an_agent_that_cannot_be_opened_is_passed_over(
 
 
 def doubt(fails: Callable[[Envelope], AgentError | None]) -> Any:
-    async def push(self: MemoryAgent, jobs: Sequence[Envelope]) -> list[AgentError | None]:
+    async def push(
+        self: MemoryAgent, jobs: Sequence[Envelope], *, held: bool = False
+    ) -> list[AgentError | None]:
         return [fails(job) for job in jobs]
 
     return push

@@ -208,6 +208,20 @@ async def test_who_waits_may_be_cancelled_alone() -> None:
         assert probe.running == 1
 
 
+async def test_a_service_that_something_else_cancelled_does_not_end_unnoticed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Cancelled(Service):
+        async def run(self, ready: Callable[[], None]) -> None:
+            ready()
+            raise asyncio.CancelledError  # as a driver may let slip
+
+    service = Cancelled("recorder")
+    await service.start()
+    await service.wait()
+    assert "recorder ended: its task was cancelled" in caplog.text
+
+
 @pytest.mark.parametrize("seed", range(30))
 async def test_stress(seed: int) -> None:
     """Any interleaving of calls ends where the last of them asked it to be."""

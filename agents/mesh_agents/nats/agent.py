@@ -14,6 +14,8 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from itertools import islice
 
 from mesh.errors import AgentError, AgentUnavailable, PublishOutcomeUnknown
 from mesh.job import check_name
@@ -26,6 +28,7 @@ from mesh_agents.nats.frames import Frame, Message, Names, ledger_entries, level
 from mesh_agents.nats.held import ack_subject, extended
 from mesh_agents.nats.ledger import NatsLedger
 from mesh_agents.nats.options import Options
+from mesh_agents.nats.room import Room
 from mesh_agents.nats.streams import DUPLICATE_WINDOW, Streams, differences
 
 __all__ = ["NatsAgent"]
@@ -55,6 +58,7 @@ class NatsAgent:
         self._connection = Connection(name, options, settings.connect_timeout)
         self._streams = Streams(self._connection, names, settings.push_timeout)
         self._names = names
+        self._room = Room(self._streams)
         self._consumers: list[NatsConsumer] = []
         self._readers: list[NatsLedger | NatsBoard] = []
         self._unsure: OrderedDict[str, tuple[float, Frame]] = OrderedDict()
@@ -75,11 +79,13 @@ class NatsAgent:
         return self._streams.dead_letters
 
     async def open(self) -> None:
+        was_open = self._connection.wanted
         await self._connection.open()
         try:
             await self._streams.ensure()
         except BaseException:
-            await self._connection.close()
+            if not was_open:  # Else others use it.
+                await self._connection.close()
             raise
 
     async def close(self) -> None:
@@ -92,26 +98,44 @@ class NatsAgent:
 
     # jobs ------------------------------------------------------------------------------------
 
-    async def push(self, jobs: Sequence[Envelope]) -> list[AgentError | None]:
+    async def push(
+        self, jobs: Sequence[Envelope], *, held: bool = False
+    ) -> list[AgentError | None]:
         if not jobs:
             return []
+        # One that is pushed again may be stored already: that must be found out.
+        if not self._unsure and (refusal := await self._room.refusal()):
+            return [refusal] * len(jobs)
         now = self._clock.time()
         parts = [f"{job.id}:{job.attempt}" for job in jobs]
         frames = self._frames(dict(zip(parts, jobs, strict=True)), now)
-        messages = [frame.message(self._names, now) for frame in frames]
-        accepted: list[range] = []
-        for frame in frames:
-            entries = ledger_entries([Accepted(job, now) for job in frame.jobs])
-            accepted.append(range(len(messages), len(messages) + len(entries)))
-            messages += [Message(self._names.ledger, entry) for entry in entries]
-        outcomes = await self._streams.store_all(messages)
+        outcomes = await self._store(frames, now, held)
         result: dict[str, AgentError | None] = {}
-        for index, frame in enumerate(frames):
-            outcome = outcomes[index]
-            for entry in accepted[index]:
-                outcome = _worse(outcome, outcomes[entry])
+        for frame, outcome in zip(frames, outcomes, strict=True):
             result |= self._note(frame, outcome, now)
         return [result.get(part) for part in parts] if result else [None] * len(jobs)
+
+    async def _store(
+        self, frames: Sequence[Frame], now: float, held: bool
+    ) -> list[AgentError | None]:
+        """Store frames and say so in the ledger; the outcome of each."""
+        messages = [frame.message(self._names, now) for frame in frames]
+        records = [ledger_entries([Accepted(job, now) for job in frame.jobs]) for frame in frames]
+        told = [[Message(self._names.ledger, entry) for entry in entries] for entries in records]
+        if not held:
+            # At once, which is twice as fast: the two streams may have leaders of their own, so
+            # that one is stored and the other is not, but then the caller is told.
+            pairs = zip(messages, told, strict=True)
+            return await self._store_groups([[message, *entries] for message, entries in pairs])
+        outcomes = await self._store_groups([[message] for message in messages])
+        stored = [told[index] for index, outcome in enumerate(outcomes) if outcome is None]
+        said = iter(await self._store_groups(stored))
+        return [outcome or _worse(None, next(said)) for outcome in outcomes]
+
+    async def _store_groups(self, groups: Sequence[Sequence[Message]]) -> list[AgentError | None]:
+        """One outcome for each group of messages."""
+        outcomes = iter(await self._streams.store_all([m for group in groups for m in group]))
+        return [reduce(_worse, islice(outcomes, len(group))) for group in groups]
 
     def _frames(self, jobs: Mapping[str, Envelope], now: float) -> list[Frame]:
         """The frames to send: those in doubt that hold some of the jobs, and new ones."""

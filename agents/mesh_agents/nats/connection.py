@@ -56,7 +56,8 @@ class Connection:
         self._waiting: dict[str, tuple[str, asyncio.Future[Msg]]] = {}
         self._reopening: asyncio.Task[None] | None = None
         self._opened = asyncio.Lock()
-        self._wanted = False
+        self.wanted = False
+        """``open`` has been called, and ``close`` has not."""
         self._said = ""
 
     @property
@@ -72,7 +73,7 @@ class Connection:
     def client(self) -> Client:
         """The connected client. Raises ``AgentUnavailable`` while there is none."""
         if self._client is None or not self._client.is_connected:
-            why = "is not open; call open()" if not self._wanted else "has lost its connection"
+            why = "is not open; call open()" if not self.wanted else "has lost its connection"
             raise AgentUnavailable(f"agent {self.agent} at {self.options.shown} {why}")
         return self._client
 
@@ -81,19 +82,19 @@ class Connection:
     async def open(self) -> None:
         """Connect, unless connected. Raises ``AgentUnavailable`` within the time-out."""
         async with self._opened:
-            self._wanted = True
+            self.wanted = True
             if self._client is not None and (self._reopening or not self._client.is_closed):
                 self.client  # noqa: B018 - raises while away, and the way back is on
                 return
             try:
                 await self._connect()
             except AgentUnavailable:
-                self._wanted = False
+                self.wanted = False
                 raise
 
     async def close(self) -> None:
         async with self._opened:
-            self._wanted = False
+            self.wanted = False
             if self._reopening is not None:
                 self._reopening.cancel()
                 await asyncio.wait([self._reopening])
@@ -118,7 +119,7 @@ class Connection:
                 self._on_error(error)
 
         async def on_closed() -> None:
-            if self._wanted and self._client is client and self._reopening is None:
+            if self.wanted and self._client is client and self._reopening is None:
                 self._reopening = loop.create_task(self._reopen(), name="mesh-nats-reopen")
 
         async def on_disconnected() -> None:
@@ -148,8 +149,9 @@ class Connection:
         try:
             # nats-py alone would try for ever, its first connection too.
             await asyncio.wait(waiting, timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
-            failure = connecting.exception() if connecting.done() else None
-            if connecting.done() and failure is None:
+            is_done = connecting.done() and not connecting.cancelled()
+            failure = connecting.exception() if is_done else None
+            if is_done and failure is None:
                 # The driver goes on in plain text if the server does not insist on TLS.
                 if not self.options.tls or client._server_info.get("tls_required"):
                     await self._begin(client)
@@ -335,7 +337,13 @@ def _fail(future: asyncio.Future[Msg], error: AgentError) -> None:
 
 
 async def _close(client: Client) -> None:
-    try:
-        await client.close()
-    except (nats.errors.Error, OSError, AttributeError, AssertionError) as error:
+    # In a task of its own: where nats-py gives up a reconnection it cancels the future that this
+    # waits for as well, and so it would look as if whoever closes had been cancelled.
+    closing = asyncio.ensure_future(client.close())
+    await asyncio.wait([closing])
+    if closing.cancelled():
+        log.debug("closing a connection: its reconnection was given up")
+    elif (error := closing.exception()) is not None:
+        if not isinstance(error, nats.errors.Error | OSError | AttributeError | AssertionError):
+            raise error
         log.debug("closing a connection: %s", error)

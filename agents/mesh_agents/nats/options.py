@@ -6,6 +6,7 @@ user's place, and the options in ``_KNOWN``, which may also come from the config
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ __all__ = ["Options"]
 
 _KNOWN = {
     "replicas": "copies of each stream in a NATS cluster: 1, 3 or 5",
+    "max_bytes": "bytes of jobs from which on new ones are refused: 500MB, 20GB (default: the "
+    "server's limits, which leave no room for outcomes either)",
     "creds": "path of a .creds file",
     "nkey": "path of an nkey seed file",
     "tls_ca": "path of the certificate authority's certificate",
@@ -40,6 +43,8 @@ class Options:
     token: str | None
     replicas: int | None
     """``None``: leave an existing stream as it is, 1 for a new one."""
+    max_bytes: int | None
+    """Of the stream of jobs; ``None``: whatever the server takes."""
     paths: Mapping[str, str]
 
     @classmethod
@@ -66,6 +71,7 @@ class Options:
             password=unquote(password) if colon else None,
             token=unquote(user) if user and not colon else None,
             replicas=_replicas(values.pop("replicas", None), shown),
+            max_bytes=_max_bytes(values.pop("max_bytes", None), shown),
             paths=values,
         )
 
@@ -110,3 +116,17 @@ def _replicas(value: str | None, shown: str) -> int | None:
             f"NATS agent URL '{shown}': replicas={value!r} is not a number from 1 to 5"
         )
     return int(value)
+
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def _max_bytes(value: str | None, shown: str) -> int | None:
+    if value is None:
+        return None
+    found = re.fullmatch(r"([1-9]\d*)([KMGT]?)B?", value.strip().upper())
+    if found is None:
+        raise ConfigError(
+            f"NATS agent URL '{shown}': max_bytes={value!r} is no number of bytes, such as 20GB"
+        )
+    return int(found[1]) * _UNITS[found[2]]

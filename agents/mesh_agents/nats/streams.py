@@ -38,6 +38,10 @@ NO_MESSAGE = 10037
 """There is no such message."""
 _IN_PROCESS = 10158
 """Another message of the same id is being stored at this moment."""
+_FULL = {10002, 10023, 10047, 10077}
+"""A limit of the account, the server, its storage, the stream."""
+_NO_MAJORITY = 10008
+"""In a NATS cluster: too few of its servers run, or they have not elected a leader yet."""
 
 
 class ApiError(AgentError):
@@ -122,13 +126,20 @@ class Streams:
         ack = _pub_ack(reply.data)
         if ack.error is None:
             return None
-        text = f"{self._where} on {message.subject}: {ack.error.description}"
+        text = f"{self.where} on {message.subject}: {ack.error.description}"
         if ack.error.err_code == _IN_PROCESS:
             return PublishOutcomeUnknown(f"{text}; try again")
+        if ack.error.err_code in _FULL:
+            text += (
+                ": JetStream is at its storage limit: raise max_file_store of nats-server, "
+                "max_storage of the account, or free the disk; ?max_bytes=... in the agent's URL "
+                "refuses jobs before that"
+            )
         return AgentUnavailable(f"{text}; nothing was stored")
 
     @property
-    def _where(self) -> str:
+    def where(self) -> str:
+        """Names the agent in messages."""
         return f"agent {self.connection.agent} at {self.connection.options.shown}"
 
     # the API ---------------------------------------------------------------------------------
@@ -145,7 +156,7 @@ class Streams:
             refusal = answer["error"]
             description = refusal.get("description", "unknown")
             raise ApiError(
-                f"{self._where}: $JS.API.{subject}: {description}", refusal.get("err_code", 0)
+                f"{self.where}: $JS.API.{subject}: {description}", refusal.get("err_code", 0)
             )
         return answer
 
@@ -165,7 +176,7 @@ class Streams:
             if self.connection.server_version < OLDEST_SERVER:
                 version = ".".join(map(str, self.connection.server_version))
                 raise AgentError(
-                    f"{self._where} is nats-server {version}; delayed jobs need "
+                    f"{self.where} is nats-server {version}; delayed jobs need "
                     f"{'.'.join(map(str, OLDEST_SERVER))} or newer: upgrade the server"
                 )
             for kind, wanted in self.wanted().items():
@@ -193,13 +204,16 @@ class Streams:
             except (ApiError, AgentUnavailable) as refusal:
                 what = f"change {', '.join(differing)} of"
                 raise self._explain(kind, what, refusal) from refusal
-            log.warning("%s: stream %s: changed %s", self._where, name, ", ".join(differing))
+            log.warning("%s: stream %s: changed %s", self.where, name, ", ".join(differing))
 
     def _explain(self, kind: str, what: str, error: AgentError) -> AgentError:
         if not self.connection.connected:
             return error
+        text = f"cannot {what} stream {self.names.stream(kind)}: {error}"
+        if isinstance(error, ApiError) and error.code == _NO_MAJORITY:
+            return AgentUnavailable(f"{text}. More than half of the cluster's servers must run")
         return AgentError(
-            f"cannot {what} stream {self.names.stream(kind)}: {error}. The account needs "
+            f"{text}. A cluster needs a majority of its servers; the account needs "
             "JetStream and the permission to publish to $JS.API.> and $JS.ACK.> and "
             f"{self.names.root}.>, and to subscribe to _INBOX.> and {self.names.ask}; or create "
             "the stream beforehand"

@@ -103,7 +103,9 @@ class SqlAgent:
         await self._signals.close()
         await self.database.close()
 
-    async def push(self, jobs: Sequence[Envelope]) -> list[AgentError | None]:
+    async def push(
+        self, jobs: Sequence[Envelope], *, held: bool = False
+    ) -> list[AgentError | None]:
         outcomes: list[AgentError | None] = []
         away: AgentUnavailable | None = None
         for part in _parts(jobs):

@@ -45,7 +45,7 @@ from mesh.sql.engines import (
     parse_url,
     server_engine,
 )
-from mesh.sql.faults import FAULTS, Conflict, first_line, is_away, is_conflict, was_refused
+from mesh.sql.faults import FAULTS, Conflict, first_line, is_away, is_conflict, is_full, was_refused
 from mesh.sql.server_time import ServerTime
 
 __all__ = [
@@ -372,7 +372,8 @@ class Database:
                 committed = True
         except FAULTS as error:
             if not committed:
-                raise self._translate(error, committing) from error
+                in_doubt = committing and not was_refused(error)
+                raise self._translate(error, in_doubt) from error
 
     @asynccontextmanager
     async def driver(
@@ -422,22 +423,25 @@ class Database:
         """What a writer of this process must hold to write."""
         return _SqliteLocks.get(self.place) if self.is_local else nullcontext()
 
-    def _translate(self, error: BaseException, committing: bool = False) -> MeshError:
+    def _translate(self, error: BaseException, in_doubt: bool = False) -> MeshError:
         if not is_away(error):
             return self._errors.failed(f"{self.what} at {self.url}: {first_line(error)}")
         reason = "no answer in time" if isinstance(error, TimeoutError) else first_line(error)
-        if committing:
+        if in_doubt:
             return self._errors.in_doubt(
                 f"{self.what} at {self.url}: the commit was sent and not confirmed ({reason})"
             )
-        return self._unavailable(reason)
+        return self._unavailable(reason, is_full=is_full(error))
 
-    def _unavailable(self, reason: str) -> MeshError:
-        advice = (
-            "check that the folder exists and can be written"
-            if self.is_local
-            else "check that the server runs, the host and port, the account and the database name"
-        )
+    def _unavailable(self, reason: str, *, is_full: bool = False) -> MeshError:
+        if is_full:
+            advice = "free some of its disk, or give it a larger one"
+        elif self.is_local:
+            advice = "check that the folder exists and can be written"
+        else:
+            advice = (
+                "check that the server runs, the host and port, the account and the database name"
+            )
         return self._errors.unavailable(f"{self.what} at {self.url}: {reason}; {advice}")
 
     # time ------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ __all__ = [
     "is_away",
     "is_blocked",
     "is_conflict",
+    "is_full",
     "was_refused",
 ]
 
@@ -64,7 +65,7 @@ def is_away(error: BaseException) -> bool:
         return True
     cause = _cause(error)
     if isinstance(cause, sqlite3.OperationalError):
-        return getattr(cause, "sqlite_errorname", "").startswith(_SQLITE_AWAY)
+        return _sqlite_name(cause).startswith(_SQLITE_AWAY)
     return bool(getattr(error, "connection_invalidated", False)) or isinstance(
         cause, _POSTGRES_AWAY
     )
@@ -85,11 +86,27 @@ def is_blocked(error: BaseException) -> bool:
     return any(isinstance(_cause(e), blocked) for e in (error, error.__cause__) if e is not None)
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether there is no room on the disk."""
+    cause = _cause(error)
+    if isinstance(cause, sqlite3.OperationalError):
+        return _sqlite_name(cause) == "SQLITE_FULL"
+    return isinstance(cause, asyncpg.DiskFullError)
+
+
 def was_refused(error: BaseException) -> bool:
-    """Whether the server answered that it did not do the statement: so nothing is in doubt."""
-    return isinstance(_cause(error), asyncpg.PostgresError) and not isinstance(
-        _cause(error), asyncpg.PostgresConnectionError | asyncpg.OperatorInterventionError
+    """Whether the database said that it did not do the statement: so nothing is in doubt."""
+    cause = _cause(error)
+    if isinstance(cause, sqlite3.OperationalError):
+        # Of a commit too; with others, such as SQLITE_IOERR, it may have been written.
+        return _sqlite_name(cause).startswith(("SQLITE_FULL", "SQLITE_BUSY"))
+    return isinstance(cause, asyncpg.PostgresError) and not isinstance(
+        cause, asyncpg.PostgresConnectionError | asyncpg.OperatorInterventionError
     )
+
+
+def _sqlite_name(error: sqlite3.OperationalError) -> str:
+    return getattr(error, "sqlite_errorname", "")
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -51,6 +51,7 @@ databases: $(VENV)/.dev
 outages: OUTAGE ?= 60
 outages: $(VENV)/.dev
 	MESH_OUTAGE=$(OUTAGE) $(BIN)/pytest tests/outages
+	$(BIN)/python -m benchmarks.depth
 
 # The pictures of the dashboard in docs/, by the tests that look at it.
 screenshots: $(VENV)/.dev

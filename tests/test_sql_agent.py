@@ -726,6 +726,9 @@ class TestPlans:
         for verb in ("UPDATE", "SELECT"):
             assert plans[verb].count("jobs_claim") == len(Priority), plans[verb]
             assert "Sort  (" not in plans[verb], plans[verb]  # a Merge Append has a "Sort Key"
+        # What was found is looked up by its key: a join may begin at the other end.
+        for verb in ("UPDATE", "DELETE"):
+            assert "= ANY" in plans[verb], plans[verb]
         assert "jobs_claim" not in plans["DELETE"], plans["DELETE"]
         assert plans["DELETE"].count("jobs_pkey") == 2, plans["DELETE"]
 

@@ -20,10 +20,12 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import (
+    ColumnElement,
     Executable,
     MetaData,
     Select,
     Table,
+    any_,
     func,
     inspect,
     select,
@@ -229,6 +231,16 @@ class Database:
         statement, and then claim more rows than its LIMIT.
         """
         return select(query.cte(name).prefix_with("MATERIALIZED"))
+
+    def among(self, column: ColumnElement[Any], query: Query) -> ColumnElement[bool]:
+        """Whether the column is one of the few that the query finds, which is run first.
+
+        As a join the planner would choose its order, and a plan made while the table was empty
+        reads all of it until the next ANALYZE.
+        """
+        if self.is_local:
+            return column.in_(query)
+        return column == any_(func.array(query.scalar_subquery()))
 
     # life ------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh import AgentUnavailable, JobHandle, Mesh, PublishOutcomeUnknown, State
+from mesh import AgentUnavailable, Mesh, PublishOutcomeUnknown, State
 from mesh.roles import RoleOptions, make_role
 from mesh.service import Group
 from mesh.testing.servers import NatsServer, PostgresServer, free_port
@@ -57,36 +57,6 @@ async def running(app: Mesh, *roles: str) -> AsyncIterator[None]:
     services = [make_role(role, app, RoleOptions()) for role in roles]
     async with app, Group("cluster", services):
         yield
-
-
-async def results(jobs: list[JobHandle[int]]) -> list[int]:
-    async with asyncio.timeout(60):
-        return await asyncio.gather(*(job.result() for job in jobs))
-
-
-async def test_work_goes_on_without_the_master(nats: NatsServer, database: PostgresServer) -> None:
-    app = make_app(nats, database.create_database())
-    double = app.handlers["double"]
-    async with running(app, "coordinator", "worker"):
-        before = await double.enqueue_many([(n,) for n in range(100)])
-        assert await results(before) == [2 * n for n in range(100)]
-
-        database.kill()
-        during = await double.enqueue_many([(n,) for n in range(100, 600)])
-        during.append(await double.enqueue(600))
-        # Executed too, not only accepted: the agent has none left, their story waits.
-        agent = await app.agent("nats-1")
-        async with asyncio.timeout(30):
-            while sum(d.total for d in (await agent.depth()).values()):
-                await asyncio.sleep(0.05)
-        ledger = await agent.ledger()
-        assert await ledger.lag() > 0
-        await ledger.close()
-
-        database.start()
-        assert await results(during) == [2 * n for n in range(100, 601)]
-        states = await (await app.master()).count_jobs()
-        assert states == {State.SUCCEEDED: 601}
 
 
 async def test_without_its_agent_a_job_is_held_on_the_master(

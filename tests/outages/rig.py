@@ -21,7 +21,7 @@ from tests.acceptance.processes import Start, all_jobs
 
 __all__ = ["LONG", "OUTAGE", "PATIENCE", "Account", "Load", "eventually", "write_app"]
 
-OUTAGE = float(os.environ.get("MESH_OUTAGE", "3"))
+OUTAGE = float(os.environ.get("MESH_OUTAGE", "1"))
 """Seconds that an outage lasts."""
 
 LONG = OUTAGE >= 30

@@ -14,7 +14,7 @@ from mesh import Mesh
 from mesh.testing.servers import NatsServer, PostgresServer
 from tests.acceptance.processes import Start
 
-from .rig import OUTAGE, Load, eventually
+from .rig import LONG, OUTAGE, Load, eventually
 
 
 @pytest.mark.timeout(600)
@@ -50,6 +50,7 @@ async def test_jobs_are_refused_where_outcomes_are_not(
     report(f"stored up to the limit {accepted}, refused {len(load.refusals())}; {account}")
 
 
+@pytest.mark.skipif(not LONG, reason="takes a while: make outages")
 @pytest.mark.timeout(900)
 async def test_a_server_at_its_limit_loses_no_outcome(
     postgres: PostgresServer,

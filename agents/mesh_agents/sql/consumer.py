@@ -138,7 +138,7 @@ class SqlConsumer:
         receipt = cast(jobs.c.id, String) + literal("/") + bindparam("lease_id", type_=String)
         claim = (
             update(jobs)
-            .where(jobs.c.agent == self._store.name, jobs.c.id.in_(ready))
+            .where(jobs.c.agent == self._store.name, self._database.among(jobs.c.id, ready))
             .values(
                 eligible_at=bindparam("until", type_=Moment),
                 receipt=receipt,

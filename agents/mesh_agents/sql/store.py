@@ -174,8 +174,7 @@ class Store:
             jobs.c.agent == self.name, one_of(self.database, jobs.c.id, ids), condition
         )
         locked = self.database.locking(rows.order_by(jobs.c.id))
-        found: ColumnElement[bool] = jobs.c.id.in_(self.database.once(locked, "locked"))
-        return found
+        return self.database.among(jobs.c.id, self.database.once(locked, "locked"))
 
     async def sweep(self, connection: AsyncConnection) -> None:
         """Forget the keys of old pushes, now and then: in a transaction that nobody waits for."""

@@ -32,6 +32,7 @@ from mesh.testing.conformance.agent import (
     make_retrying,
     named,
     pull_all,
+    push,
     read_all,
 )
 from mesh.testing.servers import NatsServer, free_port
@@ -590,3 +591,53 @@ class TestSettling:
         assert await is_empty(consumer)
         records = await read_all(await agent.ledger(), 2)
         assert [type(record) for record in records] == [Accepted, Finished]
+
+
+# streams that are lost -----------------------------------------------------------------------
+
+
+async def delete_stream(agent: NatsAgent, kind: str) -> None:
+    await agent._streams.api(f"STREAM.DELETE.{agent._streams.names.stream(kind)}")
+
+
+async def test_who_holds_jobs_of_a_lost_stream_drops_none_of_the_new_one(
+    harness: NatsHarness,
+) -> None:
+    agent, other = await harness.connect(), await harness.connect()
+    old, new = ([make_job(given_id=True) for _ in range(3)] for _ in range(2))
+    await push(agent, *old)
+    consumer = await agent.consume("default", lease=60)
+    held = await pull_all(consumer, 3)
+    await delete_stream(other, "JOBS")
+    await push(other, *new)
+    fresh = await pull_all(consumer, 3)
+    assert sorted(ids(fresh)) == sorted(job.id for job in new)
+    await consumer.settle([finish(delivery) for delivery in held])
+    assert (await other.depth())["default"].total == 3
+    await consumer.settle([finish(delivery) for delivery in fresh])
+    assert sum(depth.total for depth in (await other.depth()).values()) == 0
+
+
+async def test_who_has_read_a_lost_ledger_drops_nothing_of_the_new_one(
+    harness: NatsHarness,
+) -> None:
+    agent, other = await harness.connect(), await harness.connect()
+    await push(agent, *[make_job(given_id=True) for _ in range(5)])
+    reader = await agent.ledger()
+    batch = await reader.read(100, 5.0)
+    await delete_stream(other, "LEDGER")
+    new = make_job()
+    await push(other, new)
+    await reader.ack(batch)
+    (record,) = await read_all(await other.ledger(), 1)
+    assert isinstance(record, Accepted)
+    assert record.job == new
+
+
+async def test_a_stream_is_made_again_once(harness: NatsHarness) -> None:
+    agents = [await harness.connect() for _ in range(4)]
+    for kind in agents[0]._streams.wanted():
+        await delete_stream(agents[0], kind)
+    jobs = [[make_job(lane=f"l{n}") for _ in range(3)] for n in range(4)]
+    await asyncio.gather(*(push(a, *mine) for a, mine in zip(agents, jobs, strict=True)))
+    assert sum(depth.total for depth in (await agents[0].depth()).values()) == 12

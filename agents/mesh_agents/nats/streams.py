@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,7 @@ _SECOND = 1_000_000_000
 _NOT_FOUND = {10059, 10014}
 NO_MESSAGE = 10037
 """There is no such message."""
+_EXISTS = 10058
 _IN_PROCESS = 10158
 """Another message of the same id is being stored at this moment."""
 _FULL = {10002, 10023, 10047, 10077}
@@ -190,8 +192,7 @@ class Streams:
             if error.code not in _NOT_FOUND:
                 raise self._explain(kind, "read", error) from error
             try:
-                new = {"name": name, "num_replicas": 1, **wanted}
-                await self.api(f"STREAM.CREATE.{name}", new)
+                await self._create(name, wanted)
             except (ApiError, AgentUnavailable) as refusal:
                 raise self._explain(kind, "create", refusal) from refusal
             return
@@ -205,6 +206,17 @@ class Streams:
                 what = f"change {', '.join(differing)} of"
                 raise self._explain(kind, what, refusal) from refusal
             log.warning("%s: stream %s: changed %s", self.where, name, ", ".join(differing))
+
+    async def _create(self, name: str, wanted: Mapping[str, Any]) -> None:
+        # The sequences of a stream that is made again begin behind all that the lost one had (up
+        # to a million messages a second): who holds a message of that one, or has read entries,
+        # acknowledges these alone, and not what is new in their place.
+        new = {"name": name, "num_replicas": 1, "first_seq": time.time_ns() // 1000, **wanted}
+        try:
+            await self.api(f"STREAM.CREATE.{name}", new)
+        except ApiError as error:
+            if error.code != _EXISTS:  # another process was first
+                raise
 
     def _explain(self, kind: str, what: str, error: AgentError) -> AgentError:
         if not self.connection.connected:

@@ -18,6 +18,8 @@ OVERDUE = 30.0
 async def examine(app: Mesh) -> list[Check]:
     """The findings of ``mesh doctor``."""
     checks = [_check_handlers(app)]
+    usable = checks[0].ok
+    """Whether all that was asked so far can be asked more."""
     master: Master | None = None
     if app.config.master is None:
         checks.append(
@@ -25,15 +27,19 @@ async def examine(app: Mesh) -> list[Check]:
         )
     else:
         master = app.connect_master()
-        checks += await _check_part("master", master)
+        found, opened = await _check_part("master", master)
+        checks += found
+        usable = usable and opened
     agents = [app.connect_agent(name) for name in app.config.agents]
-    if master is not None and all(check.ok for check in checks):
+    if master is not None and usable:
         added = await master.added_agents()
         agents += [app.connect_agent_of(a) for n, a in added.items() if n not in app.config.agents]
-    found = await asyncio.gather(*(_check_part(f"agent {a.name}", a) for a in agents))
-    for agent_checks in found:
-        checks += agent_checks
-    if master is not None and all(check.ok for check in checks):
+    for found, opened in await asyncio.gather(
+        *(_check_part(f"agent {agent.name}", agent) for agent in agents)
+    ):
+        checks += found
+        usable = usable and opened
+    if master is not None and usable:
         checks += await _check_cluster(master)
         checks += await _check_lanes(app, master)
         zone = app.cluster.under(await master.cluster_settings()).timezone
@@ -55,12 +61,13 @@ def _check_handlers(app: Mesh) -> Check:
     return Check("app", True, f"{len(app.handlers)} handlers in {lanes}")
 
 
-async def _check_part(subject: str, part: Agent | Master) -> list[Check]:
+async def _check_part(subject: str, part: Agent | Master) -> tuple[list[Check], bool]:
+    """The findings, and whether it could be opened."""
     try:
         await part.open()
     except MeshError as error:
-        return [Check(subject, False, str(error), "then run mesh doctor again")]
-    return await part.check() + _check_wakes(subject, part)
+        return [Check(subject, False, str(error), "then run mesh doctor again")], False
+    return await part.check() + _check_wakes(subject, part), True
 
 
 def _check_wakes(subject: str, part: Agent | Master) -> list[Check]:

@@ -576,8 +576,8 @@ class TestPostgres:
             first = await right.consume("default", lease=60)
             assert ids(await pull_all(first, 1)) == [job.id]
             assert await is_empty(await ahead.consume("default", lease=60))
-            assert [c.ok for c in await right.check()] == [True, True, True]
-            clock = (await ahead.check())[-1]
+            assert [c.ok for c in await right.check()][:3] == [True, True, True]
+            clock = (await ahead.check())[2]
             assert (clock.ok, "3600.0 s behind" in clock.detail) == (False, True)
 
     async def test_holding_extending_and_settling_at_once(self, on_postgres: SqlHarness) -> None:

@@ -71,6 +71,7 @@ from mesh.sql import (
     SqlBoard,
     executor_within,
     make_signals,
+    on_power_loss,
     one_of,
 )
 from mesh.wire import Envelope, Heartbeat, Record, decode_frame, encode_frame
@@ -520,6 +521,7 @@ class SqlMaster:
             await self._join_cluster()
             migrations = schema.migrations(self.database, self.settings)
             revision = await migrations.current()
+            power = await on_power_loss(self.database)
         except (MasterError, ConfigError) as error:
             return [Check(subject, False, str(error), "see the message")]
         newer = "" if revision == migrations.head else ", newer than this code, which works with it"
@@ -533,4 +535,5 @@ class SqlMaster:
                 "" if abs(skew) < _SKEW_LIMIT else "synchronise the clocks (NTP)",
             )
         )
+        checks.append(Check(f"{subject}: loss of power", *power))
         return checks

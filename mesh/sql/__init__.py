@@ -21,6 +21,8 @@ from mesh.sql.insert import InsertNew as InsertNew
 from mesh.sql.notice import NOTIFY as NOTIFY
 from mesh.sql.notice import Notice as Notice
 from mesh.sql.options import split_options as split_options
+from mesh.sql.power import PowerLoss as PowerLoss
+from mesh.sql.power import on_power_loss as on_power_loss
 from mesh.sql.signals import Signals as Signals
 from mesh.sql.signals import make_signals as make_signals
 from mesh.sql.types import JobId as JobId
@@ -45,6 +47,7 @@ __all__ = [
     "Moment",
     "Notice",
     "Notices",
+    "PowerLoss",
     "Signals",
     "SqlBoard",
     "begins_with",
@@ -52,6 +55,7 @@ __all__ = [
     "board_table",
     "executor_within",
     "make_signals",
+    "on_power_loss",
     "one_of",
     "split_options",
 ]

@@ -28,6 +28,7 @@ from mesh_agents.nats.frames import Frame, Message, Names, ledger_entries, level
 from mesh_agents.nats.held import ack_subject, extended
 from mesh_agents.nats.ledger import NatsLedger
 from mesh_agents.nats.options import Options
+from mesh_agents.nats.power import check_power_loss
 from mesh_agents.nats.room import Room
 from mesh_agents.nats.streams import DUPLICATE_WINDOW, Streams, differences
 
@@ -55,6 +56,7 @@ class NatsAgent:
         options = Options.parse(url, settings.options)
         self._name = name
         self._clock = settings.clock
+        self._timeout = settings.connect_timeout
         self._connection = Connection(name, options, settings.connect_timeout)
         self._streams = Streams(self._connection, names, settings.push_timeout)
         self._names = names
@@ -257,7 +259,15 @@ class NatsAgent:
         checks = [Check(subject, True, f"{self.url} is nats-server {version}")]
         for kind, wanted in self._streams.wanted().items():
             checks.append(await self._check_stream(kind, wanted))
-        return checks
+        return checks + await self._check_power_loss()
+
+    async def _check_power_loss(self) -> list[Check]:
+        try:
+            replicas = (await self._streams.info("JOBS"))["config"]["num_replicas"]
+        except AgentError:
+            return []  # said above
+        subject, monitors = f"agent {self._name}: loss of power", self._connection.options.monitors
+        return await check_power_loss(subject, monitors, replicas, self._timeout)
 
     async def _check_stream(self, kind: str, wanted: Mapping[str, object]) -> Check:
         stream = self._names.stream(kind)

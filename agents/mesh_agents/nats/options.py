@@ -22,6 +22,7 @@ _KNOWN = {
     "replicas": "copies of each stream in a NATS cluster: 1, 3 or 5",
     "max_bytes": "bytes of jobs from which on new ones are refused: 500MB, 20GB (default: the "
     "server's limits, which leave no room for outcomes either)",
+    "monitor": "URLs of the servers' monitoring endpoints, such as http://host:8222",
     "creds": "path of a .creds file",
     "nkey": "path of an nkey seed file",
     "tls_ca": "path of the certificate authority's certificate",
@@ -45,6 +46,8 @@ class Options:
     """``None``: leave an existing stream as it is, 1 for a new one."""
     max_bytes: int | None
     """Of the stream of jobs; ``None``: whatever the server takes."""
+    monitors: tuple[str, ...]
+    """Where the servers tell of themselves by HTTP."""
     paths: Mapping[str, str]
 
     @classmethod
@@ -72,6 +75,7 @@ class Options:
             token=unquote(user) if user and not colon else None,
             replicas=_replicas(values.pop("replicas", None), shown),
             max_bytes=_max_bytes(values.pop("max_bytes", None), shown),
+            monitors=_monitors(values.pop("monitor", ""), shown),
             paths=values,
         )
 
@@ -106,6 +110,16 @@ class Options:
         if "tls_cert" in self.paths:
             context.load_cert_chain(self.paths["tls_cert"], self.paths.get("tls_key"))
         return context
+
+
+def _monitors(value: str, shown: str) -> tuple[str, ...]:
+    urls = tuple(url for url in value.split(",") if url)
+    for url in urls:
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise ConfigError(
+                f"NATS agent URL '{shown}': monitor={url!r} is not a URL such as http://host:8222"
+            )
+    return urls
 
 
 def _replicas(value: str | None, shown: str) -> int | None:

@@ -22,6 +22,7 @@ from mesh.sql import (
     Notices,
     SqlBoard,
     make_signals,
+    on_power_loss,
     split_options,
 )
 from mesh.wire import Envelope, Record
@@ -189,6 +190,7 @@ class SqlAgent:
             await self.database.open()
             version = await self.database.server_version()
             missing = await self.database.missing(self.tables.metadata)
+            power = await on_power_loss(self.database)
         except AgentError as error:
             return [
                 Check(f"{subject}: connection", False, str(error), "start it, or correct its URL")
@@ -213,6 +215,7 @@ class SqlAgent:
                 "" if abs(skew) <= _SKEW else "synchronize both machines' clocks (NTP)",
             )
         )
+        checks.append(Check(f"{subject}: loss of power", *power))
         return checks
 
 

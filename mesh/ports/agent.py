@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -195,6 +195,16 @@ class Ledger(Protocol):
         """How many ledger entries (batches of records) are not acknowledged."""
         ...
 
+    async def end(self) -> int:
+        """The place of the newest entry: all that was stored before the call is there or before
+        it. For ``has_passed``, of any reader."""
+        ...
+
+    async def has_passed(self, place: int) -> bool:
+        """Whether all entries up to that place have been acknowledged, by whichever reader: what
+        they tell is in the master. Or they are lost, with the ledger."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -246,6 +256,18 @@ class Agent(Protocol):
         those that were there, are gone, and will never be delivered.
 
         Raises ``AgentUnavailable`` if that is not known.
+        """
+        ...
+
+    async def missing(self, jobs: Mapping[str, Collection[str]]) -> set[str]:
+        """Those of the jobs, given as ids by lane, that are not here: not ready, not leased, not
+        delayed.
+
+        Evidence, for those who would run a job again: one that is here from the beginning of
+        the call to its end is never named, however often it is leased, given back or put back
+        meanwhile. Of one that is not here any more because it was settled, the ledger has the
+        record by the time it is named. It may read all that is here of these lanes, and take
+        as long. Raises ``AgentUnavailable`` if it is not known of all of them.
         """
         ...
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -182,6 +182,17 @@ class MemoryAgent:
             for job_id in gone:
                 del store.entries[job_id]
         return gone
+
+    async def missing(self, jobs: Mapping[str, Collection[str]]) -> set[str]:
+        store = self._reach()
+        with store.lock:
+            return {job_id for ids in jobs.values() for job_id in ids} - store.entries.keys()
+
+    def lose(self, *job_ids: str) -> None:
+        """Play a server that comes back without some of its jobs; without ids, all of them."""
+        with self._store.lock:
+            for job_id in job_ids or list(self._store.entries):
+                self._store.entries.pop(job_id, None)
 
     async def consume(self, lane: str, *, lease: float) -> MemoryConsumer:
         self._reach()
@@ -393,6 +404,12 @@ class MemoryLedger:
 
     async def lag(self) -> int:
         return len(self._agent._reach().ledger)
+
+    async def end(self) -> int:
+        return max((order for order, _ in self._agent._reach().ledger), default=0)
+
+    async def has_passed(self, place: int) -> bool:
+        return all(order > place for order, _ in self._agent._reach().ledger)
 
     async def close(self) -> None:
         pass

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import reduce
 from itertools import islice
 
@@ -30,6 +30,7 @@ from mesh_agents.nats.ledger import NatsLedger
 from mesh_agents.nats.options import Options
 from mesh_agents.nats.power import check_power_loss
 from mesh_agents.nats.room import Room
+from mesh_agents.nats.search import not_in_lane
 from mesh_agents.nats.streams import DUPLICATE_WINDOW, Streams, differences
 
 __all__ = ["NatsAgent"]
@@ -185,6 +186,12 @@ class NatsAgent:
 
         gone = await asyncio.gather(*(purge(job_id) for job_id in job_ids))
         return {job_id for job_id, is_gone in zip(job_ids, gone, strict=True) if is_gone}
+
+    async def missing(self, jobs: Mapping[str, Collection[str]]) -> set[str]:
+        gone: set[str] = set()
+        for lane, job_ids in jobs.items():
+            gone |= await not_in_lane(self._streams, check_name("lane", lane), job_ids)
+        return gone
 
     async def consume(self, lane: str, *, lease: float) -> NatsConsumer:
         consumer = NatsConsumer(self._streams, check_name("lane", lane), lease, self._clock)

@@ -238,8 +238,18 @@ class NatsLedger:
             self._acked.notify_all()
 
     async def lag(self) -> int:
-        lag: int = (await self._streams.info("LEDGER"))["state"]["messages"]
-        return lag
+        return (await self._state())["messages"]
+
+    async def end(self) -> int:
+        return int((await self._state())["last_seq"])
+
+    async def has_passed(self, place: int) -> bool:
+        state = await self._state()
+        return not state["messages"] or state["first_seq"] > place
+
+    async def _state(self) -> dict[str, int]:
+        state: dict[str, int] = (await self._streams.info("LEDGER"))["state"]
+        return state
 
     # answering -------------------------------------------------------------------------------
 
@@ -288,7 +298,7 @@ class NatsLedger:
 
     async def _caught_up(self) -> None:
         """Wait until all that is in the ledger now has been acknowledged."""
-        state = (await self._streams.info("LEDGER"))["state"]
+        state = await self._state()
         if not state["messages"]:
             return
         async with self._acked:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from sqlalchemy import and_, case, func, select
 
@@ -42,6 +42,9 @@ _ERRORS = DatabaseErrors(
 # What one transaction of a push may hold: more would keep others waiting.
 _PUSH_JOBS = 1000
 _PUSH_BYTES = 4 * 1024 * 1024
+
+# Ids in one question.
+_ASKED_AT_ONCE = 5000
 
 # Seconds between two looks at the board where nothing wakes its reader.
 _LOOK = 0.5
@@ -137,6 +140,15 @@ class SqlAgent:
             return set()
         async with self.database.write(timeout=PATIENCE) as connection:
             return await self._store.withdraw(connection, job_ids)
+
+    async def missing(self, jobs: Mapping[str, Collection[str]]) -> set[str]:
+        wanted = sorted({job_id for ids in jobs.values() for job_id in ids})
+        here: set[str] = set()
+        async with self.database.read(timeout=PATIENCE) as connection:
+            for start in range(0, len(wanted), _ASKED_AT_ONCE):
+                part = wanted[start : start + _ASKED_AT_ONCE]
+                here |= await self._store.present(connection, part)
+        return set(wanted) - here
 
     async def consume(self, lane: str, *, lease: float) -> SqlConsumer:
         return SqlConsumer(self._store, self._clock, check_name("lane", lane), lease)

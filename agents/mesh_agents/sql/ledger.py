@@ -134,5 +134,17 @@ class SqlLedger:
         async with self._database.read(timeout=PATIENCE) as connection:
             return int((await connection.execute(count)).scalar_one())
 
+    async def end(self) -> int:
+        ledger = self._store.tables.ledger
+        newest = select(func.max(ledger.c.id)).where(ledger.c.agent == self._store.name)
+        async with self._database.read(timeout=PATIENCE) as connection:
+            return int((await connection.execute(newest)).scalar_one() or 0)
+
+    async def has_passed(self, place: int) -> bool:
+        ledger = self._store.tables.ledger
+        left = select(ledger.c.id).where(ledger.c.agent == self._store.name, ledger.c.id <= place)
+        async with self._database.read(timeout=PATIENCE) as connection:
+            return (await connection.execute(left.limit(1))).first() is None
+
     async def close(self) -> None:
         pass

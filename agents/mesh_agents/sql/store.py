@@ -164,6 +164,14 @@ class Store:
         )
         return set((await connection.execute(held)).scalars())
 
+    async def present(self, connection: AsyncConnection, job_ids: Collection[str]) -> set[str]:
+        """The ids of those of the jobs that have a row."""
+        jobs = self.tables.jobs
+        found = select(jobs.c.id).where(
+            jobs.c.agent == self.name, one_of(self.database, jobs.c.id, list(job_ids))
+        )
+        return set((await connection.execute(found)).scalars())
+
     def _held(self, receipts: Collection[str]) -> ColumnElement[bool]:
         return one_of(self.database, self.tables.jobs.c.receipt, list(receipts))
 

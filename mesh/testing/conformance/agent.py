@@ -646,6 +646,74 @@ class AgentConformance(BoardConformance):
         # Servers for tests need not survive a loss of power.
         assert [c for c in checks if not c.ok and "power" not in c.subject] == []
 
+    # what is here ----------------------------------------------------------------------------
+
+    async def test_what_is_missing_is_named(self, harness: AgentHarness) -> None:
+        agent = await harness.connect()
+        ready, delayed, leased = make_job("a"), make_job(due_at=harness.now() + 60), make_job("b")
+        waiting, gone, never = make_job("b", due_at=harness.now() + 60), make_job("c"), make_job()
+        await push(agent, ready, delayed, leased, waiting, gone)
+        here, settled = await agent.consume("b", lease=60), await agent.consume("c", lease=60)
+        await pull_all(here, 1)
+        await settled.settle([finish(d) for d in await pull_all(settled, 1)])
+        assert await agent.missing({}) == set()
+        asked = {
+            "a": [ready.id],
+            "b": {leased.id, waiting.id},
+            "c": [gone.id],
+            "default": [delayed.id, never.id],
+            "unheard-of": [],
+        }
+        assert await agent.missing(asked) == {gone.id, never.id}
+
+    async def test_a_retry_is_not_missing(self, harness: AgentHarness) -> None:
+        agent = await harness.connect()
+        job = make_job()
+        await push(agent, job)
+        consumer = await agent.consume("default", lease=60)
+        (delivery,) = await pull_all(consumer, 1)
+        due_at = harness.now() + 60
+        again = _changed(job, attempt=2, due_at=due_at)
+        await consumer.settle([Settlement(delivery, make_retrying(delivery, due_at), again)])
+        assert await agent.missing({"default": [job.id]}) == set()
+
+    async def test_a_job_that_moves_about_is_never_missing(self, harness: AgentHarness) -> None:
+        agent, other = await harness.connect(), await harness.connect()
+        jobs = [make_job() for _ in range(30)]
+        await push(agent, *jobs)
+        consumer = await other.consume("default", lease=60)
+        stop = asyncio.Event()
+
+        async def give_back() -> None:
+            while not stop.is_set():
+                taken = await consumer.pull(7)
+                await consumer.settle([Settlement(d, again=d.job) for d in taken])
+                await asyncio.sleep(0)
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(give_back())
+            for _ in range(20):
+                assert await agent.missing({"default": [job.id for job in jobs]}) == set()
+            stop.set()
+
+    async def test_whether_a_ledger_was_read_any_connection_knows(
+        self, harness: AgentHarness
+    ) -> None:
+        agent, other = await harness.connect(), await harness.connect()
+        asking, reading = await other.ledger(), await agent.ledger()
+        assert await asking.has_passed(await asking.end())
+        await push(agent, make_job(), make_job())
+        place = await asking.end()
+        assert not await asking.has_passed(place)
+        batch = await reading.read(1000, 1.0)
+        assert not await asking.has_passed(place)
+        await push(agent, make_job())
+        await reading.ack(batch)
+        assert await asking.has_passed(place)
+        assert not await asking.has_passed(await asking.end())
+        await asking.close()
+        await reading.close()
+
     # load ------------------------------------------------------------------------------------
 
     async def test_depth_counts_jobs(self, harness: AgentHarness) -> None:

@@ -77,6 +77,10 @@ class Config:
     """The policy where neither job nor handler has one."""
     lease: float = 30.0
     """How long a worker that died holds its jobs. A living one extends its leases."""
+    rescue_after: float | None = None
+    """When nothing has happened for so long to a job that is due on an agent, the agent is asked
+    whether it still has it. ``None``: twice `lease`, or twice the time in which a worker counts as
+    gone, three `heartbeat`s, if that is longer."""
     grace: float = 30.0
     """How long a stopping worker waits for what is running."""
     heartbeat: float = 10.0
@@ -185,6 +189,11 @@ class Config:
         heartbeats."""
         return 3 * self.heartbeat
 
+    @property
+    def rescues_after(self) -> float:
+        """Seconds: ``rescue_after``, or what follows from the others."""
+        return self.rescue_after or 2 * max(self.lease, self.silence)
+
     def agent(self, name: str) -> AgentConfig:
         """The agent of that name. Raises ``ConfigError`` if there is none."""
         try:
@@ -205,6 +214,7 @@ _POSITIVE = {
     "lease",
     "session_ttl",
     "heartbeat",
+    "rescue_after",
     "push_timeout",
     "connect_timeout",
     "payload_limit",

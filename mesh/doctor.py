@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 
 from mesh.app import Mesh
+from mesh.clock import to_datetime
 from mesh.errors import MeshError
-from mesh.ports import Agent, Check, Master
+from mesh.ports import Agent, AgentInfo, Check, Master
 from mesh.settings import AgentState, Mode
 
 __all__ = ["examine"]
 
 OVERDUE = 30.0
 """Seconds after a slot by when a coordinator has surely made its job."""
+LONG_AGO = 24 * 3600.0
+"""Seconds after which a loss is history."""
 
 
 async def examine(app: Mesh) -> list[Check]:
@@ -40,7 +43,7 @@ async def examine(app: Mesh) -> list[Check]:
         checks += found
         usable = usable and opened
     if master is not None and usable:
-        checks += await _check_cluster(master)
+        checks += await _check_cluster(master, app.now())
         checks += await _check_lanes(app, master)
         zone = app.cluster.under(await master.cluster_settings()).timezone
         checks += await _check_schedules(master, zone)
@@ -79,7 +82,7 @@ def _check_wakes(subject: str, part: Agent | Master) -> list[Check]:
     return [Check(f"{subject}: wake-ups", True, detail)]
 
 
-async def _check_cluster(master: Master) -> list[Check]:
+async def _check_cluster(master: Master, now: float) -> list[Check]:
     """Whether anything keeps all jobs, or some lane's or agent's, from running."""
     checks: list[Check] = []
     settings = await master.cluster_settings()
@@ -95,6 +98,8 @@ async def _check_cluster(master: Master) -> list[Check]:
             )
             advice += f"rm {name}), take it out of the configuration too"
             checks.append(Check(f"agent {name}", False, f"is {status.state}", advice))
+    agents = await master.agents()
+    checks += [_check_loss(agent, now) for agent in agents if agent.lost_at is not None]
     if leases := await master.leases():
         count = len(set(leases.values()))
         checks.append(Check("coordinators", True, f"{count} of them do the master's duties"))
@@ -102,6 +107,15 @@ async def _check_cluster(master: Master) -> list[Check]:
         nobody = "none runs: what the master holds stays there, and it hears of nothing"
         checks.append(Check("coordinators", False, nobody, "start one: mesh master APP"))
     return checks
+
+
+def _check_loss(agent: AgentInfo, now: float) -> Check:
+    moment = to_datetime(agent.lost_at or 0.0).isoformat(timespec="seconds")
+    found = f"has lost {agent.lost} jobs, which were dispatched again; last found at {moment}"
+    if (agent.lost_at or 0.0) < now - LONG_AGO:
+        return Check(f"agent {agent.name}", True, found)
+    advice = "was its stream deleted, its data restored, or did its machine lose power?"
+    return Check(f"agent {agent.name}", False, found, advice)
 
 
 async def _check_lanes(app: Mesh, master: Master) -> list[Check]:

@@ -63,12 +63,24 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.SCHEDULED: frozenset({State.QUEUED, State.CANCELLED, State.EXPIRED, State.SKIPPED}),
     State.WAITING: frozenset({State.SCHEDULED, State.QUEUED, State.CANCELLED, State.EXPIRED}),
     # queued → failed: no worker of the lane knows the handler.
-    State.QUEUED: frozenset({State.RUNNING, State.FAILED, State.CANCELLED, State.EXPIRED}),
+    # … → scheduled: its agent lost it, or is drained; it is dispatched as a later attempt.
+    State.QUEUED: frozenset(
+        {State.SCHEDULED, State.RUNNING, State.FAILED, State.CANCELLED, State.EXPIRED}
+    ),
     # running → running: the worker died or lost its lease; the next attempt runs.
     State.RUNNING: frozenset(
-        {State.RUNNING, State.RETRYING, State.SUCCEEDED, State.FAILED, State.CANCELLED}
+        {
+            State.SCHEDULED,
+            State.RUNNING,
+            State.RETRYING,
+            State.SUCCEEDED,
+            State.FAILED,
+            State.CANCELLED,
+        }
     ),
-    State.RETRYING: frozenset({State.RUNNING, State.FAILED, State.CANCELLED, State.EXPIRED}),
+    State.RETRYING: frozenset(
+        {State.SCHEDULED, State.RUNNING, State.FAILED, State.CANCELLED, State.EXPIRED}
+    ),
     State.SUCCEEDED: frozenset(),
     State.FAILED: frozenset(),
     State.CANCELLED: frozenset(),

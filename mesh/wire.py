@@ -122,7 +122,8 @@ class Envelope(Struct, frozen=True, array_like=True, gc=False):
     agent: str | None = None
     """The agent that the caller chose; ``None``: any that serves the lane."""
     lost: int = 0
-    """How many attempts just before this one were lost, of which the ledger does not tell yet."""
+    """How many attempts just before this one were lost, of which the ledger does not tell yet; or
+    will not, as the agent was lost with it."""
 
 
 class ErrorInfo(Struct, frozen=True, array_like=True, gc=False):

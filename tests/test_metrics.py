@@ -84,7 +84,7 @@ def test_a_process_tells_what_it_did_and_how_the_cluster_stands(told: Told) -> N
     assert told.value("jobmesh_lane_slots", lane="mail") == 10
     assert told.value("jobmesh_agent_up", agent="local") == 1
     duties = [s.labels["duty"] for s in told.samples if s.name == "jobmesh_leader"]
-    assert sorted(duties) == ["control", "janitor", "recorder:local", "scheduler"]
+    assert sorted(duties) == ["control", "janitor", "recorder:local", "rescuer", "scheduler"]
 
 
 def test_labels_are_few(told: Told) -> None:

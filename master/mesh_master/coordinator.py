@@ -1,12 +1,12 @@
 """The coordinator: a process's share of the master's duties.
 
-One recorder for each agent, a dispatcher, a scheduler, a janitor and the control duty; any number
-of coordinators may run. States: *opening* (the master is not there: try again; a wrong schema or
-cluster ends it), *running* (each duty looks after itself: an agent that is away stops its own
-recorder alone).
+One recorder for each agent, a dispatcher, a scheduler, a rescuer, a janitor and the control duty;
+any number of coordinators may run. States: *opening* (the master is not there: try again; a wrong
+schema or cluster ends it), *running* (each duty looks after itself: an agent that is away stops its
+own recorder alone).
 
 It follows the cluster's settings. Agents that are added while it runs get a recorder, and those
-that are removed lose theirs; in the mode ``archive`` there is neither dispatcher nor scheduler.
+that are removed lose theirs; in the mode ``archive`` there is no dispatcher, scheduler or rescuer.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ from mesh_master.counting import LedgerTally
 from mesh_master.dispatcher import Dispatcher
 from mesh_master.draining import Draining
 from mesh_master.janitor import Janitor
-from mesh_master.metrics import DUTIES, TEXTS, cluster_metrics
+from mesh_master.metrics import DUTIES, NOT_IN_ARCHIVE, TEXTS, cluster_metrics
 from mesh_master.outboxes import OutboxDuty
 from mesh_master.recorder import Recorder
+from mesh_master.rescuer import Rescuer
 from mesh_master.roster import Roster
 from mesh_master.scheduler import Scheduler
 from mesh_master.telling import HeldEnds, Telling
@@ -67,13 +68,14 @@ class Coordinator(Group):
         telling: Telling | None = None,
         monitor: Monitor | None = None,
         silence: float = 30.0,
+        rescue_after: float = 60.0,
     ) -> None:
         """``serves`` gives the names of the agents that serve a lane; without it all do.
         ``retention`` is ``Config``'s. ``cluster`` is told of the cluster's settings. ``connect``
         makes the connection to an agent that was added at run time; without it those are left to
         other coordinators. ``holder`` names this process among the coordinators. ``others`` run
         with its duties, and ``telling`` is given what recorders have recorded. ``monitor`` is told
-        of it; ``silence`` is ``Config``'s."""
+        of it; ``silence`` and ``rescue_after`` are ``Config``'s."""
         self.master = master
         self.agents = dict(agents)
         self.recorders: dict[str, Recorder] = {}
@@ -105,6 +107,14 @@ class Coordinator(Group):
         self.janitor = Janitor(
             master,
             retention=lambda s: retention if cluster is None else cluster.under(s).retention,
+            holder=self._holder,
+            clock=self._clock,
+        )
+        self.rescuer = Rescuer(
+            master,
+            self.agents,
+            after=rescue_after,
+            silence=silence,
             holder=self._holder,
             clock=self._clock,
         )
@@ -146,7 +156,8 @@ class Coordinator(Group):
         """The duties that are to be done now."""
         duties: dict[str, Service] = {r.name: r for r in self.recorders.values()}
         if self._cluster is None or not self._cluster.is_archive:
-            duties |= {"dispatcher": self.dispatcher, "scheduler": self.scheduler}
+            each = (self.dispatcher, self.scheduler, self.rescuer)
+            duties |= {duty.name: duty for duty in each}
         for name, agent in self.agents.items():
             if self._cluster is not None and self._cluster.is_draining(name):
                 duty = self._drains.get(name) or self._draining(agent)
@@ -245,7 +256,7 @@ class Coordinator(Group):
         except MasterError as error:
             return [Check("master", False, str(error), "see the log")]
         is_archive = self._cluster is not None and self._cluster.is_archive
-        wanted = [duty for duty in DUTIES if duty != "scheduler" or not is_archive]
+        wanted = [duty for duty in DUTIES if duty not in NOT_IN_ARCHIVE or not is_archive]
         checks = [Check("master", True, "answers")]
         for duty in wanted:
             led = duty in leases
@@ -260,6 +271,10 @@ class Coordinator(Group):
                 families.gauge("jobmesh_recorder_lag_entries", text, recorder.lag, agent=name)
                 text = "Ledger records that this process brought to the master."
                 families.counter("jobmesh_recorder_records", text, recorder.records, agent=name)
+        text = "Jobs that an agent lost and this process had dispatched again."
+        rescued = self.rescuer.rescued
+        for name in sorted({*self.agents, *rescued}):
+            families.counter("jobmesh_jobs_rescued", text, rescued[name], agent=name)
         if self._is_open:
             await cluster_metrics(
                 *(families, self.master, self.agents),
@@ -319,6 +334,7 @@ def coordinator_role(app: Mesh, options: RoleOptions) -> Service:
         telling=Telling(app.sinks, master, app.clock) if app.sinks else None,
         monitor=app.monitor,
         silence=app.config.silence,
+        rescue_after=app.config.rescues_after,
     )
 
 

@@ -32,7 +32,7 @@ _AT_ONCE = 100
 
 _REPLACED = (
     *("id", "lane", "priority", "payload", "meta", "due_at", "envelope", "result_ttl"),
-    *("expires_at", "firm", "gate", "limits"),
+    *("expires_at", "terms", "firm", "gate", "limits"),
 )
 
 

@@ -68,11 +68,11 @@ def show_story(job: JobInfo, attempts: list[AttemptInfo], events: list[EventInfo
             typer.echo(f"{fact:<10} {value}")
     for attempt in attempts:
         error = f": {attempt.error_type}: {attempt.error_message}" if attempt.error_type else ""
-        typer.echo(
-            f"attempt {attempt.attempt:<2} {attempt.outcome} by {attempt.worker or 'unknown'}, "
-            f"{moment(attempt.started_at)} "
-            f"{duration(attempt.started_at, attempt.finished_at)}{error}"
-        )
+        ran = ""
+        if attempt.worker or attempt.started_at:
+            ran = f" by {attempt.worker or 'unknown'}, {moment(attempt.started_at)} "
+            ran += duration(attempt.started_at, attempt.finished_at)
+        typer.echo(f"attempt {attempt.attempt:<2} {attempt.outcome}{ran}{error}")
     for event in events:
         if event.kind in ("lifecycle", "result"):  # told above
             continue

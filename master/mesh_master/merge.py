@@ -44,6 +44,7 @@ from mesh.wire import (
     Retrying,
     Started,
 )
+from mesh_master.terms import terms_of
 
 __all__ = [
     "DESCRIPTION_COLUMNS",
@@ -92,7 +93,7 @@ STATE_COLUMNS = (
     "fingerprint",
     "envelope",
 )
-DESCRIPTION_COLUMNS = ("payload", "meta", "parent", "result_ttl", "expires_at")
+DESCRIPTION_COLUMNS = ("payload", "meta", "parent", "result_ttl", "expires_at", "terms")
 IDENTITY_COLUMNS = ("id", "name", "lane", "priority", "enqueued_at", *DESCRIPTION_COLUMNS)
 JOB_COLUMNS = IDENTITY_COLUMNS + STATE_COLUMNS
 _EMPTY: Row = dict.fromkeys(JOB_COLUMNS)
@@ -412,6 +413,7 @@ def description(job: Envelope) -> Row:
         "parent": job.parent,
         "result_ttl": job.result_ttl,
         "expires_at": job.expires_at or None,
+        "terms": terms_of(job),
     }
 
 

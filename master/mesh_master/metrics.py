@@ -18,15 +18,17 @@ from mesh.ports import Agent, AgentInfo, Backlog, LaneDepth, Master
 from mesh.wire import Heartbeat
 from mesh_master.standing import all_agents, depth_of
 
-__all__ = ["DUTIES", "TEXTS", "cluster_metrics", "render"]
+__all__ = ["DUTIES", "NOT_IN_ARCHIVE", "TEXTS", "cluster_metrics", "render"]
 
 MOST_LANES = 200
 
 _PATIENCE = 3.0
 """Seconds for an agent, and for the master, to answer."""
 
-DUTIES = ("control", "janitor", "scheduler")
+DUTIES = ("control", "janitor", "rescuer", "scheduler")
 """The duties of which one coordinator has the lease. Recorders have one for each agent."""
+NOT_IN_ARCHIVE = ("rescuer", "scheduler")
+"""Those that rest in the mode ``archive``."""
 
 TEXTS: Mapping[str, str] = {
     "jobs_enqueued": "Jobs that agents accepted.",

@@ -109,6 +109,8 @@ def _new(job: Envelope, agent: str, moved: Row | None) -> Row:
         moved = (job.id, State.QUEUED, _QUEUED, None, None, None, None, *_NO_ERROR)
     _, state, version, started_at, finished_at, worker, *outcome = moved
     described = description(job)
+    if moved[2] == TERMINAL_VERSION:
+        described["terms"] = None  # what has ended is not dispatched again
     return (
         job.id,
         as_text(job.name),

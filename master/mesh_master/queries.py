@@ -198,7 +198,8 @@ async def handlers(tables: Tables, connection: AsyncConnection) -> list[HandlerI
 async def agents(tables: Tables, connection: AsyncConnection) -> list[AgentInfo]:
     query = select(tables.agents).order_by(tables.agents.c.name)
     return [
-        AgentInfo(row.name, row.url, row.seen_at or 0.0) for row in await connection.execute(query)
+        AgentInfo(row.name, row.url, row.seen_at or 0.0, row.lost or 0, row.lost_at)
+        for row in await connection.execute(query)
     ]
 
 

@@ -54,6 +54,8 @@ from mesh.ports import (
     MasterCapabilities,
     MasterSettings,
     Outlived,
+    Suspect,
+    Suspects,
     Unblocked,
     Wait,
     changed_topics,
@@ -85,6 +87,7 @@ from mesh_master.holding import Holding
 from mesh_master.leases import Leases
 from mesh_master.presence import Presence
 from mesh_master.recording import Recording
+from mesh_master.rescuing import Rescuing
 from mesh_master.schedules import SqlSchedules
 from mesh_master.statistics import Statistics
 from mesh_master.steering import Steering
@@ -135,6 +138,7 @@ class SqlMaster:
         self._credentials = SqlCredentials(self.database, self.tables)
         self._holding = Holding(self.database, self.tables)
         self._again = Again(self.database, self.tables, self._holding)
+        self._rescuing = Rescuing(self.database, self.tables, self.recording)
         self._forgetting = Forgetting(self.database, self.tables)
         self._statistics = Statistics(self.database, self.tables)
         self._unblocking = Unblocking(self.database, self.tables)
@@ -328,6 +332,17 @@ class SqlMaster:
         async with self.database.write(timeout=_PATIENCE) as connection:
             await self.recording.jobs.run(connection, [rows[key] for key in sorted(rows)])
         self._signals.signal({HELD})
+
+    async def suspects(self, before: float, limit: int, page: Any = None) -> Suspects:
+        async with self.database.read(timeout=_PATIENCE) as connection:
+            return await self._rescuing.suspects(connection, before, limit, page)
+
+    async def rescue(self, lost: Sequence[Suspect]) -> list[str]:
+        async with self.database.write(timeout=_PATIENCE) as connection:
+            rescued = await self._rescuing.rescue(connection, lost)
+        if rescued:
+            self._signals.signal({HELD, *changed_topics(rescued)})
+        return rescued
 
     async def backlog(self) -> dict[str, Backlog]:
         async with self.database.read(timeout=_PATIENCE) as connection:

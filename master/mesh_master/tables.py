@@ -179,6 +179,8 @@ def _jobs(metadata: MetaData, prefix: str) -> Table:
         Column("limits", Text),
         # Of failed jobs alone: mesh.fingerprint.
         Column("fingerprint", String),
+        # mesh_master.terms; NULL: none was enqueued with the job.
+        Column("terms", LargeBinary),
         _where_given(f"{name}_workflow", "workflow", "id"),
         _where_given(f"{name}_parent", "parent", "id"),
         _where_given(f"{name}_key", "key", "id"),
@@ -338,6 +340,9 @@ def _agents(metadata: MetaData, prefix: str) -> Table:
         # Of those that were added at run time: the URL with its password, and JSON; NULL is all.
         Column("full_url", String),
         Column("lanes", Text),
+        # How many jobs it had and has not any more, and when that was last found.
+        Column("lost", Integer),
+        Column("lost_at", Moment),
     )
 
 

@@ -58,6 +58,8 @@ from mesh.ports.master import Master as Master
 from mesh.ports.master import MasterCapabilities as MasterCapabilities
 from mesh.ports.master import MasterSettings as MasterSettings
 from mesh.ports.master import Outlived as Outlived
+from mesh.ports.master import Suspect as Suspect
+from mesh.ports.master import Suspects as Suspects
 from mesh.ports.master import Unblocked as Unblocked
 
 __all__ = [

@@ -186,6 +186,10 @@ class AgentInfo:
     """With the password hidden."""
     seen_at: float
     """When its recorder last wrote to the master."""
+    lost: int = 0
+    """Jobs that it had lost, and that were dispatched again."""
+    lost_at: float | None = None
+    """When that was last found."""
 
 
 @dataclass(frozen=True, slots=True)

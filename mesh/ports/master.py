@@ -36,6 +36,8 @@ __all__ = [
     "MasterCapabilities",
     "MasterSettings",
     "Outlived",
+    "Suspect",
+    "Suspects",
     "Unblocked",
 ]
 
@@ -114,6 +116,28 @@ class Claimed:
     """Seconds until a rate lets the next one begin, if one waits for that alone."""
     is_part: bool = False
     """There are limits that were not looked at: the next call goes on with those."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A job that is on an agent as far as the master knows, as it was when it was looked at."""
+
+    id: str
+    lane: str
+    agent: str
+    state: State
+    """``queued``, ``running`` or ``retrying``."""
+    attempt: int
+    worker: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Suspects:
+    """Jobs of which nothing was heard for a while."""
+
+    jobs: Sequence[Suspect]
+    page: Any
+    """For the next call; ``None``: there are no more now."""
 
 
 class Master(Protocol):
@@ -205,6 +229,22 @@ class Master(Protocol):
         """Hold jobs that come from an agent, as ``scheduled``, each under an attempt's number
         greater than it had there: so what the agent's ledger still tells of them is the past.
         Repeating it changes nothing."""
+        ...
+
+    async def suspects(self, before: float, limit: int, page: Any = None) -> Suspects:
+        """Up to ``limit`` jobs that are on an agent as far as is known here, and were to begin, or
+        began, before that moment. ``page`` is that of the answer before."""
+        ...
+
+    async def rescue(self, lost: Sequence[Suspect]) -> list[str]:
+        """Hold jobs again that their agents have lost, due at once; only those that are still as
+        they were seen. Returns the ids of those.
+
+        Each gets an attempt's number greater than any that it had there, so that whatever is
+        still told of those is the past, and the last of them is noted as ``lost``. It counts
+        against the job's policy if it had begun. A job whose arguments never came here cannot be
+        held: it ends ``failed``.
+        """
         ...
 
     async def backlog(self) -> dict[str, Backlog]:

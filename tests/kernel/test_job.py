@@ -26,9 +26,12 @@ from mesh.job import (
 
 STARTS_ATTEMPT = {State.RUNNING, State.RETRYING}
 """From these, ``running`` is the next attempt."""
+ON_AGENT = {State.QUEUED, State.RUNNING, State.RETRYING}
 
 
 def next_attempt(before: State, after: State, attempt: int) -> int:
+    if after is State.SCHEDULED and before in ON_AGENT:
+        return attempt + 1
     return attempt + (before in STARTS_ATTEMPT and after is State.RUNNING)
 
 

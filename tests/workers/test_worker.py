@@ -372,6 +372,25 @@ class TestLostAttempts:
         assert not ran
         assert await rig.is_empty()
 
+    async def test_that_the_master_found_wear_it_out_too(self, any_rig: Rig) -> None:
+        rig = any_rig
+
+        @rig.app.job
+        async def handler(ctx: Context[Any]) -> int:
+            return ctx.attempt
+
+        jobs = [
+            make_job(name="handler", payload=b"{}", attempt=attempt, lost=1, retry=Retry(2))
+            for attempt in (2, 3)
+        ]
+        await (await rig.agent()).push(jobs)
+        async with rig.worker():
+            ((last,), (worn,)) = [await rig.ended(job.id) for job in jobs]
+        assert (last.state, last.attempt, last.lost) == (State.SUCCEEDED, 2, 1)
+        assert (worn.state, worn.attempt) == (State.FAILED, 2)
+        assert worn.error is not None
+        assert worn.error.type == "WorkerDied"
+
     async def test_are_not_forgotten_when_the_job_is_given_back(self, any_rig: Rig) -> None:
         rig = any_rig
 

@@ -229,7 +229,7 @@ class Lane:
             return
         if cancels and (reason := cancels.get(delivery.job.id)) is not None:
             self._end_unstarted(delivery, State.CANCELLED, ErrorInfo("Cancelled", reason))
-        elif delivery.lost and self._is_worn_out(delivery):
+        elif _lost_before(delivery) and self._is_worn_out(delivery):
             self._end_worn_out(delivery)
         elif delivery.job.name not in self._app.handlers:
             self._give_to_others(delivery)

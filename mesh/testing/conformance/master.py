@@ -18,6 +18,7 @@ from mesh.testing.conformance.agent import make_job
 from mesh.testing.conformance.board import BoardConformance
 from mesh.testing.conformance.credentials import CredentialsConformance
 from mesh.testing.conformance.handlers import HandlersConformance
+from mesh.testing.conformance.rescue import RescueConformance
 from mesh.testing.conformance.steering import SteeringConformance
 from mesh.wire import (
     Accepted,
@@ -132,7 +133,11 @@ def told(attempts: Sequence[AttemptInfo]) -> list[tuple[int, str, str | None]]:
 
 
 class MasterConformance(
-    BoardConformance, SteeringConformance, HandlersConformance, CredentialsConformance
+    BoardConformance,
+    SteeringConformance,
+    HandlersConformance,
+    CredentialsConformance,
+    RescueConformance,
 ):
     """Subclass, and give it a ``harness`` fixture."""
 

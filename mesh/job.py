@@ -60,7 +60,10 @@ class State(StrEnum):
 INITIAL: frozenset[State] = frozenset({State.SCHEDULED, State.WAITING, State.QUEUED, State.SKIPPED})
 
 TRANSITIONS: Mapping[State, frozenset[State]] = {
-    State.SCHEDULED: frozenset({State.QUEUED, State.CANCELLED, State.EXPIRED, State.SKIPPED}),
+    # scheduled → failed: it must go to an agent that the cluster has no more.
+    State.SCHEDULED: frozenset(
+        {State.QUEUED, State.FAILED, State.CANCELLED, State.EXPIRED, State.SKIPPED}
+    ),
     State.WAITING: frozenset({State.SCHEDULED, State.QUEUED, State.CANCELLED, State.EXPIRED}),
     # queued → failed: no worker of the lane knows the handler.
     # … → scheduled: its agent lost it, or is drained; it is dispatched as a later attempt.

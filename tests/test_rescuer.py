@@ -31,16 +31,20 @@ class SweepingClock(ManualClock):
     def __init__(self) -> None:
         super().__init__()
         self.swept = asyncio.Event()
+        self.looked = asyncio.Event()
         self.doubts = 0
         """How often something was to be looked at again."""
 
     async def wait(self, event: asyncio.Event, seconds: float | None) -> bool:
-        if seconds is not None and seconds < INTERVAL:
+        task = asyncio.current_task()
+        if task is not None and task.get_name() == "mesh-rescuer-claims":
+            self.looked.set()
+        elif seconds == INTERVAL:
+            self.swept.set()
+        elif seconds is not None and seconds < TTL / 3:
             self.doubts += seconds == SILENCE
             self.advance(seconds)
             return event.is_set()
-        if seconds == INTERVAL:
-            self.swept.set()
         return await super().wait(event, seconds)
 
     async def sleep(self, seconds: float) -> None:
@@ -300,6 +304,61 @@ async def test_it_stops_in_the_middle_of_a_look(rig: Rig) -> None:
     rig.clock.advance(AFTER)
     async with asyncio.timeout(PATIENCE), rig.rescuer():
         await asked.wait()
+
+
+async def until_looked_at(rig: Rig) -> None:
+    """Two looks at claims later."""
+    for _ in range(2):
+        rig.clock.looked.clear()
+        await asyncio.sleep(0)  # the wait begins behind us in the loop
+        rig.clock.advance(INTERVAL)
+        async with asyncio.timeout(PATIENCE):
+            await rig.clock.looked.wait()
+
+
+async def test_a_job_whose_dispatcher_died_is_let_go(rig: Rig) -> None:
+    job = make_old(rig)
+    await rig.master.hold([job])
+    assert await rig.master.claim_due(rig.clock.time(), 10, 3 * INTERVAL) == [job]
+    async with rig.rescuer() as rescuer:
+        assert isinstance(rescuer, Rescuer)
+        await until_looked_at(rig)
+        assert await rig.master.claim_due(rig.clock.time(), 10, 60) == []
+        rig.clock.advance(INTERVAL)
+        await until_looked_at(rig)
+        assert await rig.master.claim_due(rig.clock.time(), 10, 60) == [job]
+        assert rescuer.rescued == {}
+
+
+async def test_what_is_on_an_agent_is_not_dispatched_twice(rig: Rig) -> None:
+    """A recorder is behind for longer than a claim."""
+    story = Story(rig.clock.time())
+    await rig.master.hold([story.job])
+    assert await rig.master.claim_due(rig.clock.time(), 10, 60) == [story.job]
+    assert await rig.agents["b"].push([story.job]) == [None]
+    rig.clock.advance(60)
+    async with rig.rescuer():
+        await until_looked_at(rig)
+        assert await rig.master.claim_due(rig.clock.time(), 10, 60) == []
+        # It has run, and the agent has it no more.
+        await rig.agents["b"].append([story.finished()])
+        rig.agents["b"].lose()
+        await until_looked_at(rig)
+        assert await rig.master.claim_due(rig.clock.time(), 10, 60) == []
+        await rig.record("b")
+        await until_looked_at(rig)
+    assert await rig.states(story.job) == [(State.SUCCEEDED, 1)]
+
+
+async def test_an_agent_that_is_away_does_not_keep_doubtful_jobs(rig: Rig) -> None:
+    job = make_old(rig)
+    await rig.master.hold([job])
+    assert await rig.master.claim_due(rig.clock.time(), 10, 60) == [job]
+    rig.agents["a"].go_down()
+    rig.clock.advance(60)
+    async with rig.rescuer():
+        await until_looked_at(rig)
+    assert await rig.master.claim_due(rig.clock.time(), 10, 60) == [job]
 
 
 async def test_one_of_two_leads(rig: Rig) -> None:

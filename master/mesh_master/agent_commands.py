@@ -122,7 +122,10 @@ def remove(
     master: MasterOption = None,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Even if it has jobs, or is gone: they are lost."),
+        typer.Option(
+            "--force",
+            help="Even if it has jobs, or is gone: others get those that the master knows.",
+        ),
     ] = False,
 ) -> None:
     """Remove an agent that has been drained."""

@@ -49,8 +49,9 @@ async def undrain_agent(mesh: Mesh, master: Master, name: str) -> None:
 
 
 async def remove_agent(mesh: Mesh, master: Master, name: str, force: bool = False) -> bool:
-    """Remove an agent that has been drained; ``force``: even if it has jobs, or is gone, which
-    are lost then. Whether processes have it in their configuration, and so know it still."""
+    """Remove an agent that has been drained; ``force``: even if it has jobs, or is gone. Others
+    then do those that the master knows (see the rescuer). Whether processes have it in their
+    configuration, and so know it still."""
     known = {agent.name for agent in await master.agents()} | mesh.config.agents.keys()
     if name not in known:
         raise ConfigError(f"no agent is named '{name}'{did_you_mean(name, known)}")

@@ -7,9 +7,8 @@ of a claimed job:
   claim keeps others off.
 - *certainly not stored*: the next agent of the lane is tried; after the last, the claim is
   given up at the end of the round, and the job is claimed anew after a pause.
-- *outcome unknown*: the claim is kept. When it ends without an ``Accepted`` record the job is
-  pushed again; a push is idempotent on the agent that has it.
-- *the dispatcher died*: the claim ends by itself.
+- *outcome unknown*, or *the dispatcher died*: when the claim ends without an ``Accepted`` record
+  the ``rescuer`` finds out whether an agent has the job, and gives the claim up if none has.
 
 A **round** claims batch after batch until a batch is not full. Jobs that no agent took stay
 claimed to the end of the round: otherwise the due jobs of one lane, whose agent is down, would
@@ -37,12 +36,14 @@ from mesh.clock import Clock, SystemClock
 from mesh.errors import AgentError, MasterError, PublishOutcomeUnknown
 from mesh.ports import HELD, Agent, Master
 from mesh.service import Backoff, Problems, Service, pass_on
-from mesh.wire import Envelope, Finished, Record, Started
+from mesh.wire import Envelope, ErrorInfo, Finished, Record, Started
 
 __all__ = ["Dispatcher"]
 
 _SWEEP = 2.0
 """Seconds between two looks for ends that nobody said."""
+_COMING = 600.0
+"""Seconds in which an agent that a job must go to may join the cluster."""
 
 
 class Dispatcher(Service):
@@ -181,11 +182,14 @@ class Dispatcher(Service):
         """Those of the jobs that no agent took."""
         lane, pinned = way
         agents = [a for a in self._agents(lane) if pinned is None or a.name == pinned]
-        if not agents:
+        if pinned is not None and not agents:
+            jobs = await self._give_up(pinned, jobs)
+        if not agents and jobs:
             which = f"agent '{pinned}'" if pinned else "agent"
             self._problems.say(
                 f"no {which} serves the lane '{lane}', for which jobs are due", f"{lane} {pinned}"
             )
+        if not agents:
             return jobs
         first = next(self._turn) % len(agents)
         for agent in agents[first:] + agents[:first]:
@@ -206,6 +210,21 @@ class Dispatcher(Service):
             if not jobs:
                 break
         return jobs
+
+    async def _give_up(self, agent: str, jobs: list[Envelope]) -> list[Envelope]:
+        """End those of the jobs that must go to an agent that the cluster has no more. Returns the
+        others: it may be about to come, with a newer configuration."""
+        if agent in {known.name for known in await self._master.agents()}:
+            return jobs
+        before = self._clock.time() - _COMING
+        late = [job.id for job in jobs if max(job.due_at, job.enqueued_at) < before]
+        error = ErrorInfo(
+            "AgentRemoved",
+            f"it was to go to the agent '{agent}', which the cluster does not have; "
+            "mesh jobs retry sends it to any other",
+        )
+        ended = set(await self._master.give_up(late, error)) if late else set()
+        return [job for job in jobs if job.id not in ended]
 
 
 async def _outcomes(agent: Agent, jobs: Sequence[Envelope]) -> Sequence[AgentError | None]:

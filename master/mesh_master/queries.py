@@ -70,7 +70,8 @@ def due(
             jobs.gate.is_(None),
             jobs.due_at <= until,
             or_(jobs.firm.is_(None), jobs.due_at <= now),
-            or_(jobs.claimed_until.is_(None), jobs.claimed_until <= now),
+            # Others are with a dispatcher, or in doubt: on an agent, perhaps.
+            jobs.claimed_until.is_(None),
             *others,
         )
         .order_by(jobs.due_at)

@@ -21,6 +21,12 @@ It is then held like any job, under a later attempt's number. A sweep may end at
 may meet when the lease changes hands: a job that was rescued is not as it was seen. So writes need
 not carry the lease. Should the lost attempt's outcome turn up after all, the first one stands.
 
+A job that a dispatcher claimed, and of which no agent has told when the claim is over, is
+*doubtful*: the dispatcher died, or an agent has the job and its recorder is behind. Its claim is
+given up when no agent that can be asked has it, and all ledgers have been read; pushed again
+before, it would run twice. These are looked for in a loop of their own, as they wait to be
+dispatched.
+
 Agents may have to read all they have to answer. So after each look there is a rest of
 ``_REST`` times its length: a lane with a great backlog, all of it suspect, is looked at seldom.
 """
@@ -30,7 +36,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from mesh.clock import Clock, SystemClock
@@ -51,6 +57,12 @@ _PATIENCE = 15.0
 """Seconds for them to be read; if that is not enough, the next sweep tries again."""
 _AT_ONCE = 500
 """Jobs in one transaction."""
+_CLAIMS = 5.0
+"""Seconds between two looks at claims."""
+_DOUBTFUL = 5000
+"""Jobs of one such look."""
+_AHEAD = 3600.0
+"""Seconds before they are due in which jobs are claimed, at most."""
 
 
 class Rescuer(Service):
@@ -102,29 +114,39 @@ class Rescuer(Service):
         )
 
     async def _duty(self, term: Term) -> None:
-        """Sweeps, until the term is over: then at once, wherever it is."""
-        sweeping = asyncio.create_task(self._sweep_on(term.over), name="mesh-rescuer")
-        ending = asyncio.create_task(term.over.wait())
-        try:
-            await asyncio.wait([sweeping, ending], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sweeping.cancel()
-            ending.cancel()
-            await asyncio.wait([sweeping, ending])
-        if not sweeping.cancelled():
-            sweeping.result()
+        """Until the term is over: then it ends at once, wherever it is."""
+        async with asyncio.TaskGroup() as tasks:
+            loops = [
+                tasks.create_task(
+                    self._go_on(term.over, look, interval), name=f"mesh-rescuer-{what}"
+                )
+                for what, look, interval in (
+                    ("sweep", self._sweep, self._interval),
+                    ("claims", self._look_at_claims, _CLAIMS),
+                )
+            ]
+            await term.over.wait()
+            for loop in loops:
+                loop.cancel()
 
-    async def _sweep_on(self, over: asyncio.Event) -> None:
+    async def _go_on(
+        self,
+        over: asyncio.Event,
+        look: Callable[[asyncio.Event], Awaitable[float]],
+        interval: float,
+    ) -> None:
         while not over.is_set():
+            pause, what = interval, look.__name__
             try:
-                await self._sweep(over)
+                pause = max(interval, await look(over))
             except MasterError as error:
-                self._problems.say(error, "sweep")
+                self._problems.say(error, what)
             else:
-                self._problems.over("sweep")
-            await self._clock.wait(over, self._interval)
+                self._problems.over(what)
+            await self._clock.wait(over, pause)
 
-    async def _sweep(self, over: asyncio.Event) -> None:
+    async def _sweep(self, over: asyncio.Event) -> float:
+        """Look at all suspects. Returns the least seconds to rest."""
         page: Any = None
         while not over.is_set():
             began = self._clock.monotonic()
@@ -139,7 +161,24 @@ class Rescuer(Service):
             page = found.page
             if page is None:
                 self.sweeps += 1
-                return
+                break
+        return 0.0
+
+    async def _look_at_claims(self, over: asyncio.Event) -> float:
+        """Give up the claims of doubtful jobs that no agent has. Returns the least seconds to
+        rest."""
+        began = self._clock.monotonic()
+        doubtful = await self._master.doubtful(self._clock.time() + _AHEAD, _DOUBTFUL)
+        for agent in list(self._agents.values()):
+            if not doubtful:
+                break
+            gone = await self._missing(agent, doubtful)
+            if gone is not None:
+                doubtful = [suspect for suspect in doubtful if suspect.id in gone]
+        took = self._clock.monotonic() - began
+        if doubtful and False not in (await self._read_ledgers()).values():
+            await self._master.rescue(doubtful)
+        return _REST * took
 
     # evidence --------------------------------------------------------------------------------
 
@@ -150,7 +189,9 @@ class Rescuer(Service):
         living = await self._living()
         by_agent: defaultdict[str, list[Suspect]] = defaultdict(list)
         for suspect in suspects:
-            if suspect.worker not in living or suspect.state is not State.RUNNING:
+            if suspect.agent is not None and (
+                suspect.worker not in living or suspect.state is not State.RUNNING
+            ):
                 by_agent[suspect.agent].append(suspect)
         known = {agent.name for agent in await self._master.agents()} | self._agents.keys()
         lost: dict[str, list[Suspect]] = {}
@@ -158,7 +199,7 @@ class Rescuer(Service):
             if name not in known:
                 lost[name] = mine
             elif name in self._agents:
-                gone = await self._missing(self._agents[name], mine)
+                gone = await self._missing(self._agents[name], mine) or ()
                 lost[name] = [suspect for suspect in mine if suspect.id in gone]
         return await self._untold({name: mine for name, mine in lost.items() if mine})
 
@@ -166,7 +207,8 @@ class Rescuer(Service):
         heard = await self._master.workers(seen_after=self._clock.time() - self._silence)
         return {worker.worker for worker in heard if worker.state != "stopped"}
 
-    async def _missing(self, agent: Agent, suspects: Iterable[Suspect]) -> Collection[str]:
+    async def _missing(self, agent: Agent, suspects: Iterable[Suspect]) -> Collection[str] | None:
+        """Which of the jobs the agent does not have; ``None``: it cannot be asked."""
         by_lane: defaultdict[str, list[str]] = defaultdict(list)
         for suspect in suspects:
             by_lane[suspect.lane].append(suspect.id)
@@ -175,7 +217,7 @@ class Rescuer(Service):
             gone = await agent.missing(by_lane)
         except AgentError as error:
             self._problems.say(error, agent.name)
-            return ()
+            return None
         self._problems.over(agent.name)
         return gone
 
@@ -184,6 +226,13 @@ class Rescuer(Service):
         agents whose own ledger has been read, or none."""
         if not lost:
             return []
+        read = await self._read_ledgers()
+        if False in read.values():
+            return []
+        return [s for name, mine in lost.items() if read.get(name, True) for s in mine]
+
+    async def _read_ledgers(self) -> dict[str, bool | None]:
+        """By agent, what ``_is_read`` says."""
         agents = dict(self._agents)
         outcomes = await asyncio.gather(*(self._is_read(agent) for agent in agents.values()))
         read = dict(zip(agents, outcomes, strict=True))
@@ -194,9 +243,9 @@ class Rescuer(Service):
                 "them, are not recorded to their end",
                 "ledgers",
             )
-            return []
-        self._problems.over("ledgers")
-        return [s for name, mine in lost.items() if read.get(name, True) for s in mine]
+        else:
+            self._problems.over("ledgers")
+        return read
 
     async def _is_read(self, agent: Agent) -> bool | None:
         """Whether all that the agent has told by now is in the master, soon; ``None``: it cannot
@@ -219,7 +268,7 @@ class Rescuer(Service):
     # rescue ----------------------------------------------------------------------------------
 
     async def _rescue(self, lost: Sequence[Suspect]) -> None:
-        agents = {suspect.id: suspect.agent for suspect in lost}
+        agents = {suspect.id: suspect.agent or "" for suspect in lost}
         done: Counter[str] = Counter()
         for start in range(0, len(lost), _AT_ONCE):
             held = await self._master.rescue(lost[start : start + _AT_ONCE])

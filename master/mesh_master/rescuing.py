@@ -8,14 +8,15 @@ from itertools import count
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, func, null, or_, select, update
+from sqlalchemy import Row, bindparam, func, literal, null, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.fingerprint import fingerprint
 from mesh.job import TERMINAL_VERSION, State
 from mesh.outcome import Snooze
 from mesh.ports import Suspect, Suspects
-from mesh.sql import Database, one_of
-from mesh.wire import Envelope, Limit, encode_frame
+from mesh.sql import BulkUpdate, Database, one_of
+from mesh.wire import Envelope, ErrorInfo, Limit, encode_frame
 from mesh_master import merge
 from mesh_master.recording import Recording
 from mesh_master.tables import Tables
@@ -26,6 +27,10 @@ __all__ = ["AGENT_LOST", "Rescuing"]
 AGENT_LOST = "AgentLost"
 """The error type of an attempt that a job's agent has lost."""
 
+_UNKNOWN = ErrorInfo(
+    AGENT_LOST,
+    "its agent lost it before its arguments had come to the master; enqueue it again",
+)
 _STATES = (State.QUEUED, State.RUNNING, State.RETRYING)
 _meta = msgspec.json.Decoder(dict[str, str])
 _names = msgspec.json.Decoder(list[str])
@@ -38,6 +43,20 @@ class Rescuing:
         self._database = database
         self._tables = tables
         self._recording = recording
+        self._failures = BulkUpdate(
+            database,
+            tables.jobs,
+            ("id", "finished_at", "fingerprint"),
+            "id",
+            also={
+                "state": literal(State.FAILED.value),
+                "version": literal(TERMINAL_VERSION),
+                "error_type": bindparam("kind"),
+                "error_message": bindparam("message"),
+                "error_traceback": null(),
+                "envelope": null(),
+            },
+        )
 
     async def suspects(
         self, connection: AsyncConnection, before: float, limit: int, page: Any
@@ -79,8 +98,40 @@ class Rescuing:
         )
         return (await connection.execute(query)).all()
 
+    async def doubtful(
+        self, connection: AsyncConnection, until: float, limit: int
+    ) -> list[Suspect]:
+        jobs = self._tables.jobs.c
+        wanted = [jobs.id, jobs.lane, jobs.attempt]
+        query = select(*wanted).where(
+            jobs.envelope.is_not(None),  # so that the index of held jobs is used
+            jobs.gate.is_(None),
+            jobs.due_at <= until,
+            jobs.state == State.SCHEDULED,
+            jobs.claimed_until <= self._database.now(),
+        )
+        rows = await connection.execute(query.order_by(jobs.due_at).limit(limit))
+        return [Suspect(row.id, row.lane, None, State.SCHEDULED, row.attempt) for row in rows]
+
     async def rescue(self, connection: AsyncConnection, lost: Sequence[Suspect]) -> list[str]:
         """As ``Master.rescue`` says, within a transaction."""
+        unclaimed = [suspect.id for suspect in lost if suspect.state is State.SCHEDULED]
+        held = [suspect for suspect in lost if suspect.state is not State.SCHEDULED]
+        return await self._unclaim(connection, unclaimed) + await self._hold(connection, held)
+
+    async def _unclaim(self, connection: AsyncConnection, job_ids: Sequence[str]) -> list[str]:
+        if not job_ids:
+            return []
+        jobs = self._tables.jobs
+        ended = update(jobs).where(
+            one_of(self._database, jobs.c.id, job_ids),
+            jobs.c.state == State.SCHEDULED,
+            jobs.c.claimed_until <= self._database.now(),
+        )
+        rows = await connection.execute(ended.values(claimed_until=null()).returning(jobs.c.id))
+        return list(rows.scalars())
+
+    async def _hold(self, connection: AsyncConnection, lost: Sequence[Suspect]) -> list[str]:
         rows = await self._still_as_seen(connection, lost)
         if not rows:
             return []
@@ -95,7 +146,7 @@ class Rescuing:
         await self._recording.jobs.run(connection, jobs)
         now = self._database.now()
         await self._recording.attempts.run(connection, [_lost_row(row, now) for row in rows])
-        await self._give_up(connection, [row.id for row in rows if row.payload is None], now)
+        await self._fail(connection, [row for row in rows if row.payload is None], _UNKNOWN)
         await self._count(connection, Counter(row.agent for row in rows), now)
         return [row.id for row in rows]
 
@@ -145,26 +196,25 @@ class Rescuing:
                 .values(lost=func.coalesce(agents.c.lost, 0) + jobs, lost_at=now)
             )
 
-    async def _give_up(
-        self, connection: AsyncConnection, job_ids: Sequence[str], now: float
-    ) -> None:
-        if not job_ids:
-            return
-        jobs = self._tables.jobs
-        await connection.execute(
-            update(jobs)
-            .where(one_of(self._database, jobs.c.id, job_ids))
-            .values(
-                state=State.FAILED,
-                version=TERMINAL_VERSION,
-                finished_at=now,
-                error_type=AGENT_LOST,
-                error_message="its agent lost it before its arguments had come to the master; "
-                "enqueue it again",
-                error_traceback=null(),
-                envelope=null(),
-            )
+    async def give_up(
+        self, connection: AsyncConnection, job_ids: Sequence[str], error: ErrorInfo
+    ) -> list[str]:
+        """As ``Master.give_up`` says, within a transaction."""
+        jobs = self._tables.jobs.c
+        wanted = [jobs.id, jobs.name]
+        query = select(*wanted).where(
+            one_of(self._database, jobs.id, job_ids), jobs.state == State.SCHEDULED
         )
+        held = await connection.execute(self._database.locking(query.order_by(jobs.id)))
+        return await self._fail(connection, held.all(), error)
+
+    async def _fail(
+        self, connection: AsyncConnection, rows: Sequence[Row[Any]], error: ErrorInfo
+    ) -> list[str]:
+        now, message = self._database.now(), merge.as_text(error.message)
+        ends = [(r.id, now, fingerprint(r.name, error.type, message)) for r in rows]
+        await self._failures.run(connection, ends, kind=error.type, message=message)
+        return [row.id for row in rows]
 
 
 def _suspect(row: Row[Any]) -> Suspect:

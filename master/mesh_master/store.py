@@ -76,7 +76,7 @@ from mesh.sql import (
     on_power_loss,
     one_of,
 )
-from mesh.wire import Envelope, Heartbeat, Record, decode_frame, encode_frame
+from mesh.wire import Envelope, ErrorInfo, Heartbeat, Record, decode_frame, encode_frame
 from mesh_master import listing, merge, queries, schema, statistics, unblocking, waits
 from mesh_master.again import Again
 from mesh_master.announcer import Announcer
@@ -337,6 +337,10 @@ class SqlMaster:
         async with self.database.read(timeout=_PATIENCE) as connection:
             return await self._rescuing.suspects(connection, before, limit, page)
 
+    async def doubtful(self, until: float, limit: int) -> list[Suspect]:
+        async with self.database.read(timeout=_PATIENCE) as connection:
+            return await self._rescuing.doubtful(connection, until, limit)
+
     async def rescue(self, lost: Sequence[Suspect]) -> list[str]:
         async with self.database.write(timeout=_PATIENCE) as connection:
             rescued = await self._rescuing.rescue(connection, lost)
@@ -356,6 +360,14 @@ class SqlMaster:
                 .where(one_of(self.database, jobs.c.id, job_ids), jobs.c.state == State.SCHEDULED)
                 .values(claimed_until=null())
             )
+
+    async def give_up(self, job_ids: Sequence[str], error: ErrorInfo) -> list[str]:
+        known = [job_id for job_id in job_ids if is_job_id(job_id)]
+        async with self.database.write(timeout=_PATIENCE) as connection:
+            ended = await self._rescuing.give_up(connection, known, error)
+        if ended:
+            self._signals.signal(changed_topics(ended))
+        return ended
 
     async def get_jobs(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:
         known = [job_id for job_id in job_ids if is_job_id(job_id)]

@@ -27,7 +27,7 @@ from mesh.ports.infos import (
 )
 from mesh.recurring import Schedules
 from mesh.settings import ClusterSettings
-from mesh.wire import Envelope, Heartbeat, Record
+from mesh.wire import Envelope, ErrorInfo, Heartbeat, Record
 
 __all__ = [
     "Claimed",
@@ -120,13 +120,15 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A job that is on an agent as far as the master knows, as it was when it was looked at."""
+    """A job that is on an agent as far as the master knows, or may be, as it was when it was
+    looked at."""
 
     id: str
     lane: str
-    agent: str
+    agent: str | None
+    """``None``: it was about to be brought to one."""
     state: State
-    """``queued``, ``running`` or ``retrying``."""
+    """``queued``, ``running`` or ``retrying``; ``scheduled`` if it was about to be."""
     attempt: int
     worker: str | None = None
 
@@ -236,6 +238,10 @@ class Master(Protocol):
         began, before that moment. ``page`` is that of the answer before."""
         ...
 
+    async def doubtful(self, until: float, limit: int) -> list[Suspect]:
+        """Up to ``limit`` held jobs, due by ``until``, whose claim has come to its end."""
+        ...
+
     async def rescue(self, lost: Sequence[Suspect]) -> list[str]:
         """Hold jobs again that their agents have lost, due at once; only those that are still as
         they were seen. Returns the ids of those.
@@ -244,6 +250,8 @@ class Master(Protocol):
         still told of those is the past, and the last of them is noted as ``lost``. It counts
         against the job's policy if it had begun. A job whose arguments never came here cannot be
         held: it ends ``failed``.
+
+        Of a doubtful job the claim is given up, if it has not been claimed anew.
         """
         ...
 
@@ -259,8 +267,9 @@ class Master(Protocol):
         that are left out.
 
         Several dispatchers may claim at once; none gets another's. A claimed job stays
-        ``scheduled`` and is not claimed again for ``claim`` seconds, by when an ``Accepted``
-        record has moved it on, unless the claimer died.
+        ``scheduled`` until an ``Accepted`` record has moved it on, and is not claimed again unless
+        the claim is given up. If ``claim`` seconds have gone and neither has happened it is
+        ``doubtful``: its dispatcher died, or an agent has it and the recorder is behind.
         """
         ...
 
@@ -276,6 +285,10 @@ class Master(Protocol):
 
     async def unclaim(self, job_ids: Sequence[str]) -> None:
         """Give up claims, so that the jobs can be claimed at once."""
+        ...
+
+    async def give_up(self, job_ids: Sequence[str], error: ErrorInfo) -> list[str]:
+        """End held jobs as ``failed``. Returns the ids of those that were held."""
         ...
 
     async def get_jobs(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:

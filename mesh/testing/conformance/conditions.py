@@ -410,6 +410,7 @@ class ConditionsConformance:
         await master.submit([Held(job)])
         assert len((await master.claim_gated(harness.now(), 10, harness.ttl / 2)).jobs) == 1
         await harness.pass_time(harness.ttl)  # its dispatcher has died
+        assert await master.rescue(await master.doubtful(harness.now(), 10)) == [job.id]
         assert [one.id for one in await claim(master, harness)] == [job.id]
 
     async def test_a_job_that_was_let_go_may_be_replaced(self, harness: MasterHarness) -> None:

@@ -401,16 +401,26 @@ class MasterConformance(
         await master.hold([done.job])
         assert (await master.get_jobs([done.id]))[done.id].state is State.SUCCEEDED
 
-    async def test_a_claim_ends_with_time_or_on_request(self, harness: MasterHarness) -> None:
+    async def test_a_claim_ends_on_request_and_is_doubtful_in_time(
+        self, harness: MasterHarness
+    ) -> None:
         master = await harness.connect()
         jobs = [make_job(due_at=harness.now() - n) for n in range(3)]
         await master.hold(jobs)
         assert len(await master.claim_due(harness.now(), 10, harness.ttl)) == 3
         await master.unclaim([jobs[1].id])
         assert await master.claim_due(harness.now(), 10, harness.ttl) == [jobs[1]]
+        assert await master.doubtful(harness.now(), 10) == []
         await harness.pass_time(harness.ttl * 1.1)
-        claimed = await master.claim_due(harness.now(), 10, harness.ttl)
-        assert claimed == jobs[::-1]
+        # An agent may have them, and its recorder be behind.
+        assert await master.claim_due(harness.now(), 10, harness.ttl) == []
+        doubtful = await master.doubtful(harness.now(), 10)
+        assert [suspect.id for suspect in doubtful] == [job.id for job in jobs[::-1]]
+        assert len(await master.doubtful(harness.now(), 2)) == 2
+        assert sorted(await master.rescue(doubtful[:2])) == sorted(s.id for s in doubtful[:2])
+        assert await master.claim_due(harness.now(), 10, 60) == jobs[:0:-1]
+        # Claimed anew, they are doubtful no more.
+        assert await master.rescue(doubtful) == [jobs[0].id]
 
     async def test_an_accepted_job_is_held_no_more(self, harness: MasterHarness) -> None:
         master = await harness.connect()

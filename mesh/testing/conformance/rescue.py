@@ -239,6 +239,21 @@ class RescueConformance:
         info = await _info(master, job)
         assert (info.state, info.error_type) == (State.FAILED, "AgentLost")
         assert info.finished_at is not None
+        (group,) = await master.failures()
+        assert group.job_ids == (job.id,)
+
+    async def test_held_jobs_may_be_given_up(self, harness: _Harness) -> None:
+        master = await harness.connect()
+        held, queued = _old(harness), _old(harness)
+        await master.hold([held])
+        await _record(master, Accepted(queued, queued.enqueued_at))
+        error = ErrorInfo("Nowhere", "there is no way to go\0")
+        assert await master.give_up([held.id, queued.id, make_job().id], error) == [held.id]
+        assert await master.give_up([held.id], error) == []
+        info = await _info(master, held)
+        assert (info.state, info.error_type) == (State.FAILED, "Nowhere")
+        assert (await _info(master, queued)).state is State.QUEUED
+        assert await master.claim_due(harness.now() + 60, 10, 60) == []
 
     async def test_a_lost_job_keeps_its_place_under_its_limits(self, harness: _Harness) -> None:
         master = await harness.connect()

@@ -21,11 +21,12 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, inspect, text, update
 
 from mesh.errors import SchemaMismatch
-from mesh.job import State
+from mesh.job import State, made_job_id
 from mesh.ports import MasterSettings
 from mesh.testing.conformance.master import Story, record
 from mesh.testing.servers import PostgresServer
 from mesh_master import presence, queries, schema
+from mesh_master.rescuing import suspects_in
 from mesh_master.store import SqlMaster
 from tests.revisions import ADDS, TAKES, TODAY, TOMORROW, with_revision
 
@@ -176,9 +177,16 @@ async def test_many_may_migrate_at_once(master: SqlMaster) -> None:
     await asyncio.gather(*[other.close() for other in others])
 
 
-async def test_claims_use_the_index_of_held_jobs(master: SqlMaster) -> None:
+@pytest.mark.parametrize("of", ["claims", "suspects"])
+async def test_frequent_looks_use_their_index(master: SqlMaster, of: str) -> None:
     await schema.migrations(master.database, master.settings).upgrade()
-    query = queries.due(master.tables, 2e9, 1e9, 100)
+    query, index = {
+        "claims": (queries.due(master.tables, 2e9, 1e9, 100), "shop_jobs_due"),
+        "suspects": (
+            suspects_in(master.tables, State.QUEUED, 2e9, 100, made_job_id(1e9, "0" * 20)),
+            "shop_jobs_state",
+        ),
+    }[of]
     compiled = query.compile(
         dialect=master.database.engine.dialect, compile_kwargs={"literal_binds": True}
     )
@@ -188,7 +196,7 @@ async def test_claims_use_the_index_of_held_jobs(master: SqlMaster) -> None:
             # An empty table is read whole whatever the indexes.
             await connection.execute(text("SET LOCAL enable_seqscan = off"))
         plan = await connection.execute(text(f"{explain} {compiled}"))
-        assert "shop_jobs_due" in str(plan.all())
+        assert index in str(plan.all())
 
 
 # Schemas that are newer than the code -------------------------------------------------------------

@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, bindparam, func, literal, null, or_, select, update
+from sqlalchemy import Row, Select, bindparam, func, literal, null, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.fingerprint import fingerprint
@@ -22,7 +22,7 @@ from mesh_master.recording import Recording
 from mesh_master.tables import Tables
 from mesh_master.terms import read_terms
 
-__all__ = ["AGENT_LOST", "Rescuing"]
+__all__ = ["AGENT_LOST", "Rescuing", "suspects_in"]
 
 AGENT_LOST = "AgentLost"
 """The error type of an attempt that a job's agent has lost."""
@@ -64,7 +64,8 @@ class Rescuing:
         first, last_id = page or (0, None)
         found: list[Suspect] = []
         for place, state in enumerate(_STATES[first:], first):
-            rows = await self._in_state(connection, state, before, limit - len(found), last_id)
+            query = suspects_in(self._tables, state, before, limit - len(found), last_id)
+            rows = await connection.execute(query)
             found += [
                 Suspect(row.id, row.lane, row.agent, state, row.attempt, row.worker) for row in rows
             ]
@@ -72,31 +73,6 @@ class Rescuing:
                 return Suspects(found, (place, found[-1].id))
             last_id = None
         return Suspects(found, None)
-
-    async def _in_state(
-        self,
-        connection: AsyncConnection,
-        state: State,
-        before: float,
-        limit: int,
-        after: str | None,
-    ) -> Sequence[Row[Any]]:
-        jobs = self._tables.jobs.c
-        wanted = [jobs.id, jobs.lane, jobs.agent, jobs.attempt, jobs.worker]
-        query = (
-            select(*wanted)
-            .where(
-                jobs.state == state,
-                *([] if after is None else [jobs.id > after]),
-                jobs.agent.is_not(None),
-                jobs.enqueued_at <= before,
-                or_(jobs.due_at.is_(None), jobs.due_at <= before),
-                or_(jobs.started_at.is_(None), jobs.started_at <= before),
-            )
-            .order_by(jobs.id)
-            .limit(limit)
-        )
-        return (await connection.execute(query)).all()
 
     async def doubtful(
         self, connection: AsyncConnection, until: float, limit: int
@@ -215,6 +191,23 @@ class Rescuing:
         ends = [(r.id, now, fingerprint(r.name, error.type, message)) for r in rows]
         await self._failures.run(connection, ends, kind=error.type, message=message)
         return [row.id for row in rows]
+
+
+def suspects_in(
+    tables: Tables, state: State, before: float, limit: int, after: str | None
+) -> Select[Any]:
+    """The suspects in that state whose ids are behind ``after``."""
+    jobs = tables.jobs.c
+    wanted = [jobs.id, jobs.lane, jobs.agent, jobs.attempt, jobs.worker]
+    query = select(*wanted).where(
+        jobs.state == state,
+        *([] if after is None else [jobs.id > after]),
+        jobs.agent.is_not(None),
+        jobs.enqueued_at <= before,
+        or_(jobs.due_at.is_(None), jobs.due_at <= before),
+        or_(jobs.started_at.is_(None), jobs.started_at <= before),
+    )
+    return query.order_by(jobs.id).limit(limit)
 
 
 def _suspect(row: Row[Any]) -> Suspect:

@@ -12,9 +12,8 @@ had been stored when the reading came by, or it is behind, where the reading has
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Collection
-
-import msgspec
 
 from mesh.errors import AgentUnavailable, CorruptMessage, UnsupportedVersion
 from mesh.wire import decode_frame
@@ -22,25 +21,22 @@ from mesh_agents.nats.streams import ApiError, Streams
 
 __all__ = ["not_in_lane"]
 
-_NO_MESSAGE = 10037
-
-
-class _Message(msgspec.Struct):
-    seq: int
-    data: bytes = b""
-
 
 async def not_in_lane(streams: Streams, lane: str, job_ids: Collection[str]) -> set[str]:
     """Those of the jobs that no message of the lane holds. Raises ``AgentUnavailable``."""
     left, sequence = set(job_ids), 0
     subject = f"{streams.names.root}.*.{lane}.>"  # waiting for a worker, and for their time
     while left:
-        message = await _next(streams, subject, sequence + 1)
+        try:
+            message = await streams.first_from(sequence + 1, subject)
+        except ApiError as error:
+            raise AgentUnavailable(str(error)) from error
         if message is None:
             break
-        sequence = message.seq
+        sequence = message["seq"]
         try:
-            left.difference_update([job.id for job in decode_frame(message.data)])
+            jobs = decode_frame(base64.b64decode(message.get("data", "")))
+            left.difference_update([job.id for job in jobs])
         except CorruptMessage:
             continue  # no worker will find a job in it either
         except UnsupportedVersion as error:
@@ -49,16 +45,3 @@ async def not_in_lane(streams: Streams, lane: str, job_ids: Collection[str]) -> 
                 f"is not known: {error}"
             ) from error
     return left
-
-
-async def _next(streams: Streams, subject: str, sequence: int) -> _Message | None:
-    """The first message of the subject from there on."""
-    stream = streams.names.stream("JOBS")
-    request = {"seq": sequence, "next_by_subj": subject}
-    try:
-        answer = await streams.api(f"STREAM.MSG.GET.{stream}", request)
-    except ApiError as error:
-        if error.code == _NO_MESSAGE:
-            return None
-        raise AgentUnavailable(str(error)) from error
-    return msgspec.convert(answer["message"], _Message)

@@ -18,7 +18,7 @@ from email.parser import BytesHeaderParser
 from typing import Any, NamedTuple
 
 from mesh_agents.nats.frames import GIVEN, MESSAGE_ID, PRIOR, Message
-from mesh_agents.nats.streams import NO_MESSAGE, ApiError, Streams
+from mesh_agents.nats.streams import Streams
 
 __all__ = ["SWEEP_EVERY", "Strays"]
 
@@ -76,16 +76,11 @@ class Strays:
     async def _below(self, subject: str, floor: int) -> list[dict[str, Any]]:
         """The messages of a consumer that are at its floor or below."""
         found: list[dict[str, Any]] = []
-        stream, after = self._streams.names.stream("JOBS"), 0
+        after = 0
         while after < floor and len(found) < _MOST:
-            query = {"seq": after + 1, "next_by_subj": subject}
-            try:
-                answer = await self._streams.api(f"STREAM.MSG.GET.{stream}", query)
-            except ApiError as error:
-                if error.code == NO_MESSAGE:
-                    break
-                raise
-            message = answer["message"]
+            message = await self._streams.first_from(after + 1, subject)
+            if message is None:
+                break
             after = message["seq"]
             if after <= floor:
                 found.append(message)

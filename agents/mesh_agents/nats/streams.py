@@ -23,7 +23,7 @@ from mesh.errors import AgentError, AgentUnavailable, PublishOutcomeUnknown
 from mesh_agents.nats.connection import Connection, NoResponders
 from mesh_agents.nats.frames import Message, Names
 
-__all__ = ["DUPLICATE_WINDOW", "NO_MESSAGE", "ApiError", "Streams"]
+__all__ = ["DUPLICATE_WINDOW", "ApiError", "Streams"]
 
 log = logging.getLogger("mesh")
 
@@ -35,8 +35,7 @@ OLDEST_SERVER = (2, 12)
 
 _SECOND = 1_000_000_000
 _NOT_FOUND = {10059, 10014}
-NO_MESSAGE = 10037
-"""There is no such message."""
+_NO_MESSAGE = 10037
 _EXISTS = 10058
 _IN_PROCESS = 10158
 """Another message of the same id is being stored at this moment."""
@@ -165,6 +164,19 @@ class Streams:
     async def info(self, kind: str, **body: Any) -> dict[str, Any]:
         """Configuration and state of a stream."""
         return await self.api(f"STREAM.INFO.{self.names.stream(kind)}", body or None)
+
+    async def first_from(self, sequence: int, subject: str) -> dict[str, Any] | None:
+        """The first message of jobs from there on that is on the subject, as the stream's leader
+        has it. Raises ``ApiError``, ``AgentUnavailable``."""
+        query = {"seq": sequence, "next_by_subj": subject}
+        try:
+            answer = await self.api(f"STREAM.MSG.GET.{self.names.stream('JOBS')}", query)
+        except ApiError as error:
+            if error.code == _NO_MESSAGE:
+                return None
+            raise
+        message: dict[str, Any] = answer["message"]
+        return message
 
     async def purge(self, kind: str, subject: str) -> int:
         """Delete the messages of a subject. Returns how many there were. Raises ``ApiError``,

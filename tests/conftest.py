@@ -1,15 +1,52 @@
-"""Servers for the suite: started once for each process that runs tests."""
+"""Servers for the suite, started once for each process that runs tests; and, with
+``--faulty SEED``, faults for what the tests run."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mesh import plugins
+from mesh.ports import Agent, Master
+from mesh.testing.faulty import Fault, Plan, faulty_agent, faulty_master
 from mesh.testing.servers import NatsServer, PgBouncer, PostgresServer
 from tests.packages import installed
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--faulty",
+        type=int,
+        metavar="SEED",
+        help="run the same tests on agents and masters that fail by this plan",
+    )
+
+
+@pytest.fixture(autouse=True)
+def _faults(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what an app connects to fail: for its workers and coordinators in every way; for the
+    application itself, which is to be told of its errors, in the ways that it must not notice."""
+    seed: int | None = request.config.getoption("--faulty")
+    if seed is None:
+        return
+    if (marker := request.node.get_closest_marker("faultless")) is not None:
+        pytest.skip(f"not under faults: {marker.args[0]}")
+    roles = Plan(seed)
+    client = Plan(seed, faults={Fault.DELAY, Fault.REPEAT, Fault.REORDER})
+    for module, plan in (("mesh.app", roles), ("mesh.client", client)):
+
+        def agent(*args: Any, plan: Plan = plan) -> Agent:
+            return faulty_agent(plugins.connect_agent(*args), plan)
+
+        def master(*args: Any, plan: Plan = plan) -> Master:
+            return faulty_master(plugins.connect_master(*args), plan)
+
+        monkeypatch.setattr(f"{module}.connect_agent", agent)
+        monkeypatch.setattr(f"{module}.connect_master", master)
 
 
 @pytest.fixture(scope="session")

@@ -61,12 +61,14 @@ class Follower(Service):
     async def run(self, ready: Callable[[], None]) -> None:
         ready()
         backoff = Backoff(self.stopping, clock=self._clock)
-        board = await self._master.board()
+        name = "the master's board"
+        if (board := await backoff.retry(name, self._master.board, MasterError)) is None:
+            return
         reading: asyncio.Task[Mapping[str, bytes | None] | None] | None = None
         async with asyncio.TaskGroup() as tasks:
             while not self.stopping.is_set():
                 reading = tasks.create_task(
-                    backoff.retry("the master's board", partial(board.read, _READ), MasterError)
+                    backoff.retry(name, partial(board.read, _READ), MasterError)
                 )
                 stop = tasks.create_task(self.stopping.wait())
                 await asyncio.wait([reading, stop], return_when=asyncio.FIRST_COMPLETED)

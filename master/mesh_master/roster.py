@@ -34,16 +34,20 @@ class Roster(Service):
                 ready()
                 await self._until_something_happens()
         finally:
-            for member in reversed(self.members.values()):
-                await member.stop()
+            await self._stop_members()
             self.members.clear()
 
     async def stop(self) -> None:
         self.stopping.set()
         self._changed.set()
-        for member in reversed(self.members.values()):
-            await member.stop()
+        # A member that is still starting, perhaps for ever, must hear of it too.
+        await self._stop_members()
         await super().stop()
+
+    async def _stop_members(self) -> None:
+        # A copy: ``run`` ends meanwhile, and forgets them.
+        for member in reversed(list(self.members.values())):
+            await member.stop()
 
     async def _update(self) -> None:
         wanted = self._wanted()

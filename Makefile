@@ -1,5 +1,5 @@
 # Everything here sets up what it needs in a virtual environment. Needs Python >= 3.11 and make.
-#   make demo [AGENT=nats]   make test [PYTHON=python3.13]   make check   make outages   make bench
+#   make demo [AGENT=nats]   make test [PYTHON=python3.13]   make check   make fuzz   make outages   make bench
 
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python,$(shell \
 	$(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
@@ -7,10 +7,12 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 AGENT ?= local
 TESTS ?= tests
+# What also runs on agents and masters that fail on purpose: see mesh/testing/faulty.py.
+FAULTY ?= tests/workers/test_worker.py tests/workers/test_lane.py tests/jobs/test_workflows.py
 BENCH = .bench/driver
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test containers databases screenshots chaos outages check format docs bench bench-smoke clean
+.PHONY: help demo test fuzz containers databases screenshots chaos outages check format docs bench bench-smoke clean
 
 help:
 	@sed -n '2s/^# *//p' Makefile
@@ -33,6 +35,12 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	$(BIN)/pytest -n 2 --dist loadfile $(TESTS)
+	$(BIN)/pytest -n 2 --faulty $(or $(SEED),1) -k "not nats" $(FAULTY)
+
+# Seed after seed for so many minutes: the tests under faults, the models and the fuzzing. Ends at
+# the first failure, and names the seed that replays it.
+fuzz: $(VENV)/.dev
+	$(BIN)/python tests/fuzz.py --minutes $(MINUTES) $(FAULTY)
 
 # docker compose up for real, on the Docker engine that DOCKER_HOST names. Its base images are
 # stand-ins made of Debian packages (mmdebstrap, as root); STAND_INS=no has them pulled.

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from mesh import plugins
 from mesh.ports import Agent, Master
 from mesh.testing.faulty import Fault, Plan, faulty_agent, faulty_master
 from mesh.testing.servers import NatsServer, PgBouncer, PostgresServer
 from tests.packages import installed
+
+settings.register_profile("fuzz", max_examples=500)
+"""For ``make fuzz``: five times the examples."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

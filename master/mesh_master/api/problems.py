@@ -176,13 +176,25 @@ def _of_http(request: Request[Any, Any, Any], error: HTTPException) -> Response[
     return _answer(found, dict(error.headers or {}))
 
 
+def _of_depth(request: Request[Any, Any, Any], error: RecursionError) -> Response[Any]:
+    if "deserializing" not in str(error):
+        return _of_nobody(request, error)  # not msgspec's word on a body, but a mistake here
+    detail = "the body's lists and objects are nested too deeply to be read: send a flatter one"
+    return _answer(Problem("urn:mesh:bad-request", "Bad Request", 400, detail))
+
+
 def _of_nobody(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     log.error("%s %s: %s", request.method, request.url.path, error, exc_info=error)
     detail = "the server made a mistake; its log has more"
     return _answer(Problem("urn:mesh:internal-error", "Internal error", 500, detail))
 
 
-problem_handlers: Any = {MeshError: _of_mesh, HTTPException: _of_http, Exception: _of_nobody}
+problem_handlers: Any = {
+    MeshError: _of_mesh,
+    HTTPException: _of_http,
+    RecursionError: _of_depth,
+    Exception: _of_nobody,
+}
 
 PROBLEMS = {
     status: ResponseSpec(

@@ -112,8 +112,12 @@ class Service:
         if ready.done():
             if error is not None:
                 log.error("%s ended: %s", self.name, error, exc_info=error)
-            elif task.cancelled() and not self.stopping.is_set():
-                log.error("%s ended: its task was cancelled, and not by who started it", self.name)
+            elif task.cancelled() and not self.stopping.is_set() and not task.cancelling():
+                # Nobody asked for it, as an event loop does that ends: something within let go
+                # of a cancellation that was not its own.
+                log.error(
+                    "%s ended: a cancellation came from within, that nobody asked for", self.name
+                )
         elif task.cancelled():
             ready.set_exception(MeshError(f"{self.name} was stopped before it was ready"))
             ready.exception()  # asked for here, so that nobody else must

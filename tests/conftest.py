@@ -14,7 +14,7 @@ from hypothesis import settings
 from mesh import plugins
 from mesh.ports import Agent, Master
 from mesh.testing.faulty import Fault, Plan, faulty_agent, faulty_master
-from mesh.testing.servers import NatsServer, PgBouncer, PostgresServer
+from mesh.testing.servers import MariaServer, NatsServer, PgBouncer, PostgresServer
 from tests.packages import installed
 
 settings.register_profile("fuzz", max_examples=500)
@@ -72,6 +72,15 @@ def pgbouncer(postgres: PostgresServer) -> Iterator[PgBouncer]:
     installed("pgbouncer", ["pgbouncer"])
     # Each test has a database of its own: their connections must not pile up.
     with PgBouncer(postgres, settings={"server_idle_timeout": "1"}) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaServer]:
+    # Not the package mariadb-server: that starts a server of its own.
+    installed("mariadb-server-core", ["mariadbd"])
+    installed("mariadb-client", ["mariadb"])  # and what mariadb-install-db needs
+    with MariaServer() as server:
         yield server
 
 

@@ -39,7 +39,7 @@ from mesh.testing.conformance.agent import (
     push,
     read_all,
 )
-from mesh.testing.servers import PostgresServer
+from mesh.testing.servers import MariaServer, PostgresServer
 from mesh.wire import Accepted, Envelope, encode_frame, encode_records
 from mesh_agents.sql import SqlAgent
 
@@ -127,16 +127,32 @@ def fresh_postgres_url(postgres_url: str) -> str:
     return f"{postgres_url}?table_prefix=t{new_job_id()[-12:]}_"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(scope="module")
+def mariadb_url(mariadb: MariaServer) -> str:
+    return mariadb.create_database()
+
+
+@pytest.fixture
+def fresh_mariadb_url(mariadb_url: str) -> str:
+    return f"{mariadb_url}?table_prefix=t{new_job_id()[-12:]}_"
+
+
+@pytest.fixture(params=["sqlite_url", "fresh_postgres_url", "fresh_mariadb_url"])
 def any_url(request: pytest.FixtureRequest) -> str:
-    fixture = "sqlite_url" if request.param == "sqlite" else "fresh_postgres_url"
-    return str(request.getfixturevalue(fixture))
+    return str(request.getfixturevalue(request.param))
 
 
 class TestSqliteAgent(AgentConformance):
     @pytest.fixture
     async def harness(self, sqlite_url: str) -> AsyncIterator[SqlHarness]:
         async with harness_for(sqlite_url) as harness:
+            yield harness
+
+
+class TestMariaAgent(AgentConformance):
+    @pytest.fixture
+    async def harness(self, fresh_mariadb_url: str) -> AsyncIterator[SqlHarness]:
+        async with harness_for(fresh_mariadb_url) as harness:
             yield harness
 
 
@@ -537,6 +553,25 @@ class TestLedger:
         await push(agent, make_job())
         await reader.ack(batch)
         assert await reader.lag() == 1
+
+
+async def test_mariadb_stopped_and_started() -> None:
+    with MariaServer() as server:
+        async with harness_for(server.create_database()) as harness:
+            agent = await harness.connect()
+            await push(agent, first := make_job())
+            server.stop()
+            (outcome,) = await agent.push([make_job()])
+            assert isinstance(outcome, AgentUnavailable | PublishOutcomeUnknown)
+            server.start()
+            # At once: connections that are known to be dead are not used again.
+            await push(agent, second := make_job())
+            consumer = await agent.consume("default", lease=30)
+            assert {*ids(await pull_all(consumer, 2))} == {first.id, second.id}
+            # In threads: here the driver is to notice.
+            await asyncio.to_thread(server.stop)
+            await asyncio.to_thread(server.start)
+            await push(agent, make_job())
 
 
 class TestPostgres:

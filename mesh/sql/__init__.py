@@ -10,6 +10,7 @@ from mesh.sql.bulk import BulkUpdate as BulkUpdate
 from mesh.sql.bulk import BulkUpsert as BulkUpsert
 from mesh.sql.bulk import begins_with as begins_with
 from mesh.sql.bulk import one_of as one_of
+from mesh.sql.change import Change as Change
 from mesh.sql.database import A_FILE as A_FILE
 from mesh.sql.database import ONE_WRITER as ONE_WRITER
 from mesh.sql.database import Database as Database
@@ -23,6 +24,7 @@ from mesh.sql.notice import Notice as Notice
 from mesh.sql.options import split_options as split_options
 from mesh.sql.power import PowerLoss as PowerLoss
 from mesh.sql.power import on_power_loss as on_power_loss
+from mesh.sql.repeated import repeated as repeated
 from mesh.sql.signals import Signals as Signals
 from mesh.sql.signals import make_signals as make_signals
 from mesh.sql.types import JobId as JobId
@@ -38,6 +40,7 @@ __all__ = [
     "Alone",
     "BulkUpdate",
     "BulkUpsert",
+    "Change",
     "Database",
     "DatabaseErrors",
     "Executor",
@@ -50,6 +53,7 @@ __all__ = [
     "PowerLoss",
     "Signals",
     "SqlBoard",
+    "repeated",
     "begins_with",
     "board_columns",
     "board_table",

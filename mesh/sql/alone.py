@@ -13,7 +13,9 @@ from typing import Any
 from sqlalchemy import Delete, Insert, Select, Update
 from sqlalchemy.engine import Dialect
 
+from mesh.sql.change import Change
 from mesh.sql.database import Database
+from mesh.sql.repeated import repeated
 
 __all__ = ["Alone", "Compiled", "Statement"]
 
@@ -24,7 +26,9 @@ _Convert = Callable[[Any], Any]
 class Alone:
     """A statement, and the way to run it by itself. Built once, run often."""
 
-    def __init__(self, database: Database, statement: Statement, *, durable: bool = True) -> None:
+    def __init__(
+        self, database: Database, statement: Statement | Change, *, durable: bool = True
+    ) -> None:
         """``durable`` is that of ``Database.write``."""
         self._database = database
         self._statement = statement
@@ -40,15 +44,26 @@ class Alone:
         the statement is sent, ``errors.in_doubt`` unless the server answered. Raises
         ``Conflict`` if the statement would insert a key that exists.
         """
-        if self._database.is_local:
-            async with self._database.write(timeout=timeout, durable=self._durable) as connection:
-                result = await connection.execute(self._statement, parameters)
-                return result.all() if result.returns_rows else []
+        statement = self._statement
+        if not self._database.dialect.takes_arrays:  # So the driver's is another one.
+            return await self._run(parameters, timeout)
         if self._compiled is None:
-            self._compiled = Compiled(self._statement, self._database.engine.dialect)
+            whole = statement.statement if isinstance(statement, Change) else statement
+            assert whole is not None
+            self._compiled = Compiled(whole, self._database.engine.dialect)
         arguments = self._compiled.arguments(parameters)
         async with self._database.driver(timeout=timeout, durable=self._durable) as driver:
             return self._compiled.rows(await driver.fetch(self._compiled.text, *arguments))
+
+    @repeated
+    async def _run(
+        self, parameters: Mapping[str, Any], timeout: float | None
+    ) -> Sequence[Sequence[Any]]:
+        async with self._database.write(timeout=timeout, durable=self._durable) as connection:
+            if isinstance(self._statement, Change):
+                return await self._statement.run(connection, parameters)
+            result = await connection.execute(self._statement, parameters)
+            return result.all() if result.returns_rows else []
 
 
 class Compiled:

@@ -31,6 +31,7 @@ from mesh.clock import Clock
 from mesh.notices import check_notices
 from mesh.sql.bulk import BulkUpsert
 from mesh.sql.database import Database
+from mesh.sql.repeated import repeated
 from mesh.sql.signals import Signals
 from mesh.sql.types import Moment
 
@@ -74,7 +75,10 @@ class Notices:
         self._count = insert.on_conflict_do_update(
             index_elements=["owner", "key"],
             set_={"version": table.c.version + 1, "at": insert.excluded["at"]},
-        ).returning(table.c.version)
+        )
+        self._counter = select(table.c.version).where(
+            table.c.owner == owner, table.c.key == _COUNTER
+        )
         columns = ["owner", "key", "value", "version", "at"]
         self._put = BulkUpsert(
             database,
@@ -84,6 +88,7 @@ class Notices:
             lambda new: {name: new[name] for name in columns[2:]},
         )
 
+    @repeated
     async def post(self, notices: Mapping[str, bytes | None]) -> None:
         """Put up notices, or with ``None`` take them down, in a transaction of its own."""
         check_notices(notices)
@@ -97,7 +102,8 @@ class Notices:
         """The next version; others wait for theirs until the transaction has ended."""
         now = self.database.now()
         first = {"owner": self.owner, "key": _COUNTER, "version": 1, "at": now}
-        return int((await connection.execute(self._count, first)).scalar_one())
+        await connection.execute(self._count, first)
+        return int((await connection.execute(self._counter)).scalar_one())
 
     async def write(
         self, connection: AsyncConnection, notices: Mapping[str, bytes | None], version: int

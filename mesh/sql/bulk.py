@@ -2,12 +2,12 @@
 
 A database that takes arrays gets one statement with one parameter per column, whatever the
 number of rows; so the statement's text never changes and is prepared once. SQLite, which has no
-round trips to save, gets the rows one by one through its prepared statement.
+round trips to save, gets the rows one by one through its prepared statement; MariaDB's driver
+makes one INSERT of them.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -16,11 +16,9 @@ from sqlalchemy import (
     ColumnElement,
     FromClause,
     Table,
-    and_,
     bindparam,
     column,
     func,
-    literal,
     select,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -59,7 +57,7 @@ class BulkUpsert:
         where: Callable[[Excluded], ColumnElement[bool]] | None = None,
     ) -> None:
         self._columns = tuple(columns)
-        self._as_arrays = not database.is_local
+        self._as_arrays = database.dialect.takes_arrays
         insert = database.insert(table)
         if self._as_arrays:
             rows = unnested(table, self._columns)
@@ -113,7 +111,7 @@ class BulkUpdate:
         # Not the columns' own names: those are reserved for the values to set.
         prefix = "new_"
         self._names = [f"{prefix}{name}" for name in columns]
-        self._as_arrays = not database.is_local
+        self._as_arrays = database.dialect.takes_arrays
         new: dict[str, ColumnElement[Any]]
         if self._as_arrays:
             new = dict(unnested(table, columns, prefix).c)
@@ -155,18 +153,12 @@ def as_arrays(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> dict[str
 def one_of(
     database: Database, subject: Column[Any], values: Collection[Any]
 ) -> ColumnElement[bool]:
-    """Whether the column is one of ``values``: any number of strings or integers, in one
-    parameter, so that the statement's text is always the same."""
-    if database.is_local:
-        each = func.json_each(literal(json.dumps(list(values)))).table_valued("value")
-        return subject.in_(select(each.c.value))
-    return subject == func.any(literal(list(values), ARRAY(subject.type, dimensions=1)))
+    """Whether the column is one of ``values``: any number of strings or integers. Where
+    statements are prepared they are one parameter, and the text is always the same."""
+    return database.dialect.one_of(subject, list(values))
 
 
 def begins_with(database: Database, subject: ColumnElement[str], text: str) -> ColumnElement[bool]:
     """Whether the column begins with ``text``, in a way that an index of it can answer: on
     PostgreSQL one with ``text_pattern_ops``."""
-    if database.is_local:
-        # Its LIKE knows no case, and so no index.
-        return and_(subject >= text, subject < text + "\U0010ffff")
-    return subject.startswith(text, autoescape=True)
+    return database.dialect.begins_with(subject, text)

@@ -1,10 +1,9 @@
 """A database connection pool with the few differences between databases settled.
 
-Knows for each dialect: the driver, how a write transaction begins, whether rows can be claimed
-with SKIP LOCKED, whether it can notify. Everything else is SQLAlchemy Core.
+What differs is known by its ``dialect``. Everything else is SQLAlchemy Core.
 
-Its parts: ``engines`` connects, ``server_time`` knows the server's clock, ``notice`` says what is
-sent to those who listen.
+Its parts: ``server_time`` knows the server's clock, ``notice`` says what is sent to those who
+listen.
 """
 
 from __future__ import annotations
@@ -16,22 +15,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import (
-    ColumnElement,
-    Executable,
-    MetaData,
-    Select,
-    Table,
-    any_,
-    func,
-    inspect,
-    select,
-    text,
-)
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, Executable, MetaData, Table, inspect, text
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateSchema
@@ -39,29 +26,12 @@ from sqlalchemy.schema import CreateSchema
 from mesh.clock import Clock, SystemClock
 from mesh.errors import MeshError
 from mesh.plugins import hide_password
-from mesh.sql.engines import (
-    HASTY,
-    PLANNING,
-    file_engine,
-    find_pooler,
-    parse_url,
-    server_engine,
-)
+from mesh.sql.dialect import Insert, Query
+from mesh.sql.dialects import parse_url
 from mesh.sql.faults import FAULTS, Conflict, first_line, is_away, is_conflict, is_full, was_refused
 from mesh.sql.server_time import ServerTime
 
-__all__ = [
-    "A_FILE",
-    "ONE_WRITER",
-    "Database",
-    "DatabaseErrors",
-    "Executor",
-    "Insert",
-]
-
-Insert = postgresql.Insert | sqlite.Insert
-Query: TypeAlias = "Select[*tuple[Any, ...]]"
-
+__all__ = ["A_FILE", "ONE_WRITER", "Database", "DatabaseErrors", "Executor"]
 
 # Connections kept out of the pool for lone statements, of each kind: taking one costs as much
 # as a short statement.
@@ -131,36 +101,37 @@ class Database:
         self._errors = errors
         self._connect_timeout = connect_timeout
         self._pool_size = pool_size
-        self._parsed = parse_url(url, what)
+        self.dialect, self._parsed = parse_url(url, what)
+        """What this kind of database can, and how."""
         self._engine: AsyncEngine | None = None
         self._hasty: AsyncEngine | None = None
         """Its connections do not wait for the disk."""
         self._has_pooler = False
         self._kept: dict[bool, list[tuple[AsyncConnection, Any]]] = {True: [], False: []}
         """Connections at hand for ``driver``, by ``durable``, with the driver's own."""
-        self._time = ServerTime(clock or SystemClock(), has_clock=not self.is_local)
+        self._time = ServerTime(clock or SystemClock(), query=self.dialect.clock)
 
     # what it is ------------------------------------------------------------------------------
 
     @property
     def is_local(self) -> bool:
         """A file (or memory) of this machine, that no server guards."""
-        return self._parsed.get_backend_name() == "sqlite"
+        return self.dialect.is_local
 
     @property
     def kind(self) -> str:
         """SQLAlchemy's name of the dialect, such as ``postgresql``."""
-        return self._parsed.get_backend_name()
+        return self.dialect.name
 
     @property
     def skips_locked(self) -> bool:
         """Several connections may claim rows at once (``FOR UPDATE SKIP LOCKED``)."""
-        return not self.is_local
+        return self.dialect.skips_locked
 
     @property
     def notifies(self) -> bool:
         """Notifications can be sent, and heard by those who are connected to the server itself."""
-        return not self.is_local
+        return self.dialect.notifies
 
     @property
     def listens(self) -> bool:
@@ -175,7 +146,7 @@ class Database:
     @property
     def has_schemas(self) -> bool:
         """Tables may live in a named schema."""
-        return not self.is_local
+        return self.dialect.has_schemas
 
     @property
     def place(self) -> str:
@@ -202,7 +173,11 @@ class Database:
 
     def insert(self, table: Table) -> Insert:
         """An INSERT that has ``on_conflict_do_update`` and ``on_conflict_do_nothing``."""
-        return sqlite.insert(table) if self.is_local else postgresql.insert(table)
+        return self.dialect.insert(table)
+
+    def epoch(self, moment: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Seconds since the epoch of a column of ``Moment``s."""
+        return self.dialect.epoch(moment)
 
     def claiming(self, query: Query, *, of: Table | None = None) -> Query:
         """The query, such that rows it returns are locked (``of`` one table, if it joins several)
@@ -227,10 +202,9 @@ class Database:
     def once(self, query: Query, name: str) -> Query:
         """The query, run once and by itself, wherever the planner puts it in a statement.
 
-        For whatever locks rows: PostgreSQL may run a subselect once for each row of the outer
-        statement, and then claim more rows than its LIMIT.
+        For whatever locks rows, or has a LIMIT, within another statement.
         """
-        return select(query.cte(name).prefix_with("MATERIALIZED"))
+        return self.dialect.once(query, name)
 
     def among(self, column: ColumnElement[Any], query: Query) -> ColumnElement[bool]:
         """Whether the column is one of the few that the query finds, which is run first.
@@ -238,9 +212,7 @@ class Database:
         As a join the planner would choose its order, and a plan made while the table was empty
         reads all of it until the next ANALYZE.
         """
-        if self.is_local:
-            return column.in_(query)
-        return column == any_(func.array(query.scalar_subquery()))
+        return self.dialect.among(column, query)
 
     # life ------------------------------------------------------------------------------------
 
@@ -303,37 +275,32 @@ class Database:
         processes may do so at once."""
         if not await self.missing(metadata):
             return
-        async with self.write() as connection:
-            if not self.is_local:
-                await connection.execute(select(func.pg_advisory_xact_lock(_MAKING_TABLES)))
-                if metadata.schema:
-                    await connection.execute(CreateSchema(metadata.schema, if_not_exists=True))
+        async with (
+            self.write() as connection,
+            self.dialect.alone(connection, _MAKING_TABLES),
+        ):
+            if metadata.schema:
+                await connection.execute(CreateSchema(metadata.schema, if_not_exists=True))
             await connection.run_sync(metadata.create_all)
 
     async def server_version(self) -> str:
         """Such as ``PostgreSQL 17.2``."""
         async with self.read() as connection:
-            if self.is_local:
-                return (
-                    f"SQLite {(await connection.execute(select(func.sqlite_version()))).scalar()}"
-                )
-            shown = await connection.execute(text("SHOW server_version"))
-            return f"PostgreSQL {shown.scalar_one()}"
+            shown = await connection.execute(text(self.dialect.version))
+            return self.dialect.version_text(shown.scalar_one())
 
     async def _create_engines(self) -> tuple[AsyncEngine, AsyncEngine]:
         """The one for all, and that for what need not be durable."""
-        if self.is_local:
-            engine = file_engine(self._parsed)
-            return engine, engine
-        self._has_pooler = await find_pooler(self._parsed, self._connect_timeout)
+        self._has_pooler = await self.dialect.find_pooler(self._parsed, self._connect_timeout)
         make = partial(
-            server_engine,
+            self.dialect.engine,
             self._parsed,
             pool_size=self._pool_size,
             timeout=self._connect_timeout,
             has_pooler=self._has_pooler,
         )
-        return make(PLANNING), make(HASTY)
+        engine = make(durable=True)
+        return engine, make(durable=False) if self.dialect.hastes else engine
 
     async def close(self) -> None:
         for kept in self._kept.values():
@@ -391,7 +358,7 @@ class Database:
     async def driver(
         self, *, timeout: float | None = None, durable: bool = True
     ) -> AsyncIterator[Any]:
-        """The driver's own connection, for one statement: see ``Alone``. Not where ``is_local``.
+        """The driver's own connection, for one statement: see ``Alone``. Of asyncpg alone.
 
         Raises in the block's place as ``Alone.run`` says.
         """

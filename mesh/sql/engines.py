@@ -1,4 +1,4 @@
-"""How each database is connected to: its driver, and the settings of its sessions.
+"""How PostgreSQL and SQLite are connected to: the pools, and the settings of sessions.
 
 Between us and a PostgreSQL server a *pooler* may stand (PgBouncer and its like) that gives each
 transaction, or each session, one of its own connections to the server. Of what a session has only
@@ -14,19 +14,10 @@ from typing import Any
 
 import asyncpg
 from sqlalchemy import event, exc, func, select
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from mesh.errors import ConfigError
-from mesh.plugins import hide_password
-
-__all__ = ["HASTY", "PLANNING", "file_engine", "find_pooler", "parse_url", "server_engine"]
-
-_DRIVERS = {
-    "postgresql": "postgresql+asyncpg",
-    "postgres": "postgresql+asyncpg",
-    "sqlite": "sqlite+aiosqlite",
-}
+__all__ = ["HASTY", "PLANNING", "file_engine", "find_pooler", "server_engine"]
 
 PLANNING = {
     # Tables here are empty one minute and long the next. A plan that was made when a table was
@@ -50,23 +41,6 @@ HASTY = PLANNING | {
     "plan_cache_mode": "auto",
 }
 """Those of the sessions for what need not be durable."""
-
-
-def parse_url(url: str, what: str) -> URL:
-    """With the driver's name in it. ``what`` names the owner. Raises ``ConfigError``."""
-    scheme, _, rest = url.partition("://")
-    driver = _DRIVERS.get(scheme.partition("+")[0])
-    if driver is None:
-        raise ConfigError(f"{what}: no driver for the URL scheme '{scheme}'")
-    try:
-        parsed = make_url(f"{driver}://{rest}")
-    except (exc.ArgumentError, ValueError):
-        # Not "from error": that one quotes the URL, password and all.
-        raise ConfigError(f"{what}: '{hide_password(url)}' is not a database URL") from None
-    if "sslmode" in parsed.query:  # the name everyone knows, from libpq
-        mode = parsed.query["sslmode"]
-        parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
-    return parsed
 
 
 def server_engine(

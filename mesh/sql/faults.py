@@ -16,6 +16,7 @@ __all__ = [
     "is_conflict",
     "is_full",
     "was_refused",
+    "was_undone",
 ]
 
 FAULTS = (
@@ -55,6 +56,25 @@ _POSTGRES_AWAY = (
 )
 
 
+# MariaDB's numbers (mariadb.com/kb/en/mariadb-error-code-reference).
+_MYSQL_CONFLICT = frozenset({1062})
+_MYSQL_UNDONE = frozenset({1205, 1213, 1305})
+"""A lock that was not to be had in time, a deadlock, and the savepoint that went with one."""
+_MYSQL_FULL = frozenset({1021, 1114})
+_MYSQL_GONE = frozenset({1053, 1152, 1158, 1159, 1160, 1161, 1927, 4031})
+"""The connection broke, or the server ended it."""
+_MYSQL_AWAY = (
+    _MYSQL_UNDONE
+    | _MYSQL_FULL
+    | _MYSQL_GONE
+    # Too many connections, an account or a database that is not there, a server that may only be
+    # read.
+    | {1040, 1044, 1045, 1049, 1129, 1130, 1203, 1290, 1698, 1792, 1836}
+    # The driver's own words for a server that it cannot reach, or that went.
+    | {2002, 2003, 2006, 2013, 2055}
+)
+
+
 class Conflict(Exception):
     """A row with this key exists. Nothing was written."""
 
@@ -66,8 +86,10 @@ def is_away(error: BaseException) -> bool:
     cause = _cause(error)
     if isinstance(cause, sqlite3.OperationalError):
         return _sqlite_name(cause).startswith(_SQLITE_AWAY)
-    return bool(getattr(error, "connection_invalidated", False)) or isinstance(
-        cause, _POSTGRES_AWAY
+    return (
+        bool(getattr(error, "connection_invalidated", False))
+        or isinstance(cause, _POSTGRES_AWAY)
+        or _mysql_number(cause) in _MYSQL_AWAY
     )
 
 
@@ -76,7 +98,9 @@ def is_conflict(error: BaseException) -> bool:
     cause = _cause(error)
     if isinstance(cause, sqlite3.IntegrityError):
         return cause.sqlite_errorname in _SQLITE_CONFLICT
-    return isinstance(cause, asyncpg.UniqueViolationError)
+    return (
+        isinstance(cause, asyncpg.UniqueViolationError) or _mysql_number(cause) in _MYSQL_CONFLICT
+    )
 
 
 def is_blocked(error: BaseException) -> bool:
@@ -91,7 +115,7 @@ def is_full(error: BaseException) -> bool:
     cause = _cause(error)
     if isinstance(cause, sqlite3.OperationalError):
         return _sqlite_name(cause) == "SQLITE_FULL"
-    return isinstance(cause, asyncpg.DiskFullError)
+    return isinstance(cause, asyncpg.DiskFullError) or _mysql_number(cause) in _MYSQL_FULL
 
 
 def was_refused(error: BaseException) -> bool:
@@ -100,9 +124,25 @@ def was_refused(error: BaseException) -> bool:
     if isinstance(cause, sqlite3.OperationalError):
         # Of a commit too; with others, such as SQLITE_IOERR, it may have been written.
         return _sqlite_name(cause).startswith(("SQLITE_FULL", "SQLITE_BUSY"))
+    if (number := _mysql_number(cause)) is not None:
+        # Those from 2000 on are the driver's own.
+        return not 2000 <= number < 3000 and number not in _MYSQL_GONE
     return isinstance(cause, asyncpg.PostgresError) and not isinstance(
         cause, asyncpg.PostgresConnectionError | asyncpg.OperatorInterventionError
     )
+
+
+def was_undone(error: BaseException) -> bool:
+    """Whether the server gave the transaction up for another's sake: to be done once more."""
+    return _mysql_number(_cause(error)) in _MYSQL_UNDONE
+
+
+def _mysql_number(error: BaseException) -> int | None:
+    """The server's number of an error of MariaDB or MySQL, whatever driver raised it."""
+    if not type(error).__module__.startswith(("asyncmy", "pymysql", "MySQLdb", "mysql")):
+        return None
+    number = error.args[0] if error.args else None
+    return number if isinstance(number, int) else None
 
 
 def _sqlite_name(error: sqlite3.OperationalError) -> str:

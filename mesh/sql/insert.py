@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import asyncpg
-from sqlalchemy import Table, exc, select
+from sqlalchemy import Table, exc, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.sql.alone import Alone
@@ -14,6 +14,7 @@ from mesh.sql.bulk import as_arrays, one_of, unnested
 from mesh.sql.database import Database, Executor
 from mesh.sql.faults import Conflict, is_conflict
 from mesh.sql.notice import NO_NOTICE, NOTIFY, Notice
+from mesh.sql.repeated import repeated
 
 __all__ = ["InsertAll", "InsertNew"]
 
@@ -28,7 +29,9 @@ class InsertNew:
 
     Where the database can, many rows go by COPY, which costs it a fraction of an INSERT. COPY
     knows no conflicts, so rows that exist are looked for before; should another transaction
-    insert one of the rest meanwhile, the copy is undone and an INSERT does the work.
+    insert one of the rest meanwhile, the copy is undone and an INSERT does the work. Where an
+    INSERT does not tell what it left alone, rows are looked for in the same way, and again if
+    another transaction was faster.
     """
 
     def __init__(
@@ -40,7 +43,9 @@ class InsertNew:
         self._table = table
         self._columns = tuple(columns)
         self._key = self._columns.index(key)
-        self._as_arrays = not database.is_local
+        self._as_arrays = database.dialect.takes_arrays
+        self._tells = database.dialect.returns_changes
+        self._plain = table.insert()
         insert = database.insert(table)
         if self._as_arrays:
             insert = insert.from_select(self._columns, select(*unnested(table, self._columns).c))
@@ -54,6 +59,8 @@ class InsertNew:
         one then waits for the other; in different orders they deadlock.
         """
         inserted: set[Any] = set()
+        if not self._tells:
+            return await self._run_untold(connection, rows)
         # A caller's own session has no COPY that we could use.
         if (
             self._as_arrays
@@ -73,6 +80,43 @@ class InsertNew:
             )
             inserted.update((await connection.execute(self._statement, parameters)).scalars())
         return inserted
+
+    async def _run_untold(self, connection: Executor, rows: Rows) -> set[Any]:
+        names = [column.name for column in self._table.primary_key.columns]
+        places = [self._columns.index(name) for name in names]
+        key = tuple_(*self._table.primary_key.columns)
+        left = {tuple(row[place] for place in places): row for row in rows}
+        inserted: set[Any] = set()
+        while left:
+            found = await connection.execute(
+                select(*self._table.primary_key.columns).where(key.in_(list(left)))
+            )
+            known = [tuple(row) for row in found]
+            for one in known:
+                left.pop(one, None)
+            if left and await self._insert(connection, list(left.values())):
+                inserted.update(row[self._key] for row in left.values())
+                break
+            if not known:
+                # It is another key than the primary one that some have in common.
+                for row in left.values():
+                    if await self._insert(connection, [row]):
+                        inserted.add(row[self._key])
+                break
+        return inserted
+
+    async def _insert(self, connection: Executor, rows: Rows) -> bool:
+        """Whether the rows were written; if not, one of them exists and none was."""
+        each = [dict(zip(self._columns, row, strict=True)) for row in rows]
+        await connection.execute(text("SAVEPOINT mesh_new"))
+        try:
+            await connection.execute(self._plain, each)
+        except exc.IntegrityError as error:
+            if not is_conflict(error):
+                raise
+            await connection.execute(text("ROLLBACK TO SAVEPOINT mesh_new"))
+            return False
+        return True
 
     async def _known(self, connection: AsyncConnection, keys: Sequence[Any]) -> set[Any]:
         """Which of the keys are in the table already."""
@@ -124,7 +168,7 @@ class InsertAll:
         """``parts`` are the tables and their columns that the rows have."""
         self._database = database
         self._parts = parts
-        if database.is_local:
+        if not database.dialect.takes_arrays:
             return
         inserts = [
             table.insert()
@@ -144,9 +188,8 @@ class InsertAll:
         bring them in the same order, or they deadlock.
         """
         try:
-            if self._database.is_local:
-                async with self._database.write(timeout=timeout) as connection:
-                    await self._one_by_one(connection, rows)
+            if not self._database.dialect.takes_arrays:
+                await self._in_turn(rows, timeout)
             else:
                 parameters = (notice or NO_NOTICE).parameters
                 for (table, columns), part in zip(self._parts, rows, strict=True):
@@ -156,6 +199,11 @@ class InsertAll:
         except Conflict:
             return False
         return True
+
+    @repeated
+    async def _in_turn(self, rows: Sequence[Rows], timeout: float | None) -> None:
+        async with self._database.write(timeout=timeout) as connection:
+            await self._one_by_one(connection, rows)
 
     async def _one_by_one(self, connection: AsyncConnection, rows: Sequence[Rows]) -> None:
         try:

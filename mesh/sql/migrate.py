@@ -22,7 +22,7 @@ from typing import Any, Literal
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.schema import CreateSchema
 
@@ -90,10 +90,10 @@ class Migrations:
     async def upgrade(
         self, allow: Callable[[AsyncConnection], Awaitable[None]] | None = None
     ) -> None:
-        """Bring the database to ``head``, in one transaction, while others use it. Any number of
-        processes may do so at once: one works, the others find it done. A newer database is left
-        as it is. ``allow`` is asked before older tables are touched, and raises if they must not
-        be."""
+        """Bring the database to ``head``, in one transaction where the database has such for
+        tables, while others use it. Any number of processes may do so at once: one works, the
+        others find it done. A newer database is left as it is. ``allow`` is asked before older
+        tables are touched, and raises if they must not be."""
         for tries in range(_TRIES):
             if tries:
                 await asyncio.sleep(_LOCK_TIMEOUT)
@@ -107,11 +107,11 @@ class Migrations:
     async def _try_upgrade(
         self, allow: Callable[[AsyncConnection], Awaitable[None]] | None
     ) -> None:
-        async with self._database.write() as connection:
-            if not self._database.is_local:
-                await connection.execute(select(func.pg_advisory_xact_lock(self._lock_key())))
-                milliseconds = int(_LOCK_TIMEOUT * 1000)
-                await connection.execute(text(f"SET LOCAL lock_timeout = {milliseconds}"))
+        async with (
+            self._database.write() as connection,
+            self._database.dialect.alone(connection, self._lock_key()),
+        ):
+            await self._database.dialect.wait_briefly(connection, _LOCK_TIMEOUT)
             standing = await connection.run_sync(self._standing)
             if standing == "older" and allow is not None:
                 await allow(connection)

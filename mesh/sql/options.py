@@ -6,15 +6,9 @@ from collections.abc import Collection
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from mesh.errors import ConfigError, did_you_mean
+from mesh.sql.dialects import BY_SCHEME
 
 __all__ = ["split_options"]
-
-# What the drivers themselves understand; see Database for sslmode.
-_DRIVER_OPTIONS = {
-    "postgresql": frozenset({"host", "port", "ssl", "sslmode"}),
-    "postgres": frozenset({"host", "port", "ssl", "sslmode"}),
-    "sqlite": frozenset[str](),
-}
 
 
 def split_options(what: str, url: str, own: Collection[str]) -> tuple[str, dict[str, str]]:
@@ -27,7 +21,7 @@ def split_options(what: str, url: str, own: Collection[str]) -> tuple[str, dict[
     if not mark:
         return url, {}
     scheme = urlsplit(url).scheme.partition("+")[0]
-    drivers = _DRIVER_OPTIONS.get(scheme, frozenset())
+    drivers = BY_SCHEME[scheme].options if scheme in BY_SCHEME else frozenset[str]()
     ours: dict[str, str] = {}
     rest: list[tuple[str, str]] = []
     for key, value in parse_qsl(query, keep_blank_values=True):

@@ -20,14 +20,15 @@ _RESYNC = 60.0
 class ServerTime:
     """Seconds since the epoch, by the server's clock."""
 
-    def __init__(self, clock: Clock, *, has_clock: bool) -> None:
-        """``has_clock``: the database has one, other than this machine's."""
+    def __init__(self, clock: Clock, *, query: str | None) -> None:
+        """``query`` asks the server's clock; ``None``: the database has no other than this
+        machine's."""
         self.skew = 0.0
         """Seconds that the server's clock is ahead of this machine's, when last measured."""
         self._clock = clock
-        self._has_clock = has_clock
+        self._query = query
         # A clock in the system clock's place is the time, for the database too.
-        self._is_measured = has_clock and isinstance(clock, SystemClock)
+        self._is_measured = query is not None and isinstance(clock, SystemClock)
         self._server_time = 0.0
         self._measured_at = float("-inf")
 
@@ -42,13 +43,13 @@ class ServerTime:
             await self.measure(connection)
 
     async def measure(self, connection: AsyncConnection) -> None:
-        if not self._has_clock:
+        if self._query is None:
             # Also proves that the file can be opened.
             await connection.execute(text("SELECT 1"))
             self._measured_at = self._clock.monotonic()
             return
         before = self._clock.monotonic()
-        result = await connection.execute(text("SELECT extract(epoch FROM clock_timestamp())"))
+        result = await connection.execute(text(self._query))
         self._server_time = float(result.scalar_one())
         self._measured_at = (before + self._clock.monotonic()) / 2
         self.skew = self.now() - self._clock.time()

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import DateTime, String, Uuid
+from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -23,9 +24,11 @@ class JobId(TypeDecorator[str]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        return dialect.type_descriptor(
-            String(36) if dialect.name == "sqlite" else Uuid(as_uuid=False)
-        )
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(Uuid(as_uuid=False))
+        if dialect.name in ("mysql", "mariadb"):
+            return dialect.type_descriptor(mysql.CHAR(36, charset="ascii", collation="ascii_bin"))
+        return dialect.type_descriptor(String(36))
 
     def bind_processor(self, dialect: Dialect) -> None:
         """The driver takes the text as it is; SQLAlchemy would make an object of each first."""
@@ -42,6 +45,11 @@ class Moment(TypeDecorator[float]):
     impl = DateTime(timezone=True)
     cache_ok = True
 
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name in ("mysql", "mariadb"):
+            return dialect.type_descriptor(mysql.DATETIME(fsp=6))
+        return super().load_dialect_impl(dialect)
+
     def process_bind_param(self, value: float | None, dialect: Dialect) -> datetime | None:
         return _to_datetime(value)
 
@@ -54,5 +62,5 @@ class Moment(TypeDecorator[float]):
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> float | None:
         if value is None:
             return None
-        # SQLite has no time zones: what was stored is UTC.
+        # Only PostgreSQL has time zones: what was stored is UTC.
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()

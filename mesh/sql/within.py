@@ -55,7 +55,7 @@ def executor_within(session: Any, database: Database) -> Executor:
 
 
 def _check_kind(database: Database, kind: str, session: Any) -> None:
-    if kind != database.kind:
+    if kind not in (database.dialect.name, *database.dialect.names):
         raise ConfigError(
             f"options(session=...): the {type(session).__name__} is on {kind}, and the master on "
             f"{database.kind}: a transaction cannot span both; see 'Inside your transaction' in "

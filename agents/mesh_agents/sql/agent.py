@@ -23,6 +23,7 @@ from mesh.sql import (
     SqlBoard,
     make_signals,
     on_power_loss,
+    repeated,
     split_options,
 )
 from mesh.wire import Envelope, Record
@@ -135,6 +136,7 @@ class SqlAgent:
             self._signals.signal(topics)
         return None
 
+    @repeated
     async def withdraw(self, lane: str, priority: int, job_ids: Sequence[str]) -> set[str]:
         if not job_ids:
             return set()
@@ -153,6 +155,7 @@ class SqlAgent:
     async def consume(self, lane: str, *, lease: float) -> SqlConsumer:
         return SqlConsumer(self._store, self._clock, check_name("lane", lane), lease)
 
+    @repeated
     async def extend(self, receipts: Sequence[str], lease: float) -> set[str]:
         if not receipts:
             return set()
@@ -160,6 +163,7 @@ class SqlAgent:
             until = self.database.now() + lease
             return set(receipts) - await self._store.extend(connection, receipts, until)
 
+    @repeated
     async def append(self, records: Sequence[Record]) -> None:
         if not records:
             return

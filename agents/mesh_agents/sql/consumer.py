@@ -35,7 +35,7 @@ from mesh.clock import Clock
 from mesh.errors import CorruptMessage, UnsupportedVersion
 from mesh.job import Priority
 from mesh.ports import FAIR_TURN, Delivery, Settlement
-from mesh.sql import Alone, Moment, one_of
+from mesh.sql import Alone, Change, Moment, one_of, repeated
 from mesh.wire import decode_frame
 from mesh_agents.sql.store import LEDGER, PATIENCE, Store
 
@@ -134,20 +134,20 @@ class SqlConsumer:
             for priority in sorted(Priority, reverse=highest_first)
         ]
         ranked = union_all(*ranges).subquery("ranked")
-        ready = self._database.once(select(ranked.c.id).limit(limit), "ready")
+        ready = select(ranked.c.id).limit(limit)
         receipt = cast(jobs.c.id, String) + literal("/") + bindparam("lease_id", type_=String)
         claim = (
             update(jobs)
-            .where(jobs.c.agent == self._store.name, self._database.among(jobs.c.id, ready))
+            .where(jobs.c.agent == self._store.name)
             .values(
                 eligible_at=bindparam("until", type_=Moment),
                 receipt=receipt,
                 leases=jobs.c.leases + 1,
             )
-            .returning(*[jobs.c[name] for name in _Claimed._fields])
         )
+        columns = [jobs.c[name] for name in _Claimed._fields]
         # Undone by a crash of the server, a claim is as a lease that ended.
-        return Alone(self._database, claim, durable=False)
+        return Alone(self._database, Change(self._database, claim, ready, *columns), durable=False)
 
     def _build_next(self) -> Select[Any]:
         firsts = [
@@ -203,14 +203,18 @@ class SqlConsumer:
             rows = sorted((_Claimed(*row) for row in claimed), key=_Claimed.order)
             found = _Found(rows)
             if found.corrupt or found.newer:
-                async with self._database.write(timeout=PATIENCE) as connection:
-                    await self._part_with(connection, found, now)
+                await self._part_with(found, now)
             found.log(f"agent {self._store.name}, lane {self._lane}")
             if found.deliveries or not rows:
                 return found.deliveries
 
-    async def _part_with(self, connection: AsyncConnection, found: _Found, now: float) -> None:
+    @repeated
+    async def _part_with(self, found: _Found, now: float) -> None:
         """Set corrupt rows aside; let others try those of a newer version."""
+        async with self._database.write(timeout=PATIENCE) as connection:
+            await self._part(connection, found, now)
+
+    async def _part(self, connection: AsyncConnection, found: _Found, now: float) -> None:
         jobs = self._store.tables.jobs
 
         def are(rows: dict[str, tuple[bytes, str]]) -> ColumnElement[bool]:
@@ -229,6 +233,7 @@ class SqlConsumer:
                 .values(eligible_at=now + _NOT_FOR_US, leases=jobs.c.leases - 1)
             )
 
+    @repeated
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         if not settlements:
             return

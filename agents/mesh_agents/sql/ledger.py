@@ -15,7 +15,7 @@ from sqlalchemy import delete, func, select
 from mesh.clock import Clock
 from mesh.errors import CorruptMessage, UnsupportedVersion
 from mesh.ports import LedgerBatch, Lookup
-from mesh.sql import one_of
+from mesh.sql import one_of, repeated
 from mesh.wire import Record, decode_records
 from mesh_agents.sql.store import LEDGER, PATIENCE, Store
 
@@ -99,6 +99,7 @@ class SqlLedger:
             )
             return [(row.id, row.entry) for row in await connection.execute(entries)]
 
+    @repeated
     async def _set_aside(self, corrupt: list[tuple[int, bytes, str]]) -> None:
         ledger = self._store.tables.ledger
         ids = [row_id for row_id, _, _ in corrupt]
@@ -110,6 +111,7 @@ class SqlLedger:
                 "agent %s, ledger: entry %d is set aside: %s", self._store.name, row_id, error
             )
 
+    @repeated
     async def ack(self, batch: LedgerBatch) -> None:
         ids: tuple[int, ...] = batch.receipt
         if not ids:

@@ -12,11 +12,22 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, insert, select, tuple_, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Delete,
+    Select,
+    Update,
+    and_,
+    delete,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.job import Priority
-from mesh.sql import Database, InsertAll, InsertNew, Notice, Signals, one_of
+from mesh.sql import Change, Database, InsertAll, InsertNew, Notice, Signals, one_of, repeated
 from mesh.wire import Accepted, Envelope, Record, Started, encode_frame, encode_records
 from mesh_agents.sql.tables import Tables
 
@@ -84,11 +95,15 @@ class Store:
         rows = [keys, self._job_rows(jobs.values(), now), self._entry_rows(accepted)]
         if await self._push.run(rows, timeout=timeout, notice=notice):
             return notice is not None
-        async with self.database.write(timeout=timeout) as connection:
-            await self._push_new(connection, jobs)
+        await self._push_new(jobs, timeout)
         return False
 
-    async def _push_new(self, connection: AsyncConnection, jobs: Mapping[str, Envelope]) -> None:
+    @repeated
+    async def _push_new(self, jobs: Mapping[str, Envelope], timeout: float) -> None:
+        async with self.database.write(timeout=timeout) as connection:
+            await self._push_within(connection, jobs)
+
+    async def _push_within(self, connection: AsyncConnection, jobs: Mapping[str, Envelope]) -> None:
         pushed, now = self.tables.pushed, self.database.now()
         mine = pushed.c.agent == self.name
         is_one = one_of(self.database, pushed.c.id, sorted(jobs))
@@ -138,31 +153,26 @@ class Store:
     async def take_out(self, connection: AsyncConnection, receipts: Collection[str]) -> set[str]:
         """Delete the jobs that these receipts still hold. Returns those receipts."""
         jobs = self.tables.jobs
-        ids = self._locked([receipt_id(r) for r in receipts], self._held(receipts))
-        gone = delete(jobs).where(jobs.c.agent == self.name, ids).returning(jobs.c.receipt)
-        return set((await connection.execute(gone)).scalars())
+        rows = self._locked([receipt_id(r) for r in receipts], self._held(receipts))
+        gone = delete(jobs).where(jobs.c.agent == self.name)
+        return await self._change(connection, gone, rows, jobs.c.receipt)
 
     async def withdraw(self, connection: AsyncConnection, job_ids: Collection[str]) -> set[str]:
         """Delete those of the jobs that are not due and were never leased. Returns their ids."""
         jobs, now = self.tables.jobs, self.database.now()
         untouched = and_(jobs.c.eligible_at > now, jobs.c.receipt.is_(None), jobs.c.started == 0)
-        ids = self._locked(list(job_ids), untouched)
-        gone = delete(jobs).where(jobs.c.agent == self.name, ids).returning(jobs.c.id)
-        return set((await connection.execute(gone)).scalars())
+        rows = self._locked(list(job_ids), untouched)
+        gone = delete(jobs).where(jobs.c.agent == self.name)
+        return await self._change(connection, gone, rows, jobs.c.id)
 
     async def extend(
         self, connection: AsyncConnection, receipts: Collection[str], until: float
     ) -> set[str]:
         """Make these receipts hold their jobs until that moment. Returns those that still do."""
         jobs = self.tables.jobs
-        ids = self._locked([receipt_id(r) for r in receipts], self._held(receipts))
-        held = (
-            update(jobs)
-            .where(jobs.c.agent == self.name, ids)
-            .values(eligible_at=until)
-            .returning(jobs.c.receipt)
-        )
-        return set((await connection.execute(held)).scalars())
+        rows = self._locked([receipt_id(r) for r in receipts], self._held(receipts))
+        held = update(jobs).where(jobs.c.agent == self.name).values(eligible_at=until)
+        return await self._change(connection, held, rows, jobs.c.receipt)
 
     async def present(self, connection: AsyncConnection, job_ids: Collection[str]) -> set[str]:
         """The ids of those of the jobs that have a row."""
@@ -175,14 +185,24 @@ class Store:
     def _held(self, receipts: Collection[str]) -> ColumnElement[bool]:
         return one_of(self.database, self.tables.jobs.c.receipt, list(receipts))
 
-    def _locked(self, ids: Sequence[str], condition: ColumnElement[bool]) -> ColumnElement[bool]:
-        """Whether a row is of one of the ids and meets the condition; locks those that are."""
+    async def _change(
+        self,
+        connection: AsyncConnection,
+        statement: Update | Delete,
+        rows: Select[Any],
+        column: Column[Any],
+    ) -> set[Any]:
+        """Change those rows. Returns the values that the column has in them."""
+        change = Change(self.database, statement, rows, column)
+        return {value for (value,) in await change.run(connection)}
+
+    def _locked(self, ids: Sequence[str], condition: ColumnElement[bool]) -> Select[Any]:
+        """The ids of those rows of the ids that meet the condition; they are locked."""
         jobs = self.tables.jobs
         rows = select(jobs.c.id).where(
             jobs.c.agent == self.name, one_of(self.database, jobs.c.id, ids), condition
         )
-        locked = self.database.locking(rows.order_by(jobs.c.id))
-        return self.database.among(jobs.c.id, self.database.once(locked, "locked"))
+        return self.database.locking(rows.order_by(jobs.c.id))
 
     async def sweep(self, connection: AsyncConnection) -> None:
         """Forget the keys of old pushes, now and then: in a transaction that nobody waits for."""
@@ -196,13 +216,9 @@ class Store:
             .where(pushed.c.agent == self.name, pushed.c.at < now - _DEDUPLICATION)
             .limit(_SWEEP_ROWS)
         )
-        keys = self.database.once(self.database.claiming(old), "old")
-        await connection.execute(
-            delete(pushed).where(
-                pushed.c.agent == self.name,
-                tuple_(pushed.c.id, pushed.c.attempt).in_(keys),
-            )
-        )
+        gone = delete(pushed).where(pushed.c.agent == self.name)
+        keys = self.database.claiming(old)
+        await Change(self.database, gone, keys, pushed.c.attempt).run(connection)
 
     # ledger ----------------------------------------------------------------------------------
 
@@ -220,11 +236,9 @@ class Store:
                 started[record.attempt].add(record.id)
         jobs = self.tables.jobs
         for attempt, ids in sorted(started.items()):
-            await connection.execute(
-                update(jobs)
-                .where(jobs.c.agent == self.name, self._locked(list(ids), jobs.c.started < attempt))
-                .values(started=attempt)
-            )
+            begun = self._locked(list(ids), jobs.c.started < attempt)
+            noted = update(jobs).where(jobs.c.agent == self.name).values(started=attempt)
+            await self._change(connection, noted, begun, jobs.c.id)
 
     def _entry_rows(self, records: Sequence[Record]) -> list[tuple[Any, ...]]:
         parts = (records[i : i + _ENTRY_RECORDS] for i in range(0, len(records), _ENTRY_RECORDS))

@@ -1,0 +1,69 @@
+"""Changing rows that are first locked, and learning which those were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Column, ColumnElement, Delete, Select, Update, select, tuple_
+
+from mesh.sql.database import Database, Executor
+
+__all__ = ["Change"]
+
+
+class Change:
+    """An UPDATE or DELETE of the rows that a query locks. Built once, run often.
+
+    One statement, where those return what they changed. Elsewhere three, or two, in the
+    transaction: the query, the change of the rows that it named, and a look at them.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        statement: Update | Delete,
+        these: Select[Any],
+        *returning: Column[Any],
+    ) -> None:
+        """``these`` returns keys of the table that tell its rows apart, each under its name: the
+        primary key, or what ``statement`` leaves open of it. ``returning`` are columns as they
+        are after an UPDATE, or were before a DELETE."""
+        self._is_delete = isinstance(statement, Delete)
+        self._returning = returning
+        self._these = these
+        table: Any = statement.table
+        self._keys: list[Column[Any]] = [table.c[c.name] for c in these.selected_columns]
+        self._change = statement
+        self._look = select(*returning)
+        if statement.whereclause is not None:
+            self._look = self._look.where(statement.whereclause)
+        self.statement: Update | Delete | None = None
+        """All of it, where it is one."""
+        if database.dialect.returns_changes:
+            query = database.once(these, "these")
+            (key, *others) = self._keys
+            meant = self._among(query) if others else database.among(key, query)
+            self.statement = statement.where(meant).returning(*returning)
+
+    def _among(self, keys: Any) -> ColumnElement[bool]:
+        one = self._keys[0] if len(self._keys) == 1 else tuple_(*self._keys)
+        return one.in_(keys)
+
+    async def run(
+        self, connection: Executor, parameters: Mapping[str, Any] | None = None
+    ) -> Sequence[Any]:
+        """Change the rows, and return their columns."""
+        given = parameters or {}
+        if self.statement is not None:
+            done = await connection.execute(self.statement, given)
+            rows: Sequence[Any] = done.all()
+            return rows
+        keys = (await connection.execute(self._these, given)).all()
+        if not keys:
+            return []
+        meant = self._among([row[0] if len(row) == 1 else tuple(row) for row in keys])
+        look = self._look.where(meant)
+        before = (await connection.execute(look, given)).all() if self._is_delete else ()
+        await connection.execute(self._change.where(meant), given)
+        return before if self._is_delete else (await connection.execute(look, given)).all()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import delete
 
 from mesh.clock import Clock, SystemClock
 from mesh.errors import ConfigError, LeaseLost, MasterUnavailable
@@ -25,7 +26,7 @@ from mesh.testing.conformance import (
     StatisticsConformance,
 )
 from mesh.testing.conformance.master import MasterConformance, Story
-from mesh.testing.servers import PostgresServer
+from mesh.testing.servers import MariaServer, PostgresServer
 from mesh.wire import Record
 from mesh_master import merge
 from mesh_master.plain import NEW_COLUMNS, sort_out
@@ -89,6 +90,45 @@ class TestSqlite(
     @pytest.fixture
     async def harness(self, tmp_path: Path) -> AsyncIterator[SqliteHarness]:
         harness = SqliteHarness(tmp_path)
+        yield harness
+        await harness.close()
+
+
+class MariaHarness(PostgresHarness):
+    """All tests share the tables, which take longer to make than a test does to run."""
+
+    def settings(self) -> MasterSettings:
+        return MasterSettings(auto_migrate=True, table_prefix="m_")
+
+    async def close(self) -> None:
+        await super().close()
+        master = SqlMaster(self.url, self.settings())
+        await master.database.open()
+        async with master.database.write() as connection:
+            # Forgetting jobs counts: what was counted goes last.
+            counted = [master.tables.totals, master.tables.series]
+            others = [t for t in master.tables.metadata.sorted_tables if t not in counted]
+            for table in (*others, *counted):
+                await connection.execute(delete(table))
+        await master.database.close()
+
+
+@pytest.fixture(scope="module")
+def mariadb_url(mariadb: MariaServer) -> str:
+    return mariadb.create_database()
+
+
+class TestMaria(
+    MasterConformance,
+    ConditionsConformance,
+    EventsConformance,
+    HistoryConformance,
+    SchedulesConformance,
+    StatisticsConformance,
+):
+    @pytest.fixture
+    async def harness(self, mariadb_url: str) -> AsyncIterator[MariaHarness]:
+        harness = MariaHarness(mariadb_url)
         yield harness
         await harness.close()
 

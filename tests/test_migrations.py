@@ -24,7 +24,7 @@ from mesh.errors import SchemaMismatch
 from mesh.job import State, made_job_id
 from mesh.ports import MasterSettings
 from mesh.testing.conformance.master import Story, record
-from mesh.testing.servers import PostgresServer
+from mesh.testing.servers import MariaServer, PostgresServer
 from mesh_master import presence, queries, schema
 from mesh_master.rescuing import suspects_in
 from mesh_master.store import SqlMaster
@@ -52,6 +52,12 @@ async def test_the_migrations_make_the_tables_of_the_code(master: SqlMaster) -> 
     await migrations.upgrade()
     assert (await migrations.standing(), await migrations.current()) == ("current", TODAY)
     await migrations.upgrade()
+    assert await _differences(master) == []
+    await master.open()
+
+
+async def _differences(master: SqlMaster) -> list[Any]:
+    """Between the tables that there are and those of the code."""
     in_schema = master.tables.metadata.schema
 
     def differences(connection: Connection) -> list[Any]:
@@ -67,8 +73,35 @@ async def test_the_migrations_make_the_tables_of_the_code(master: SqlMaster) -> 
         return list(compare_metadata(context, master.tables.metadata))
 
     async with master.database.read() as connection:
-        assert await connection.run_sync(differences) == []
+        return await connection.run_sync(differences)
+
+
+async def test_on_mariadb(mariadb: MariaServer) -> None:
+    """Its changes of tables are no transactions; else all is as elsewhere."""
+    settings = MasterSettings(auto_migrate=False, table_prefix="shop_")
+    masters = [SqlMaster(mariadb.create_database(), settings)]
+    masters += [SqlMaster(_url(masters[0]), settings) for _ in range(2)]
+    for master in masters:
+        await master.database.open()
+    every = [schema.migrations(master.database, settings) for master in masters]
+    await asyncio.gather(*[migrations.upgrade() for migrations in every])
+    assert {await migrations.standing() for migrations in every} == {"current"}
+    assert await _differences(masters[0]) == []
+    for master in masters:
+        await master.close()
+
+
+async def test_by_hand_on_mariadb(mariadb: MariaServer) -> None:
+    master = SqlMaster(mariadb.create_database(), MasterSettings(auto_migrate=False))
+    migrations = schema.migrations(master.database, master.settings)
+    mariadb.run_script(master.database.sync_url.database or "", migrations.sql())
     await master.open()
+    assert await migrations.standing() == "current"
+    await master.close()
+
+
+def _url(master: SqlMaster) -> str:
+    return master.database.sync_url.render_as_string(hide_password=False)
 
 
 async def test_the_sql_can_be_run_by_hand(master: SqlMaster) -> None:
@@ -167,8 +200,9 @@ async def test_many_processes_may_start_at_once(master: SqlMaster) -> None:
 
 
 async def test_many_may_migrate_at_once(master: SqlMaster) -> None:
-    url = master.database.sync_url.render_as_string(hide_password=False)
-    others = [SqlMaster(url, replace(master.settings, auto_migrate=True)) for _ in range(6)]
+    others = [
+        SqlMaster(_url(master), replace(master.settings, auto_migrate=True)) for _ in range(6)
+    ]
     for other in others:
         await other.database.open()
     every = [schema.migrations(m.database, m.settings) for m in [master, *others]]

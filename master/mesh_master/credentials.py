@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh.errors import ConfigError
 from mesh.ports import ApiKey, AuditEntry, Session, User
 from mesh.sign_in import Scope
-from mesh.sql import Database
+from mesh.sql import Change, Database, repeated
 from mesh_master.tables import Tables
 
 __all__ = ["AUDIT_KEPT", "SqlCredentials"]
@@ -41,6 +41,7 @@ class SqlCredentials:
         async with self._database.read(timeout=_PATIENCE) as connection:
             return (await connection.execute(query)).scalar_one_or_none() == "required"
 
+    @repeated
     async def require(self, required: bool) -> None:
         async with self._database.write(timeout=_PATIENCE) as connection:
             await self._require(connection, required)
@@ -54,6 +55,7 @@ class SqlCredentials:
 
     # keys ------------------------------------------------------------------------------------
 
+    @repeated
     async def add_key(self, key: ApiKey, digest: str) -> None:
         add = insert(self._tables.api_keys).values(
             id=key.id,
@@ -85,12 +87,14 @@ class SqlCredentials:
             )
             return [_key(row) for row in rows]
 
+    @repeated
     async def note_use(self, key_id: str, at: float) -> None:
         keys = self._tables.api_keys
         note = update(keys).where(keys.c.id == key_id).values(used_at=at)
         async with self._database.write(timeout=_PATIENCE) as connection:
             await connection.execute(note)
 
+    @repeated
     async def revoke_key(self, key_id: str) -> bool:
         keys = self._tables.api_keys
         revoke = update(keys).where(keys.c.id == key_id, keys.c.revoked_at.is_(None))
@@ -100,6 +104,7 @@ class SqlCredentials:
 
     # users -----------------------------------------------------------------------------------
 
+    @repeated
     async def put_user(self, name: str, scope: Scope, password_hash: str) -> None:
         users, now = self._tables.users, self._database.now()
         values = {"scope": scope.value, "password_hash": password_hash, "changed_at": now}
@@ -123,6 +128,7 @@ class SqlCredentials:
             rows = await connection.execute(select(users).order_by(users.c.name))
             return [_user(row) for row in rows]
 
+    @repeated
     async def remove_user(self, name: str) -> bool:
         users = self._tables.users
         async with self._database.write(timeout=_PATIENCE) as connection:
@@ -136,6 +142,7 @@ class SqlCredentials:
 
     # sessions --------------------------------------------------------------------------------
 
+    @repeated
     async def add_session(self, digest: str, user: str, expires_at: float) -> None:
         add = insert(self._tables.sessions).values(
             digest=digest, user_name=user, expires_at=expires_at
@@ -154,6 +161,7 @@ class SqlCredentials:
             row = (await connection.execute(query)).first()
         return None if row is None else Session(_user(row), row.expires_at)
 
+    @repeated
     async def end_session(self, digest: str) -> None:
         sessions = self._tables.sessions
         async with self._database.write(timeout=_PATIENCE) as connection:
@@ -161,6 +169,7 @@ class SqlCredentials:
 
     # the audit log ---------------------------------------------------------------------------
 
+    @repeated
     async def audit(self, entry: AuditEntry) -> None:
         add = insert(self._tables.audit).values(
             at=entry.at,
@@ -215,7 +224,8 @@ class SqlCredentials:
             (sessions, sessions.c.digest, over),
             (audit, audit.c.id, old),
         ):
-            gone += (await connection.execute(delete(table).where(column.in_(which)))).rowcount
+            change = Change(self._database, delete(table), which, column)
+            gone += len(await change.run(connection))
         return gone
 
 

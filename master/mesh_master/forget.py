@@ -31,7 +31,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.job import LEAST_KEPT, TERMINAL, State, is_job_id
 from mesh.ports import Outlived
-from mesh.sql import Database, JobId, Moment, one_of
+from mesh.sql import Change, Database, JobId, Moment, one_of
 from mesh_master.tables import Tables
 
 __all__ = ["ROOM", "Forgetting", "next_ttl", "oldest"]
@@ -191,8 +191,7 @@ class Forgetting:
     ) -> int:
         keys = list(table.primary_key.columns)
         some = select(*keys).where(one_of(self._database, job_id, job_ids)).limit(limit)
-        gone = await connection.execute(delete(table).where(tuple_(*keys).in_(some)))
-        return gone.rowcount
+        return len(await Change(self._database, delete(table), some, job_id).run(connection))
 
     async def _delete_keys(self, connection: AsyncConnection, rows: Sequence[Row[Any]]) -> None:
         """Those that stood for these jobs alone; one that holds for longer does so."""
@@ -220,6 +219,6 @@ class Forgetting:
             key = tuple(table.primary_key.columns)
             some = select(*key).where(is_old).limit(limit - count)
             # Said again for those that somebody changes meanwhile: of them the first is the past.
-            gone = await connection.execute(delete(table).where(tuple_(*key).in_(some), is_old))
-            count += gone.rowcount
+            gone = delete(table).where(is_old)
+            count += len(await Change(self._database, gone, some, key[0]).run(connection))
         return count

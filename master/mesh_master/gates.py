@@ -22,7 +22,7 @@ from sqlalchemy import ColumnElement, Row, and_, func, insert, null, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.job import Priority
-from mesh.sql import BulkUpdate, Database, one_of
+from mesh.sql import BulkUpdate, Change, Database, one_of
 from mesh_master.tables import Tables
 
 __all__ = ["Gates"]
@@ -179,15 +179,14 @@ class Gates:
             return []
         # Meanwhile one may have been cancelled, or be about to be.
         still = select(columns.id).where(one_of(self._database, columns.id, chosen), held)
-        ids = self._database.once(self._database.claiming(still), "still")
         # Let go once, a job needs no leave again, though its dispatcher dies.
-        take = (
-            update(jobs)
-            .where(columns.id.in_(ids))
-            .values(claimed_until=claimed_until, gate=null())
-            .returning(columns.id, columns.envelope)
+        take = Change(
+            self._database,
+            update(jobs).values(claimed_until=claimed_until, gate=null()),
+            self._database.claiming(still),
+            *(columns.id, columns.envelope),
         )
-        taken = {row.id: row for row in await run.execute(take)}
+        taken = {row.id: row for row in await take.run(run)}
         return [taken[job_id] for job_id in chosen if job_id in taken]
 
 

@@ -1,4 +1,4 @@
-"""Leases: one conditional upsert each, judged by the database's clock."""
+"""Leases: a conditional upsert each, judged by the database's clock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.errors import LeaseLost
 from mesh.ports import Lease
-from mesh.sql import Database
+from mesh.sql import Database, repeated
 from mesh_master.tables import Tables
 
 __all__ = ["Leases"]
@@ -23,6 +23,7 @@ class Leases:
         self._database = database
         self._table = tables.leases
 
+    @repeated
     async def acquire(self, name: str, holder: str, ttl: float) -> Lease | None:
         leases, now = self._table, self._database.now()
         insert = self._database.insert(leases).values(
@@ -40,11 +41,14 @@ class Leases:
                 "expires_at": now + ttl,
             },
             where=or_(is_own, has_expired, leases.c.holder.is_(None)),
-        ).returning(leases.c.token)
+        )
+        is_mine = select(leases.c.token).where(leases.c.name == name, is_own)
         async with self._database.write(timeout=_PATIENCE) as connection:
-            token = (await connection.execute(take)).scalar_one_or_none()
+            await connection.execute(take)
+            token = (await connection.execute(is_mine)).scalar_one_or_none()
         return None if token is None else Lease(name, holder, token, ttl)
 
+    @repeated
     async def renew(self, lease: Lease) -> bool:
         extend = update(self._table).where(self._is_held(lease))
         async with self._database.write(timeout=_PATIENCE) as connection:
@@ -53,6 +57,7 @@ class Leases:
             )
         return result.rowcount == 1
 
+    @repeated
     async def release(self, lease: Lease) -> None:
         free = update(self._table).where(self._is_held(lease))
         async with self._database.write(timeout=_PATIENCE) as connection:

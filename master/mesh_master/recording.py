@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.job import State
 from mesh.ports import Lease
-from mesh.sql import BulkUpdate, BulkUpsert, Database, InsertNew, one_of
+from mesh.sql import BulkUpdate, BulkUpsert, Database, InsertNew, one_of, repeated
 from mesh.sql.bulk import Excluded
 from mesh.wire import Record
 from mesh_master import merge
@@ -151,6 +151,7 @@ class Recording:
             if outcome is not None:
                 raise outcome
 
+    @repeated
     async def _record(
         self, agent: str, records: Sequence[Record], lease: Lease, note_seen: bool
     ) -> None:

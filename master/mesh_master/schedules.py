@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.job import State, state_version
 from mesh.recurring import Declaration, Definition, ScheduleInfo, SlotOutcome
-from mesh.sql import BulkUpsert, Database, InsertNew, one_of
+from mesh.sql import BulkUpsert, Database, InsertNew, one_of, repeated
 from mesh.wire import Envelope, encode_frame
 from mesh_master import merge
 from mesh_master.tables import Tables
@@ -52,18 +52,19 @@ class SqlSchedules:
 
     # schedules -------------------------------------------------------------------------------
 
+    @repeated
     async def insert(self, schedule: ScheduleInfo) -> bool:
         row = {
             name: getattr(schedule, name)
             for name in ScheduleInfo.__dataclass_fields__
             if name != "definition"
         }
-        new = self._database.insert(self._tables.schedules).values(
-            **row, definition=schedule.definition.encode()
-        )
+        row["definition"] = schedule.definition.encode()
+        new = InsertNew(self._database, self._tables.schedules, row, "name")
         async with self._database.write(timeout=_PATIENCE) as connection:
-            return (await connection.execute(new.on_conflict_do_nothing())).rowcount == 1
+            return bool(await new.run(connection, [tuple(row.values())]))
 
+    @repeated
     async def update(
         self, name: str, revision: int, *, quietly: bool = False, **changes: Any
     ) -> bool:
@@ -77,6 +78,7 @@ class SqlSchedules:
             )
             return done.rowcount == 1
 
+    @repeated
     async def remove(self, name: str, revision: int) -> bool:
         async with self._database.write(timeout=_PATIENCE) as connection:
             gone = delete(self._tables.schedules).where(self._is(name, revision))
@@ -111,6 +113,7 @@ class SqlSchedules:
 
     # jobs ------------------------------------------------------------------------------------
 
+    @repeated
     async def make(
         self,
         schedule: ScheduleInfo,
@@ -137,6 +140,7 @@ class SqlSchedules:
             await self._tags.write(connection, jobs)
             return True
 
+    @repeated
     async def add(self, job: Envelope) -> None:
         async with self._database.write(timeout=_PATIENCE) as connection:
             await self._insert(connection, [_job_row(job, State.SCHEDULED, None, self.now())])
@@ -169,6 +173,7 @@ class SqlSchedules:
         wanted += ["claimed_until", "finished_at"]
         return select(*[jobs[column] for column in wanted]).where(jobs.schedule == name)
 
+    @repeated
     async def release(self, job_id: str) -> None:
         jobs = self._tables.jobs
         async with self._database.write(timeout=_PATIENCE) as connection:
@@ -182,6 +187,7 @@ class SqlSchedules:
                 )
             )
 
+    @repeated
     async def withdraw(self, job_ids: Sequence[str], reason: str) -> int:
         jobs = self._tables.jobs
         these = and_(one_of(self._database, jobs.c.id, job_ids), jobs.c.finished_at.is_(None))
@@ -206,6 +212,7 @@ class SqlSchedules:
 
     # declarations ----------------------------------------------------------------------------
 
+    @repeated
     async def declare(self, declarations: Sequence[Declaration], *, starting: bool) -> None:
         now = self.now()
         rows = [

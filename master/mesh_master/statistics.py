@@ -25,12 +25,10 @@ from sqlalchemy import (
     and_,
     cast,
     delete,
-    extract,
     func,
     or_,
     select,
     text,
-    tuple_,
     union_all,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -40,7 +38,7 @@ from mesh.errors import ConfigError
 from mesh.filter import JobFilter
 from mesh.job import State
 from mesh.ports import Bucket, FailureGroup
-from mesh.sql import BulkUpsert, Database, begins_with
+from mesh.sql import BulkUpsert, Change, Database, begins_with
 from mesh.sql.bulk import Excluded
 from mesh_master.tables import COUNTED, Tables
 
@@ -94,7 +92,7 @@ def spans(
     else:
         within.append(columns.span.in_([MINUTE, HOUR]))
     key = [] if by is None else [rows.c[by].label("key")]
-    place = (cast(extract("epoch", rows.c["at"]), BigInteger) // step).label("place")
+    place = (cast(database.epoch(rows.c["at"]), BigInteger) // step).label("place")
     sums = [_sum(rows.c[column]).label(column) for column in COUNTED]
     query: Select[Any] = select(place).add_columns(*key, *sums)
     query = query.where(*within, *whose(database, rows.c, name, lane))
@@ -285,9 +283,9 @@ class Statistics:
         keys = list(table.primary_key.columns)
         some = select(*keys).where(these).limit(limit)
         # Rows to which somebody is adding are left to the next time, so nobody waits for them.
-        free = self._database.once(self._database.claiming(some), "free")
-        gone = delete(table).where(tuple_(*keys).in_(free)).returning(*table.c)
-        return [dict(row._mapping) for row in await connection.execute(gone)]
+        free = self._database.claiming(some)
+        gone = await Change(self._database, delete(table), free, *table.c).run(connection)
+        return [dict(row._mapping) for row in gone]
 
     async def _add(
         self,

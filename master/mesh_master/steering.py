@@ -18,7 +18,7 @@ from mesh.job import TERMINAL, TERMINAL_VERSION, State, is_job_id
 from mesh.notices import CLUSTER, Cancel, cancel_key
 from mesh.plugins import hide_password
 from mesh.settings import ClusterSettings
-from mesh.sql import BOARD, Database, Notices, Signals, SqlBoard, one_of
+from mesh.sql import BOARD, Database, Notices, Signals, SqlBoard, one_of, repeated
 from mesh_master.tables import Tables
 
 __all__ = ["CANCELLED", "Steering"]
@@ -60,6 +60,7 @@ class Steering:
         data = await self._notices.get(connection, CLUSTER)
         return ClusterSettings() if data is None else ClusterSettings.decode(data)
 
+    @repeated
     async def change_settings(
         self, change: Callable[[ClusterSettings], ClusterSettings]
     ) -> ClusterSettings:
@@ -73,6 +74,7 @@ class Steering:
 
     # cancels ---------------------------------------------------------------------------------
 
+    @repeated
     async def cancel(self, job_ids: Sequence[str], reason: str) -> dict[str, State]:
         wanted = sorted({job_id for job_id in job_ids if is_job_id(job_id)})
         async with self._database.write(timeout=_PATIENCE) as connection:
@@ -130,6 +132,7 @@ class Steering:
 
     # agents ----------------------------------------------------------------------------------
 
+    @repeated
     async def add_agent(self, agent: AgentConfig) -> None:
         agents = self._tables.agents
         lanes = None if agent.lanes is None else msgspec.json.encode(sorted(agent.lanes)).decode()
@@ -140,6 +143,7 @@ class Steering:
                 add.on_conflict_do_update(index_elements=["name"], set_=values)
             )
 
+    @repeated
     async def remove_agent(self, name: str) -> bool:
         agents = self._tables.agents
         async with self._database.write(timeout=_PATIENCE) as connection:

@@ -75,6 +75,7 @@ from mesh.sql import (
     make_signals,
     on_power_loss,
     one_of,
+    repeated,
 )
 from mesh.wire import Envelope, ErrorInfo, Heartbeat, Record, decode_frame, encode_frame
 from mesh_master import listing, merge, queries, schema, statistics, unblocking, waits
@@ -186,6 +187,7 @@ class SqlMaster:
         await self._signals.close()
         await self.database.close()
 
+    @repeated
     async def _join_cluster(self) -> None:
         table = self.tables.cluster
         stored = select(table.c.value).where(table.c.key == "cluster")
@@ -225,10 +227,14 @@ class SqlMaster:
     async def submit(self, jobs: Sequence[Held], within: Any = None) -> list[Stored]:
         if within is not None:
             return await self._submit_within(within, jobs)
-        async with self.database.write(timeout=_PATIENCE) as connection:
-            stored = await self._holding.store(connection, jobs)
+        stored = await self._submit_alone(jobs)
         self._signals.signal({HELD, *changed_topics([held.job.id for held in jobs])})
         return stored
+
+    @repeated
+    async def _submit_alone(self, jobs: Sequence[Held]) -> list[Stored]:
+        async with self.database.write(timeout=_PATIENCE) as connection:
+            return await self._holding.store(connection, jobs)
 
     async def _submit_within(self, within: Any, jobs: Sequence[Held]) -> list[Stored]:
         run = executor_within(within, self.database)
@@ -277,6 +283,7 @@ class SqlMaster:
                 break
         return count
 
+    @repeated
     async def claim_gated(
         self, until: float, limit: int, claim: float, leaving_out: Collection[str] = ()
     ) -> Claimed:
@@ -292,6 +299,7 @@ class SqlMaster:
         async with self.database.read(timeout=_PATIENCE) as connection:
             return await waits.find(self.database, self.tables, connection, known)
 
+    @repeated
     async def hold(self, jobs: Sequence[Envelope]) -> None:
         rows = {job.id: merge.held_row(job, encode_frame([job])) for job in jobs}
         async with self.database.write(timeout=_PATIENCE) as connection:
@@ -299,6 +307,7 @@ class SqlMaster:
             await self.recording.tags.write(connection, jobs)
         self._signals.signal({HELD, *changed_topics(rows)})
 
+    @repeated
     async def claim_due(
         self, until: float, limit: int, claim: float, leaving_out: Collection[str] = ()
     ) -> list[Envelope]:
@@ -327,6 +336,7 @@ class SqlMaster:
         self._signals.signal(changed_topics(states))
         return states
 
+    @repeated
     async def take_back(self, jobs: Sequence[Envelope]) -> None:
         rows = {job.id: merge.held_row(job, encode_frame([job])) for job in jobs}
         async with self.database.write(timeout=_PATIENCE) as connection:
@@ -352,6 +362,7 @@ class SqlMaster:
         async with self.database.read(timeout=_PATIENCE) as connection:
             return await queries.backlog(self.tables, connection, self.database.now())
 
+    @repeated
     async def unclaim(self, job_ids: Sequence[str]) -> None:
         jobs = self.tables.jobs
         async with self.database.write(timeout=_PATIENCE) as connection:
@@ -432,6 +443,7 @@ class SqlMaster:
         async with self.database.read(timeout=_PATIENCE) as connection:
             return await queries.last_events(self.database, self.tables, connection, known)
 
+    @repeated
     async def retry(self, job_ids: Sequence[str], payload: bytes | None = None) -> dict[str, str]:
         async with self.database.write(timeout=_PATIENCE) as connection:
             made = await self._again.run(connection, job_ids, payload)
@@ -448,6 +460,7 @@ class SqlMaster:
         async with self.database.read(timeout=_PATIENCE) as connection:
             return await self._forgetting.outlived(connection, retention, limit, page)
 
+    @repeated
     async def sweep(self, workers_before: float, limit: int) -> int:
         async with self.database.write(timeout=_PATIENCE) as connection:
             gone = await self._forgetting.sweep(connection, workers_before, limit)
@@ -458,6 +471,7 @@ class SqlMaster:
             self._signals.signal({HELD})
         return gone + len(orphans)
 
+    @repeated
     async def roll_up(self, kept: float, limit: int) -> int:
         async with self.database.write(timeout=_PATIENCE) as connection:
             return await self._statistics.roll_up(connection, kept, limit)
@@ -511,12 +525,14 @@ class SqlMaster:
         async with self.database.read(timeout=_PATIENCE) as connection:
             return await queries.handlers(self.tables, connection)
 
+    @repeated
     async def remove_handler(self, name: str) -> bool:
         handlers = self.tables.handlers
         async with self.database.write(timeout=_PATIENCE) as connection:
             gone = await connection.execute(delete(handlers).where(handlers.c.name == name))
         return gone.rowcount == 1
 
+    @repeated
     async def register_agents(self, agents: Mapping[str, str]) -> None:
         rows = [{"name": name, "url": url, "seen_at": None} for name, url in agents.items()]
         async with self.database.write(timeout=_PATIENCE) as connection:

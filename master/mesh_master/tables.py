@@ -7,6 +7,7 @@ keys: records of a job may come before the job's own row, and history is to be p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -40,6 +41,9 @@ TIMES = ("ran", "waited")
 """In microseconds, so that sums are exact."""
 COUNTED = (*COUNTS, *TIMES)
 """What ``series`` has of a span."""
+
+PREFIX = 200
+"""Characters of a text that an index takes, where it does not take it all."""
 
 _HELD = text("envelope IS NOT NULL AND gate IS NULL")
 _OF_SCHEDULE = text("schedule IS NOT NULL")
@@ -188,6 +192,7 @@ def _jobs(metadata: MetaData, prefix: str) -> Table:
         Index(
             f"{name}_gate",
             *("gate", "priority", "due_at"),
+            mysql_length={"gate": PREFIX},
             postgresql_where=_GATED,
             sqlite_where=_GATED,
         ),
@@ -206,7 +211,7 @@ def _jobs(metadata: MetaData, prefix: str) -> Table:
             postgresql_where=_UNSTARTED,
             sqlite_where=_UNSTARTED,
         ),
-        _where_given(f"{name}_error", "error_type", "id"),
+        _where_given(f"{name}_error", "error_type", "id", mysql_length={"error_type": PREFIX}),
         _where_given(f"{name}_fingerprint", "fingerprint", "finished_at", "id", "retried_as"),
         _where_given(f"{name}_schedule", "schedule", "id"),
         Index(f"{name}_enqueued", "enqueued_at"),
@@ -245,10 +250,10 @@ def _jobs(metadata: MetaData, prefix: str) -> Table:
     )
 
 
-def _where_given(name: str, column: str, *others: str) -> Index:
+def _where_given(name: str, column: str, *others: str, **options: Any) -> Index:
     """An index of the rows that have the column at all."""
     given = text(f"{column} IS NOT NULL")
-    return Index(name, column, *others, postgresql_where=given, sqlite_where=given)
+    return Index(name, column, *others, postgresql_where=given, sqlite_where=given, **options)
 
 
 def _attempts(metadata: MetaData, prefix: str) -> Table:

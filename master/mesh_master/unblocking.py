@@ -27,14 +27,13 @@ from sqlalchemy import (
     null,
     or_,
     select,
-    tuple_,
     update,
 )
 
 from mesh.errors import WireError
 from mesh.fingerprint import fingerprint
 from mesh.job import TERMINAL_VERSION, State, made_job_id, state_version
-from mesh.sql import BulkUpdate, Database, Executor, one_of
+from mesh.sql import BulkUpdate, Change, Database, Executor, one_of
 from mesh.sql.bulk import Excluded
 from mesh.wire import Envelope, Parent, decode_frame, encode_frame
 from mesh_master.merge import as_json
@@ -303,9 +302,8 @@ class Unblocking:
         if ended is not None:
             some = some.where(one_of(self._database, slots.c.job_id, list(ended)))
         # Others may be at it, in another order.
-        free = self._database.once(self._database.claiming(some), "free")
-        gone = delete(slots).where(tuple_(*keys).in_(free)).returning(slots.c.job_id)
-        return len((await run.execute(gone)).all())
+        free = self._database.claiming(some)
+        return len(await Change(self._database, delete(slots), free, slots.c.job_id).run(run))
 
     async def outlook(self, run: Executor) -> tuple[bool, bool]:
         """Whether some job waits for another's end, and whether some is held under a limit."""

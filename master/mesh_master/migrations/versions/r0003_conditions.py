@@ -48,6 +48,7 @@ def upgrade(op: Operations, prefix: str, schema: str | None) -> None:
             schema=schema,
             postgresql_where=where,
             sqlite_where=where,
+            mysql_length={"gate": 200} if name == "gate" else None,
         )
     op.create_table(
         f"{prefix}keys",

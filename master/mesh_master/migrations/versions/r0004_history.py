@@ -54,6 +54,7 @@ def upgrade(op: Operations, prefix: str, schema: str | None) -> None:
             schema=schema,
             postgresql_where=where,
             sqlite_where=where,
+            mysql_length={"error_type": 200} if name == "error" else None,
         )
     dependencies = f"{prefix}dependencies"
     op.create_index(f"{dependencies}_parent", dependencies, ["parent_id"], schema=schema)

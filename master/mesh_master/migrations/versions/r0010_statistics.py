@@ -17,6 +17,7 @@ from sqlalchemy import column as col
 
 from mesh.fingerprint import fingerprint
 from mesh.sql import JobId, Moment
+from mesh_master.migrations.mysql_counting import MySQL
 
 revision = "0010"
 down_revision = "0009"
@@ -73,15 +74,21 @@ def upgrade(op: Operations, prefix: str, schema: str | None) -> None:
     context = op.get_context()
     quote = context.dialect.identifier_preparer.quote
     start = "" if schema is None else f"{quote(schema)}."
-    kinds: dict[str, type[_PostgreSQL | _SQLite]] = {"postgresql": _PostgreSQL, "sqlite": _SQLite}
-    make = kinds[context.dialect.name](
-        lambda name: f"{start}{quote(f'{prefix}{name}')}",
-        lambda name: quote(f"{prefix}{name}"),
-    )
+
+    def known(name: str) -> str:
+        return f"{start}{quote(f'{prefix}{name}')}"
+
+    def local(name: str) -> str:
+        return quote(f"{prefix}{name}")
+
+    kinds: dict[str, Callable[[], _PostgreSQL | _SQLite | MySQL]] = {
+        "postgresql": lambda: _PostgreSQL(known, local),
+        "sqlite": lambda: _SQLite(known, local),
+        "mysql": lambda: MySQL(known, RAN, BOUNDS),
+    }
     if not context.as_sql:
         _fill_fingerprints(op, jobs, schema)
-    for statement in (*make.fill(), *make.triggers()):
-        op.execute(text(statement.replace(":", r"\:")))
+    kinds[context.dialect.name]().run(op)
     for name, columns, operators in (
         ("name", ["name", "state", "lane", "id"], {"name": "text_pattern_ops"}),
         ("lane", ["lane", "state", "id"], {}),
@@ -120,6 +127,19 @@ def _fill_fingerprints(op: Operations, name: str, schema: str | None) -> None:
         connection.execute(fill, rows)
 
 
+class _Triggers:
+    def run(self, op: Operations) -> None:
+        for statement in (*self.fill(), *self.triggers()):
+            op.execute(text(statement.replace(":", r"\:")))
+
+    def fill(self) -> Iterator[str]:
+        """What counts the rows that there are."""
+        raise NotImplementedError
+
+    def triggers(self) -> Iterator[str]:
+        raise NotImplementedError
+
+
 def _columns(names: tuple[str, ...]) -> str:
     return ", ".join((*KEY, *names))
 
@@ -139,7 +159,7 @@ def _fill_lanes(series: str) -> str:
     )
 
 
-class _PostgreSQL:
+class _PostgreSQL(_Triggers):
     """Triggers for each statement: what it changed is counted at once. A connection counts in
     rows of its own, so that nobody waits for another's transaction; ``Master.roll_up`` brings
     them together."""
@@ -384,7 +404,7 @@ def _sqlite_between(since: str, until: str) -> str:
     return f"CASE WHEN {since} IS NOT NULL THEN max(0, {whole(until)} - {whole(since)}) END"
 
 
-class _SQLite:
+class _SQLite(_Triggers):
     """Triggers for each row. There is one writer, who counts in the shard 1."""
 
     def __init__(self, known: Callable[[str], str], local: Callable[[str], str]) -> None:

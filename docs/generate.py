@@ -80,6 +80,7 @@ def wire_tables() -> str:
 AGENTS = {
     "NATS": "nats://host",
     "PostgreSQL": "postgresql://host/mesh",
+    "MariaDB": "mariadb://host/mesh",
     "SQLite": "sqlite:///mesh.db",
 }
 MASTERS = {name: url for name, url in AGENTS.items() if name != "NATS"}

@@ -220,12 +220,8 @@ class SqlCredentials:
             .limit(limit)
         )
         gone = 0
-        for table, column, which in (
-            (sessions, sessions.c.digest, over),
-            (audit, audit.c.id, old),
-        ):
-            change = Change(self._database, delete(table), which, column)
-            gone += len(await change.run(connection))
+        for table, which in ((sessions, over), (audit, old)):
+            gone += await Change(self._database, delete(table), which).count(connection)
         return gone
 
 

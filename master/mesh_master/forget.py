@@ -191,7 +191,7 @@ class Forgetting:
     ) -> int:
         keys = list(table.primary_key.columns)
         some = select(*keys).where(one_of(self._database, job_id, job_ids)).limit(limit)
-        return len(await Change(self._database, delete(table), some, job_id).run(connection))
+        return await Change(self._database, delete(table), some).count(connection)
 
     async def _delete_keys(self, connection: AsyncConnection, rows: Sequence[Row[Any]]) -> None:
         """Those that stood for these jobs alone; one that holds for longer does so."""
@@ -220,5 +220,5 @@ class Forgetting:
             some = select(*key).where(is_old).limit(limit - count)
             # Said again for those that somebody changes meanwhile: of them the first is the past.
             gone = delete(table).where(is_old)
-            count += len(await Change(self._database, gone, some, key[0]).run(connection))
+            count += await Change(self._database, gone, some).count(connection)
         return count

@@ -28,7 +28,8 @@ class Change:
     ) -> None:
         """``these`` returns keys of the table that tell its rows apart, each under its name: the
         primary key, or what ``statement`` leaves open of it. ``returning`` are columns as they
-        are after an UPDATE, or were before a DELETE."""
+        are after an UPDATE, or were before a DELETE; without any, for ``count``, the query must
+        lock nothing."""
         self._is_delete = isinstance(statement, Delete)
         self._returning = returning
         self._these = these
@@ -40,15 +41,29 @@ class Change:
             self._look = self._look.where(statement.whereclause)
         self.statement: Update | Delete | None = None
         """All of it, where it is one."""
-        if database.dialect.returns_changes:
-            query = database.once(these, "these")
-            (key, *others) = self._keys
-            meant = self._among(query) if others else database.among(key, query)
-            self.statement = statement.where(meant).returning(*returning)
+        if not database.dialect.returns_changes:
+            return
+        if not returning:
+            self.statement = statement.where(self._among(these))
+            return
+        query = database.once(these, "these")
+        (key, *others) = self._keys
+        meant = self._among(query) if others else database.among(key, query)
+        self.statement = statement.where(meant).returning(*returning)
 
     def _among(self, keys: Any) -> ColumnElement[bool]:
         one = self._keys[0] if len(self._keys) == 1 else tuple_(*self._keys)
         return one.in_(keys)
+
+    async def count(self, connection: Executor) -> int:
+        """Change the rows, and return how many there were. Where nothing is to be returned."""
+        if self.statement is not None:
+            return int((await connection.execute(self.statement)).rowcount)
+        keys = (await connection.execute(self._these)).all()
+        if not keys:
+            return 0
+        meant = self._among([row[0] if len(row) == 1 else tuple(row) for row in keys])
+        return int((await connection.execute(self._change.where(meant))).rowcount)
 
     async def run(
         self, connection: Executor, parameters: Mapping[str, Any] | None = None

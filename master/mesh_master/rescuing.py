@@ -15,7 +15,7 @@ from mesh.fingerprint import fingerprint
 from mesh.job import TERMINAL_VERSION, State
 from mesh.outcome import Snooze
 from mesh.ports import Suspect, Suspects
-from mesh.sql import BulkUpdate, Database, one_of
+from mesh.sql import BulkUpdate, Change, Database, one_of
 from mesh.wire import Envelope, ErrorInfo, Limit, encode_frame
 from mesh_master import merge
 from mesh_master.recording import Recording
@@ -99,13 +99,15 @@ class Rescuing:
         if not job_ids:
             return []
         jobs = self._tables.jobs
-        ended = update(jobs).where(
+        ended = select(jobs.c.id).where(
             one_of(self._database, jobs.c.id, job_ids),
             jobs.c.state == State.SCHEDULED,
             jobs.c.claimed_until <= self._database.now(),
         )
-        rows = await connection.execute(ended.values(claimed_until=null()).returning(jobs.c.id))
-        return list(rows.scalars())
+        these = self._database.locking(ended.order_by(jobs.c.id))
+        free = update(jobs).values(claimed_until=null())
+        changed = await Change(self._database, free, these, jobs.c.id).run(connection)
+        return [row.id for row in changed]
 
     async def _hold(self, connection: AsyncConnection, lost: Sequence[Suspect]) -> list[str]:
         rows = await self._still_as_seen(connection, lost)

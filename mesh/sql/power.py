@@ -22,12 +22,34 @@ class PowerLoss(NamedTuple):
 _LOST_COMMITS = "SQLite's synchronous is {}: the last commits are lost when the machine loses power"
 _SYNCHRONOUS = {0: "OFF", 1: "NORMAL", 2: "FULL", 3: "EXTRA"}
 
-_DANGERS = {
-    ("fsync", "off"): "a loss of power may destroy the whole database",
-    ("full_page_writes", "off"): "a loss of power may destroy pages that were being written",
-    ("synchronous_commit", "off"): "the last commits are lost when the machine loses power",
-}
-_SETTINGS = ("fsync", "synchronous_commit", "full_page_writes")
+_COMMITS = "the last commits are lost when the machine loses power"
+_OFF = frozenset({"off"})
+_PAGES = "a loss of power may destroy pages that were being written"
+
+
+class _Server(NamedTuple):
+    query: str
+    """Names and values."""
+    wanted: dict[str, tuple[str, frozenset[str], str]]
+    """The value that a setting is to have, those that are dangerous, and what happens then."""
+
+
+_POSTGRES = _Server(
+    "SELECT name, setting FROM pg_settings",
+    {
+        "fsync": ("on", _OFF, "a loss of power may destroy the whole database"),
+        "synchronous_commit": ("on", _OFF, _COMMITS),
+        "full_page_writes": ("on", _OFF, _PAGES),
+    },
+)
+_MARIADB = _Server(
+    "SHOW VARIABLES LIKE 'innodb%'",
+    {
+        "innodb_flush_log_at_trx_commit": ("1", frozenset({"0", "2"}), _COMMITS),
+        "innodb_doublewrite": ("on", _OFF, _PAGES),
+    },
+)
+_SERVERS = {"postgresql": _POSTGRES, "mysql": _MARIADB, "mariadb": _MARIADB}
 
 
 async def on_power_loss(database: Database) -> PowerLoss:
@@ -39,14 +61,18 @@ async def on_power_loss(database: Database) -> PowerLoss:
         if level < 2:
             return PowerLoss(False, _LOST_COMMITS.format(word), "PRAGMA synchronous=FULL")
         return PowerLoss(True, f"synchronous={word}: what was committed is on the disk", "")
-    query = text("SELECT name, setting FROM pg_settings WHERE name = ANY(:names)")
+    server = _SERVERS[database.kind]
     async with database.read() as connection:
-        rows = await connection.execute(query, {"names": list(_SETTINGS)})
-        found = {row.name: row.setting for row in rows}
-    shown = ", ".join(f"{name}={found.get(name, '?')}" for name in _SETTINGS)
-    dangers = {pair[0]: text for pair, text in _DANGERS.items() if found.get(pair[0]) == pair[1]}
+        rows = await connection.execute(text(server.query))
+        found = {str(name): str(setting).lower() for name, setting in rows}
+    shown = ", ".join(f"{name}={found.get(name, '?')}" for name in server.wanted)
+    dangers = {
+        name: danger
+        for name, (_, dangerous, danger) in server.wanted.items()
+        if found.get(name) in dangerous
+    }
     if dangers:
-        advice = ", ".join(f"{name} = on" for name in dangers)
+        advice = ", ".join(f"{name} = {server.wanted[name][0]}" for name in dangers)
         detail = f"{shown}: {'; '.join(dangers.values())}"
-        return PowerLoss(False, detail, f"in postgresql.conf: {advice}")
+        return PowerLoss(False, detail, f"in the server's configuration: {advice}")
     return PowerLoss(True, f"{shown}: what was committed is on the disk", "")

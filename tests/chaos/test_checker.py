@@ -179,8 +179,8 @@ WRONG: dict[str, tuple[Evidence, str]] = {
         f"job {A} was failed (attempt 1) and then succeeded",
     ),
     "a job goes back": (
-        replace(good(), seen={A: [(State.RUNNING, 1), (State.QUEUED, 1)]}),
-        f"job {A} was running (attempt 1) and then queued",
+        replace(good(), seen={A: [(State.RUNNING, 2), (State.RUNNING, 1)]}),
+        f"job {A} was running (attempt 2) and then running (attempt 1)",
     ),
     "a job that was seen is gone": (
         replace(good(), seen={"x": [(State.QUEUED, 1)]}),

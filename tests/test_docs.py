@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -25,3 +26,28 @@ def test_links_lead_somewhere() -> None:
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_guarantees_are_held_by_tests_that_exist() -> None:
+    named = re.findall(r"^- `(\S+)`$", (ROOT / "docs" / "guarantees.md").read_text(), re.MULTILINE)
+    assert len(named) > 30
+    missing = [test for test in named if not _exists(*test.split("::"))]
+    assert not missing
+
+
+def _exists(path: str, *names: str) -> bool:
+    """Whether a test of that name is there, within its class if it is in one."""
+    body: list[ast.stmt] = (
+        ast.parse((ROOT / path).read_text()).body if (ROOT / path).exists() else []
+    )
+    for name in names:
+        found = [
+            node
+            for node in body
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and node.name == name
+        ]
+        if not found:
+            return False
+        body = found[0].body
+    return True

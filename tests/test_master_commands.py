@@ -364,6 +364,7 @@ def test_the_schema_is_looked_after(shell: Shell, tmp_path: Path) -> None:
     assert shell.json("jobs", "ls") == []
     with sqlite3.connect(tmp_path / "mesh.db") as by_hand:
         by_hand.execute("UPDATE mesh_schema_version SET version_num = '9999'")
+        by_hand.execute("UPDATE mesh_cluster SET value = '9999' WHERE key = 'schema_works_with'")
     by_hand.close()
     with pytest.raises(SchemaMismatch, match="newer"):
         shell.mesh("jobs", "ls")

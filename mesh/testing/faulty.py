@@ -148,7 +148,7 @@ def _calls(**faults: str) -> dict[str, frozenset[Fault]]:
 
 CONSUMER = _Port(_calls(pull="pull", again="settle", calm="rest", shut="close"), AgentUnavailable)
 LEDGER = _Port(
-    _calls(made="read lag", again="ack", calm="serve", shut="close"),
+    _calls(made="read lag end", read="has_passed", again="ack", calm="serve", shut="close"),
     AgentUnavailable,
 )
 BOARD = _Port(_calls(told="read", shut="close"), AgentUnavailable)
@@ -160,7 +160,7 @@ AGENT = _Port(
         # Withdrawn twice it is not there the second time; appended twice it is told twice.
         once="withdraw append",
         made="consume ledger board",
-        read="depth",
+        read="depth missing",
         calm="check",
     ),
     AgentUnavailable,
@@ -188,8 +188,9 @@ MASTER = _Port(
         shut="close",
         read="find_key waits backlog get_jobs list_jobs count_jobs series failures attempts links "
         "events last_events outlived cluster_settings added_agents known workers handlers agents "
-        "leases",
-        once="change_settings",
+        "leases suspects doubtful",
+        # What was rescued, or given up, is not so the second time.
+        once="change_settings rescue give_up",
         again="submit unblock hold take_back cancel unclaim retry remove sweep roll_up post "
         "add_agent remove_agent record remove_handler register_agents acquire renew release",
         leasing="claim_due claim_gated",

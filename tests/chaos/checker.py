@@ -199,8 +199,13 @@ def _acknowledged(evidence: Evidence, book: _Book) -> Iterator[str]:
 
 
 def _once_each(evidence: Evidence, book: _Book) -> Iterator[str]:
+    told = {entry.get("job") for entry in evidence.entries if entry["e"] in ("ack", "unknown")}
+    unanswered = book.tried.keys() - book.acks.keys() - book.stored - book.refused
     for row in evidence.rows:
-        if row.schedule is None and row.n not in book.tried:
+        if row.schedule is not None or row.n in book.tried:
+            continue
+        # Where an agent stored the job and not that it did, its arguments never came here.
+        if row.n is not None or not (row.id in told or unanswered):
             yield f"unexpected: job {row.id} ({row.name}, {row.n}), which nobody enqueued"
     for n, rows in book.by_name.items():
         if len(rows) > 1:
@@ -439,7 +444,7 @@ def _explanation(book: _Book, run: Run, then: Run) -> str | None:
             continue
         if fault.concerns == run.who and fault.fault != "lease not kept":
             return fault.fault
-        if fault.concerns == then.who and fault.fault.startswith("hang"):
+        if fault.concerns == then.who and fault.fault.startswith(("hang", "stop")):
             # What was on its way to it arrives when it goes on, under a lease that has ended.
             return fault.fault
         if fault.concerns in ("agent", "master") or (fault.concerns == run.who and less is None):

@@ -325,7 +325,7 @@ def test_no_part_for_a_scheme(url: str) -> None:
     with pytest.raises(ConfigError, match="which no installed part serves") as error:
         connect_master(url, MasterSettings())
     assert SECRET not in str(error.value)
-    with pytest.raises(ConfigError, match="known: memory, nats"):
+    with pytest.raises(ConfigError, match=r"known: .*memory, .*nats"):
         connect_agent("a", "x://h", AgentSettings())
     with pytest.raises(ConfigError, match="did you mean 'sqlite'"):
         connect_master("sqlit:///x", MasterSettings())

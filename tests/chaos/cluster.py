@@ -207,6 +207,12 @@ class Cluster:
 
     # processes --------------------------------------------------------------------------------
 
+    @property
+    def stopping(self) -> float:
+        """Seconds in which a process is to have ended that was told to. A file's lock may be held
+        by a process that is stopped just then: nobody else writes for as long."""
+        return GRACE + (45 if self.deployment == "embedded" else 15)
+
     def of(self, role: str) -> list[Member]:
         return [member for member in self.members if member.role == role]
 
@@ -283,7 +289,7 @@ class Cluster:
             self.signal(member, signal.SIGTERM)
         for member in self.members:
             started = time.monotonic()
-            if not await self.gone(member, GRACE + 15):
+            if not await self.gone(member, self.stopping):
                 self.journal.write("stuck", who=member.who, after=time.monotonic() - started)
                 await self.kill(member)
             for proxy in member.proxies.values():

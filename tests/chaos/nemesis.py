@@ -82,7 +82,7 @@ class Nemesis:
                 member.skew = step.size * 40 - 20
             if verb in ("drain", "hurry", "skew"):
                 cluster.signal(member, signal.SIGTERM)
-                patience = HURRY if verb == "hurry" else GRACE + 15
+                patience = HURRY if verb == "hurry" else cluster.stopping
                 if not await cluster.gone(member, patience) and verb != "hurry":
                     cluster.journal.write("stuck", who=member.who)
             await cluster.kill(member)
@@ -100,7 +100,7 @@ class Nemesis:
                     if member.version == cluster.version:
                         continue
                     cluster.signal(member, signal.SIGTERM)
-                    if not await cluster.gone(member, GRACE + 15):
+                    if not await cluster.gone(member, cluster.stopping):
                         cluster.journal.write("stuck", who=member.who)
                         await cluster.kill(member)
                     member.version = cluster.version

@@ -67,7 +67,7 @@ class LeaseKeeper:
     def release(self, receipts: Sequence[str]) -> None:
         """They are settled."""
         with self._lock:
-            ended = self._find_ended() if self._is_overdue() else {}
+            ended = self._find_ended()
             for receipt in receipts:
                 self._held.pop(receipt, None)
             self._ended.difference_update(receipts)
@@ -82,10 +82,10 @@ class LeaseKeeper:
         """The receipts of those whose lease has ended since nobody extended it in time. Others may
         have the jobs by now, also if a later extension seemed to do."""
         with self._lock:
-            last = self._now() - self._lease if self._is_overdue() else float("-inf")
-            receipts = {d.receipt for d in deliveries}
-            held = {r: self._held[r][0] for r in receipts & self._held.keys()}
-            return {r for r in receipts if r in self._ended or held.get(r, last) < last}
+            ended = self._find_ended()
+            lost = self._ended & {delivery.receipt for delivery in deliveries}
+        self._say_ended(ended)
+        return lost
 
     @property
     def held(self) -> int:
@@ -136,7 +136,7 @@ class LeaseKeeper:
             pause = third
             with self._lock:
                 now = self._now()
-                ended = self._find_ended() if self._is_overdue() else {}
+                ended = self._find_ended()
                 held = list(self._held)
             self._say_ended(ended)
             if not held:
@@ -158,6 +158,8 @@ class LeaseKeeper:
 
     def _find_ended(self) -> dict[str, Delivery]:
         """Those whose lease has ended since nobody extended it, and of which this was not said."""
+        if not self._is_overdue():
+            return {}
         last = self._now() - self._lease
         found = {
             receipt: delivery

@@ -40,6 +40,7 @@ from mesh.wire import Accepted, Finished
 from mesh_agents.nats import NatsAgent
 from mesh_agents.nats.frames import Message
 from mesh_agents.nats.strays import Strays
+from tests.chaos.proxy import Proxy
 
 
 class NatsHarness:
@@ -52,8 +53,8 @@ class NatsHarness:
         self.settings = AgentSettings(f"c-{uuid4().hex[:12]}", push_timeout=push_timeout)
         self.agents: list[NatsAgent] = []
 
-    async def connect(self) -> NatsAgent:
-        agent = NatsAgent("n-1", self.url, self.settings)
+    async def connect(self, url: str = "") -> NatsAgent:
+        agent = NatsAgent("n-1", url or self.url, self.settings)
         await agent.open()
         self.agents.append(agent)
         return agent
@@ -106,6 +107,10 @@ async def until_back(agent: NatsAgent) -> None:
     """Wait until the agent has found its server again."""
     async with asyncio.timeout(30):
         await Backoff(asyncio.Event(), 0.05, 0.2).retry("test", agent.depth, AgentError)
+
+
+async def ignore(_: object) -> None:
+    """Hear a message and do nothing."""
 
 
 @pytest.fixture
@@ -521,6 +526,53 @@ class TestBuffers:
         got = await pull_all(rival, 5)
         assert sorted(ids(got)) == sorted(j.id for j in jobs)
         assert {(d.lost, d.redelivered) for d in got} == {(0, False)}
+
+    async def test_what_comes_late_through_a_connection_that_hung_is_not_run(
+        self, harness: NatsHarness
+    ) -> None:
+        proxy = Proxy(int(harness.url.rpartition(":")[2]))
+        await proxy.start()
+        agent, other = await harness.connect(), await harness.connect()
+        behind = await harness.connect(f"nats://127.0.0.1:{proxy.port}")
+        cut_off = await behind.consume("default", lease=harness.lease)
+        pull = asyncio.create_task(pull_all(cut_off, 1))
+        await asyncio.wait([pull], timeout=0.3)
+        await proxy.become("hang")
+        await agent.push([late := make_job()])
+        (delivery,) = await pull_all(await other.consume("default", lease=harness.lease), 1)
+        assert (delivery.job.id, delivery.redelivered) == (late.id, True)
+        assert not pull.done()
+        await proxy.become("pass")
+        await agent.push([job := make_job()])
+        assert ids(await pull) == [job.id]
+        await proxy.close()
+
+    @pytest.mark.parametrize("question", ["$JS.API.CONSUMER.INFO.none.none", "nobody.listens"])
+    async def test_a_lane_that_was_quiet_trusts_what_comes(
+        self, harness: NatsHarness, question: str
+    ) -> None:
+        agent = await harness.connect()
+        consumer = await agent.consume("default", lease=harness.lease)
+        consumer._question = question
+        pull = asyncio.create_task(pull_all(consumer, 1))
+        await asyncio.wait([pull], timeout=harness.lease * 1.2)
+        await agent.push([make_job()])
+        (delivery,) = await pull
+        assert not delivery.redelivered
+
+    async def test_a_server_that_answers_no_questions_delays_jobs_and_keeps_none(
+        self, harness: NatsHarness
+    ) -> None:
+        agent = await harness.connect()
+        consumer = await agent.consume("default", lease=harness.lease)
+        consumer._question = f"{agent._names.root}.jobs"  # not even that nobody listens
+        listener = await agent._connection.subscribe(consumer._question, ignore)
+        pull = asyncio.create_task(pull_all(consumer, 1))
+        await asyncio.wait([pull], timeout=harness.lease * 0.8)
+        await agent.push([job := make_job()])
+        (delivery,) = await pull
+        assert (delivery.job.id, delivery.redelivered) == (job.id, True)
+        await agent._connection.unsubscribe(listener)
 
     async def test_an_idle_lane_is_quiet(self, harness: NatsHarness) -> None:
         agent = await harness.connect()

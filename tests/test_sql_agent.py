@@ -25,7 +25,7 @@ from mesh.errors import (
     UnsupportedVersion,
 )
 from mesh.job import Priority, new_job_id
-from mesh.ports import AgentSettings, Settlement
+from mesh.ports import AgentSettings, Delivery, Settlement
 from mesh.sql import split_options
 from mesh.testing import ManualClock
 from mesh.testing.conformance import AgentConformance, make_job
@@ -460,6 +460,27 @@ class TestClaiming:
                 await consumer.settle([finish(d) for d in held])
             assert max(sizes) <= 3
             assert len(sizes) == -(-backlog // 3)
+
+    async def test_an_answer_that_comes_late_gives_what_nobody_else_has(
+        self, harness: SqlHarness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        agent, other = await harness.connect(), await harness.connect()
+        first = await agent.consume("default", lease=harness.lease)
+        second = await other.consume("default", lease=harness.lease)
+        await agent.push([make_job(), make_job()])
+        run, taken = first._claim.run, list[Delivery]()
+
+        async def answer_late(*arguments: Any, **options: Any) -> Any:
+            claimed = await run(*arguments, **options)
+            monkeypatch.undo()
+            await harness.pass_time(harness.lease * 1.2)
+            taken.extend(await second.pull(1))
+            return claimed
+
+        monkeypatch.setattr(first._claim, "run", answer_late)
+        (delivery,) = await first.pull(2)
+        assert delivery.job.id not in ids(taken)
+        assert await agent.extend([d.receipt for d in (delivery, *taken)], 60) == set()
 
 
 class TestUnreadable:

@@ -444,9 +444,6 @@ def _explanation(book: _Book, run: Run, then: Run) -> str | None:
             continue
         if fault.concerns == run.who and fault.fault != "lease not kept":
             return fault.fault
-        if fault.concerns == then.who and fault.fault.startswith(("hang", "stop")):
-            # What was on its way to it arrives when it goes on, under a lease that has ended.
-            return fault.fault
         if fault.concerns in ("agent", "master") or (fault.concerns == run.who and less is None):
             less = fault.fault
     return less

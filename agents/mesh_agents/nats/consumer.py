@@ -30,7 +30,6 @@ from enum import Enum, auto
 
 import msgspec
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from mesh.clock import Clock
 from mesh.errors import AgentError, AgentUnavailable, CorruptMessage, UnsupportedVersion
@@ -49,6 +48,7 @@ from mesh_agents.nats.frames import (
     pack,
 )
 from mesh_agents.nats.held import Held, ack_subject
+from mesh_agents.nats.inbox import Inbox
 from mesh_agents.nats.recall import ask, is_over, lost_attempts
 from mesh_agents.nats.streams import Streams
 
@@ -61,6 +61,7 @@ MAX_BATCH = 32
 HOLD = 0.5
 NAK_DELAY = 30
 MAX_HELD = 4096
+MOST_LATE = 2
 _SECOND = 1_000_000_000
 
 
@@ -108,6 +109,8 @@ class NatsConsumer:
         self._lease = lease
         self._clock = clock
         self._hold = min(HOLD, lease / 4)
+        stream, first = self._names.stream("JOBS"), self._names.consumer(lane, max(Priority))
+        self._question = f"$JS.API.CONSUMER.INFO.{stream}.{first}"
         self._levels = {int(p): _Level(int(p)) for p in sorted(Priority, reverse=True)}
         self._held: dict[str, Held] = {}
         """Handed out, by acknowledgement subject."""
@@ -115,8 +118,7 @@ class NatsConsumer:
         self._wake = asyncio.Event()
         self._limit = 0
         """What the waiting ``pull`` asks for; 0 while none waits."""
-        self._inbox: Subscription | None = None
-        self._epoch = 0
+        self._inbox: Inbox | None = None
         self._requests = 0
         self._missing = False
         self._trouble = ""
@@ -157,12 +159,13 @@ class NatsConsumer:
 
     async def _attach(self) -> None:
         """Be subscribed, with consumers on the server. Raises ``AgentUnavailable``."""
-        client = self._connection.client
-        if self._inbox is None or self._epoch != self._connection.epoch:
-            self._epoch = self._connection.epoch
-            self._inbox = await self._connection.subscribe(
-                f"{client.new_inbox()}.*", self._on_message
-            )
+        if self._inbox is not None and self._inbox.is_over:
+            await self._inbox.close()
+            self._inbox = None
+        if self._inbox is None:
+            inbox = Inbox(self._connection, self._question, self._lease / 4, self._on_message)
+            await inbox.open()
+            self._inbox = inbox
         if self._trouble:
             trouble, self._trouble = self._trouble, ""
             raise AgentUnavailable(f"agent {self._connection.agent}: {trouble}")
@@ -206,7 +209,7 @@ class NatsConsumer:
         batch = max(1, min(MAX_BATCH, self._limit // level.frame_jobs))
         level.state = _State.PROBING if probe else _State.WATCHING
         level.credit = batch
-        level.request = f"{self._inbox.subject[:-1]}{level.priority}-{self._requests}"
+        level.request = self._inbox.subject(f"{level.priority}-{self._requests}")
         level.heard = time.monotonic()
         body: dict[str, int | bool] = {"batch": batch}
         if probe:
@@ -239,12 +242,13 @@ class NatsConsumer:
                         self._trouble = f"no answer on lane {self._lane}"
                     level.forget()
 
-    async def _on_message(self, message: Msg) -> None:
+    async def _on_message(self, inbox: Inbox, message: Msg) -> None:
         status = status_of(message)
         if not status and message.reply:
             level = self._levels[int(message.subject.split(".")[-2])]
-            held = Held(message, self._lease)
-            level.buffer.append(held)
+            held = Held(message, self._lease, inbox.since)
+            if self._is_wanted(held):
+                level.buffer.append(held)
             level.heard = time.monotonic()
             level.frame_jobs = held.count
             level.credit -= 1
@@ -256,6 +260,25 @@ class NatsConsumer:
             if message.subject == level.request:
                 await self._on_status(level, status, str(message.headers))
         self._wake.set()
+
+    def _is_wanted(self, held: Held) -> bool:
+        """Not if others may have its jobs by now: it comes again when its lease ends. ``MOST_LATE``
+        times at most, so that jobs run, if later, on a server that answers no questions too; the
+        recorder is asked about them then."""
+        if not held.may_be_late:
+            return True
+        if held.prior >= MOST_LATE:
+            held.prolong()
+            return True
+        log.warning(
+            "agent %s, lane %s: %d jobs may have come late by %.1f s and are left to their lease: "
+            "the connection hung, or this process was stopped",
+            self._connection.agent,
+            self._lane,
+            held.count,
+            time.monotonic() - held.sent,
+        )
+        return False
 
     async def _on_status(self, level: _Level, status: str, text: str) -> None:
         level.heard = time.monotonic()
@@ -275,6 +298,8 @@ class NatsConsumer:
             self._trouble = f"lane {self._lane}: {text}"
 
     def _on_lost(self) -> None:
+        if self._inbox is not None:
+            self._inbox.is_over = True
         for level in self._levels.values():
             level.forget()
         self._wake.set()
@@ -434,7 +459,7 @@ class NatsConsumer:
             self._sweeper.cancel()
             await asyncio.wait([self._sweeper])
         if self._inbox is not None:
-            await self._connection.unsubscribe(self._inbox)
+            await self._inbox.close()
             self._inbox = None
         if self._connection.connected:
             await self._give_back(time.monotonic())

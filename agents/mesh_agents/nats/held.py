@@ -27,6 +27,8 @@ class Held:
 
     message: Msg
     lease: float
+    sent: float
+    """It was sent then or later, by the monotonic clock."""
     arrived: float = field(default_factory=time.monotonic)
     until: float = 0.0
     """When the server may give the message to another, by the monotonic clock."""
@@ -37,7 +39,7 @@ class Held:
 
     def __post_init__(self) -> None:
         self.origin = Origin.parse(self.message.reply)
-        self.prolong()
+        self.until = self.sent + self.lease
 
     @property
     def receipt(self) -> str:
@@ -61,6 +63,11 @@ class Held:
     def count(self) -> int:
         """The number of its jobs, as the subject says."""
         return int(self.message.subject.rpartition(".")[2])
+
+    @property
+    def may_be_late(self) -> bool:
+        """Whether too little of its lease may be left to begin anything."""
+        return time.monotonic() > self.until - self.lease / 2
 
     @property
     def lost(self) -> bool:

@@ -205,8 +205,21 @@ class SqlConsumer:
             if found.corrupt or found.newer:
                 await self._part_with(found, now)
             found.log(f"agent {self._store.name}, lane {self._lane}")
-            if found.deliveries or not rows:
-                return found.deliveries
+            deliveries = found.deliveries
+            if deliveries and self._database.now() - now > self._lease / 2:
+                # The connection hung, or this process was stopped.
+                deliveries = await self._still_held(deliveries)
+            if deliveries or not rows:
+                return deliveries
+
+    @repeated
+    async def _still_held(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Those that nobody else has got meanwhile, under a lease of full length."""
+        receipts = [delivery.receipt for delivery in deliveries]
+        async with self._database.write(timeout=PATIENCE, durable=False) as connection:
+            until = self._database.now() + self._lease
+            held = await self._store.extend(connection, receipts, until)
+        return [delivery for delivery in deliveries if delivery.receipt in held]
 
     @repeated
     async def _part_with(self, found: _Found, now: float) -> None:

@@ -18,6 +18,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from mesh import feed
+from mesh.away import Away
 from mesh.batcher import Batcher
 from mesh.clock import Clock
 from mesh.cluster import Cluster
@@ -65,9 +66,6 @@ Outcome = State | MeshError
 BULK = 4096
 """The most jobs in one write."""
 
-_SHUN = 1.0
-"""Seconds for which an agent that was unavailable is tried last."""
-
 _FOLLOW = 1.5
 """Seconds between two looks at the cluster's settings."""
 
@@ -114,7 +112,7 @@ class Client:
         self._agents: dict[str, Agent] = {}
         self._batchers: dict[tuple[str, str | None], Batcher[Envelope, Outcome]] = {}
         self._held: Batcher[Held, Stored | MeshError] = Batcher(self._submit, max_items=BULK)
-        self._shunned: dict[str, float] = {}
+        self._away = Away(clock, min(self.config.push_timeout, self.config.connect_timeout) / 2)
         self._turn = count()
         self._master: Master | None = None
         self._closing = asyncio.Event()
@@ -345,16 +343,16 @@ class Client:
         if len(agents) < 2:
             return agents
         start = next(self._turn) % len(agents)
-        now = self._clock.monotonic()
-        return sorted(
-            agents[start:] + agents[:start],
-            key=lambda agent: self._shunned.get(agent.name, 0) > now,
-        )
+        turns = agents[start:] + agents[:start]
+        return sorted(turns, key=lambda agent: self._away.is_last(agent.name))
 
     async def _offer(
         self, config: AgentConfig, jobs: Sequence[Envelope]
     ) -> Sequence[MeshError | None]:
         outcomes: Sequence[MeshError | None]
+        if (refusal := self._away.ask(config.name)) is not None:
+            return [refusal] * len(jobs)
+        began = self._clock.monotonic()
         try:
             agent = await self.agent(config.name)
             # Known only now, if it is the first that was opened.
@@ -367,8 +365,10 @@ class Client:
             # It could not be opened: nothing was sent.
             refusal = error if isinstance(error, AgentUnavailable) else AgentUnavailable(str(error))
             outcomes = [refusal] * len(jobs)
-        if any(outcomes) and any(isinstance(outcome, AgentUnavailable) for outcome in outcomes):
-            self._shunned[config.name] = self._clock.monotonic() + _SHUN
+        if any(isinstance(outcome, AgentError) for outcome in outcomes):
+            self._away.failed(config.name, self._clock.monotonic() - began)
+        else:
+            self._away.answered(config.name)
         return outcomes
 
     async def _keep(

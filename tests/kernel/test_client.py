@@ -32,6 +32,7 @@ from mesh import (
     ResultTimeout,
     State,
 )
+from mesh.clock import Clock
 from mesh.events import start_seq
 from mesh.job import new_job_id
 from mesh.ports import Lease
@@ -103,8 +104,10 @@ class Cluster(Mesh):
 async def make(tmp_path: Path) -> AsyncIterator[Callable[..., Cluster]]:
     clusters: list[Cluster] = []
 
-    def make(*, master: bool = True, **lanes: list[str] | None) -> Cluster:
-        cluster = Cluster(tmp_path if master else None, lanes)
+    def make(
+        *, master: bool = True, clock: Clock | None = None, **lanes: list[str] | None
+    ) -> Cluster:
+        cluster = Cluster(tmp_path if master else None, lanes, clock=clock)
         clusters.append(cluster)
 
         @cluster.job
@@ -336,6 +339,52 @@ async def test_an_unknown_outcome_names_the_job_and_goes_nowhere_else(
     assert error.value.job_ids == tuple(seen)
     monkeypatch.undo()
     assert await cluster.where() == {}
+
+
+async def test_nobody_waits_again_for_an_agent_that_does_not_answer(
+    make: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock()
+    cluster = make(a=None, clock=clock)
+    await cluster.agent("a")
+    asked: list[str] = []
+
+    def in_vain(job: Envelope) -> AgentError:
+        asked.append(job.id)
+        clock.advance(cluster.config.push_timeout)
+        return PublishOutcomeUnknown(f"job {job.id}: no answer", [job.id])
+
+    monkeypatch.setattr(MemoryAgent, "push", doubt(in_vain))
+    for pause in (1, 2, 4, 8, 15, 15):
+        with pytest.raises(PublishOutcomeUnknown):
+            await work(cluster).enqueue()
+        clock.advance(pause * 0.9)
+        before = len(asked)
+        await work(cluster).enqueue()
+        assert len(asked) == before
+        clock.advance(pause * 0.2)
+    monkeypatch.undo()
+    assert await cluster.where() == {"master": 6}
+    await asyncio.gather(*(work(cluster).enqueue() for _ in range(3)))
+    assert await cluster.where() == {"master": 6, "a": 3}
+
+
+async def test_without_another_place_an_agent_that_does_not_answer_is_named(
+    make: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock()
+    cluster = make(master=False, a=None, clock=clock)
+    await cluster.agent("a")
+
+    def in_vain(job: Envelope) -> AgentError:
+        clock.advance(cluster.config.push_timeout)
+        return PublishOutcomeUnknown(f"job {job.id}: no answer", [job.id])
+
+    monkeypatch.setattr(MemoryAgent, "push", doubt(in_vain))
+    with pytest.raises(PublishOutcomeUnknown):
+        await work(cluster).enqueue()
+    with pytest.raises(AgentUnavailable, match=r"agent a did not answer in time .* in 1\.0 s"):
+        await work(cluster).enqueue()
 
 
 async def test_of_many_the_doubtful_ones_are_named(

@@ -148,7 +148,7 @@ class LeaseKeeper:
                     lost = await agent.extend(held, self._lease)
             except Exception as error:  # whatever it is, the next try may do better
                 log.warning("leases of %d jobs are not extended: %r", len(held), error)
-                pause = min(_RETRY, third)
+                pause = min(_RETRY, third / 4)
             else:
                 self._kept_at = now
                 self._forget(lost)

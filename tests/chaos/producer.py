@@ -157,7 +157,7 @@ class Producer:
 
     async def under_a_limit(self) -> None:
         names = [self.new("limited") for _ in range(self._random.randint(1, 4))]
-        seconds = self._random.uniform(0.05, 0.4)
+        seconds = self._random.uniform(0.05, 0.2)
         await self.told(names, limited.enqueue_many([(n, seconds) for n in names]))
 
     async def in_a_transaction(self) -> None:

@@ -47,7 +47,7 @@ class Outcome:
     odd: Counter[str]
     """Lines in logs that nobody is to see."""
     folder: Path
-    """Where journals and logs are, if something is wrong."""
+    """Where journals and logs are, if something is wrong, or odd."""
 
     @property
     def ok(self) -> bool:
@@ -65,6 +65,7 @@ class Outcome:
         lines += [f"  … and {more} more"] if more > 0 else []
         if self.ok:
             lines.append("  every promise was kept")
+            lines += [f"  logs: {self.folder}"] if self.odd else []
         else:
             lines.append(
                 f"  NOT every promise was kept; journals and logs: {self.folder}; again: "
@@ -115,7 +116,7 @@ async def run(settings: Settings) -> Outcome:
     report.figures["seconds to drain"] = round(drained.seconds, 1)
     outcome = Outcome(settings, report, odd_lines(folder), folder)
     (folder / "report.txt").write_text(outcome.text())
-    if outcome.ok:
+    if outcome.ok and not outcome.odd:
         shutil.rmtree(folder, ignore_errors=True)
     return outcome
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from itertools import count
@@ -66,6 +67,9 @@ Outcome = State | MeshError
 BULK = 4096
 """The most jobs in one write."""
 
+_MASTER = ""
+"""No agent's name."""
+
 _FOLLOW = 1.5
 """Seconds between two looks at the cluster's settings."""
 
@@ -108,7 +112,8 @@ class Client:
         self._clock = clock
         self.check_payload = check_payload
         self.codec = codec
-        self._lock = asyncio.Lock()
+        self._opening = defaultdict[str, asyncio.Lock](asyncio.Lock)
+        """By agent, and of the master: whoever waits for one that hangs holds up no other."""
         self._agents: dict[str, Agent] = {}
         self._batchers: dict[tuple[str, str | None], Batcher[Envelope, Outcome]] = {}
         self._held: Batcher[Held, Stored | MeshError] = Batcher(self._submit, max_items=BULK)
@@ -140,16 +145,18 @@ class Client:
         if self._follower is not None:
             self._follower.cancel()
             await asyncio.wait([self._follower])
-        async with self._lock:
-            for board in self._boards:
-                await board.close()
-            self._boards.clear()
-            for agent in [*self._agents.values(), *self._retired]:
-                await agent.close()
-            self._agents.clear()
-            if self._master is not None:
-                await self._master.close()
-                self._master = None
+        for lock in list(self._opening.values()):
+            async with lock:
+                pass  # No other opens from now on.
+        for board in self._boards:
+            await board.close()
+        self._boards.clear()
+        agents = [*self._agents.values(), *self._retired]
+        await asyncio.gather(*(agent.close() for agent in agents))
+        self._agents.clear()
+        if self._master is not None:
+            await self._master.close()
+            self._master = None
 
     # connections -----------------------------------------------------------------------------
 
@@ -161,7 +168,7 @@ class Client:
                 "it can enqueue, but not ask for states and results"
             )
         if self._master is None:
-            async with self._lock:
+            async with self._opening[_MASTER]:
                 if self._master is None:
                     master = connect_master(
                         self.config.master, master_settings(self.config, self._clock)
@@ -175,7 +182,7 @@ class Client:
         """An agent, opened. Raises ``ConfigError`` if there is none, ``AgentError``."""
         config = self.config.agent(name)
         if name not in self._agents:
-            async with self._lock:
+            async with self._opening[name]:
                 if name not in self._agents:
                     agent = connect_agent(
                         name, config.url, agent_settings(self.config, self._clock)

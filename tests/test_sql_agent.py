@@ -42,6 +42,7 @@ from mesh.testing.conformance.agent import (
 from mesh.testing.servers import MariaServer, PostgresServer
 from mesh.wire import Accepted, Envelope, encode_frame, encode_records
 from mesh_agents.sql import SqlAgent
+from tests.chaos.proxy import Proxy
 
 PATIENCE = 30.0
 
@@ -661,6 +662,26 @@ class TestPostgres:
         await brief.close()
         async with asyncio.timeout(PATIENCE):
             assert ids(await pull) == [job.id]
+
+    async def test_closing_waits_for_no_server_that_does_not_answer(
+        self, on_postgres: SqlHarness, postgres: PostgresServer
+    ) -> None:
+        proxy = Proxy(postgres.port)
+        await proxy.start()
+        url = on_postgres.url.replace(f":{postgres.port}/", f":{proxy.port}/")
+        agent = SqlAgent("sql-1", url, AgentSettings())
+        await agent.open()
+        consumer = await agent.consume("default", lease=30)
+        pull = asyncio.create_task(consumer.pull(1))
+        assert not (await asyncio.wait([pull], timeout=0.5))[0]  # it listens, too
+        await push(agent, *[make_job(lane="other") for _ in range(3)])
+        await proxy.become("hang")
+        await consumer.close()
+        async with asyncio.timeout(PATIENCE):
+            await agent.close()
+            await asyncio.wait([pull])
+        await proxy.become("cut")
+        await proxy.close()
 
 
 async def _pull_patiently(consumer: Any) -> Any:

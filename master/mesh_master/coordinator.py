@@ -123,16 +123,17 @@ class Coordinator(Group):
             master, self.agents, self._follower, holder=self._holder, clock=self._clock
         )
         self._duties = Roster("duties", self._wanted)
+        # The follower last: who listens to it is there before it has something to say.
+        always = [self.janitor, self._control]
+        if cluster is not None:
+            always.append(_Steered(self, cluster, self._follower))
+        self._always: dict[str, Service] = {s.name: s for s in (*always, self._follower, *others)}
         # Sinks first: they are there for as long as there are recorders.
         members: list[Service] = []
         if telling is not None:
             held = HeldEnds(telling, master, holder=self._holder, clock=self._clock)
             members = [telling, held]
-        members += [self._duties, self.janitor, self._control]
-        if cluster is not None:
-            members.append(_Steered(self, cluster, self._follower))
-        # The follower last: who listens to it is there before it has something to say.
-        super().__init__("coordinator", [*members, self._follower, *others])
+        super().__init__("coordinator", [*members, self._duties])
 
     def _agents_for(self, lane: str) -> list[Agent]:
         return [self.agents[name] for name in self._serves(lane) if name in self.agents]
@@ -164,7 +165,7 @@ class Coordinator(Group):
                 self._drains[name] = duties[f"draining of {name}"] = duty
             else:
                 self._drains.pop(name, None)
-        return duties
+        return duties | self._always
 
     def _draining(self, agent: Agent) -> Draining:
         mover = Mover(self.master, self._agents_for)
@@ -229,9 +230,8 @@ class Coordinator(Group):
                     return
             await super().run(ready)
         finally:
-            for agent in self.agents.values():
-                await agent.close()
-            await self.master.close()
+            agents = (agent.close() for agent in self.agents.values())
+            await asyncio.gather(*agents, self.master.close())
 
     async def _open_master(self) -> bool:
         await self.master.open()

@@ -114,7 +114,8 @@ async def _keep(master: Master, term: Term, asked: float, clock: Clock) -> None:
             pause = lease.ttl * _RENEW / 4
             if clock.monotonic() + pause < asked + lease.ttl * _TRUSTED:
                 continue
-            log.warning("lease '%s' could not be renewed: %s; stepping down", lease.name, error)
+            why = str(error) or "no answer in time"
+            log.warning("lease '%s' could not be renewed: %s; stepping down", lease.name, why)
             break
         if not renewed:
             log.warning("lease '%s' went to another holder; stepping down", lease.name)

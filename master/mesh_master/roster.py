@@ -12,7 +12,8 @@ __all__ = ["Roster"]
 
 class Roster(Service):
     """Runs the services that ``wanted`` names, and asks again whenever ``look_again`` is called:
-    new ones are started, those no longer named, or named for another service, are stopped.
+    new ones are started in order, those no longer named, or named for another service, are stopped;
+    at its end all at once, since each may wait for a server that does not answer.
 
     When one of them ends by itself, the roster stops the others and ends with its exception.
     """
@@ -45,9 +46,7 @@ class Roster(Service):
         await super().stop()
 
     async def _stop_members(self) -> None:
-        # A copy: ``run`` ends meanwhile, and forgets them.
-        for member in reversed(list(self.members.values())):
-            await member.stop()
+        await asyncio.gather(*(member.stop() for member in self.members.values()))
 
     async def _update(self) -> None:
         wanted = self._wanted()

@@ -35,6 +35,8 @@ __all__ = ["A_FILE", "ONE_WRITER", "Database", "DatabaseErrors", "Executor"]
 
 # Connections kept out of the pool for lone statements, of each kind: taking one costs as much
 # as a short statement.
+_CLOSING = 2.0
+"""Seconds in which a server is to answer who takes leave."""
 _KEPT = 2
 
 # The advisory lock under which tables are made; any number that others are unlikely to use.
@@ -303,13 +305,21 @@ class Database:
         return engine, make(durable=False) if self.dialect.hastes else engine
 
     async def close(self) -> None:
-        for kept in self._kept.values():
-            while kept:
-                await kept.pop()[0].close()
+        """Within some seconds also where the server does not answer."""
+        kept = [connection for each in self._kept.values() for connection, _ in each]
+        for each in self._kept.values():
+            each.clear()
         engines = self.engines
         self._engine = self._hasty = None
-        for engine in engines:
-            await engine.dispose()
+        try:
+            async with asyncio.timeout(_CLOSING):
+                for connection in kept:
+                    await connection.close()
+                for engine in engines:
+                    await engine.dispose()
+        except TimeoutError:
+            for engine in engines:
+                await engine.dispose(close=False)  # what is left ends with the process
 
     # transactions ----------------------------------------------------------------------------
 
@@ -464,14 +474,14 @@ class Database:
 
                 raw.add_termination_listener(ended)
                 try:
-                    await raw.add_listener(channel, heard)
+                    async with asyncio.timeout(self._connect_timeout):
+                        await raw.add_listener(channel, heard)
                     yield broken
                 finally:
                     raw.remove_termination_listener(ended)
-                    if raw.is_closed():
-                        await connection.invalidate()
-                    else:
-                        await raw.remove_listener(channel, heard)
+                    # Nobody's after that: the server, which may not answer, would have to forget
+                    # the channel.
+                    await connection.invalidate()
         except FAULTS as error:
             raise self._translate(error) from error
 

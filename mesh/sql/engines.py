@@ -9,7 +9,9 @@ settings as it connects. So there statements have no names, and each transaction
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import asyncpg
@@ -18,6 +20,13 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 __all__ = ["HASTY", "PLANNING", "file_engine", "find_pooler", "server_engine"]
+
+_LEAVING = 2.0
+"""Seconds in which a server is to answer who leaves a transaction or a connection."""
+
+# It tells of connections that could not be closed in good order, with tracebacks. Who uses them
+# says what is wrong.
+logging.getLogger("sqlalchemy.pool.impl.AsyncAdaptedQueuePool.jobmesh").setLevel(logging.CRITICAL)
 
 PLANNING = {
     # Tables here are empty one minute and long the next. A plan that was made when a table was
@@ -48,20 +57,19 @@ def server_engine(
 ) -> AsyncEngine:
     """For a PostgreSQL server. ``session`` are settings of each connection, with ``has_pooler``
     of each transaction; ``timeout`` is the seconds to connect in."""
-    options: dict[str, Any] = (
-        {
+    options: dict[str, Any] = {"server_settings": session, "connection_class": _Connection}
+    if has_pooler:
+        options = {
             "statement_cache_size": 0,
             "prepared_statement_cache_size": 0,
             "connection_class": _setting_in_transactions(session),
         }
-        if has_pooler
-        else {"server_settings": session}
-    )
     engine = create_async_engine(
         url,
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_pre_ping=False,
+        pool_logging_name="jobmesh",
         connect_args={"timeout": timeout, **options},
     )
 
@@ -74,11 +82,24 @@ def server_engine(
     return engine
 
 
-def _setting_in_transactions(session: Mapping[str, str]) -> type[asyncpg.Connection]:
+class _Connection(asyncpg.Connection):
+    """Waits for ever for nobody who may have gone: others wait for the one that leaves."""
+
+    async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:
+        if query.startswith("ROLLBACK"):  # as the driver's transactions do
+            timeout = timeout or _LEAVING
+        return await super().execute(query, *args, timeout=timeout)
+
+    async def close(self, *, timeout: float | None = None) -> None:
+        with suppress(TimeoutError):  # then it has been aborted
+            await super().close(timeout=timeout or _LEAVING)
+
+
+def _setting_in_transactions(session: Mapping[str, str]) -> type[_Connection]:
     """Connections whose transactions begin by setting this, in the same message."""
     settings = "".join(f" SET LOCAL {name} = '{value}';" for name, value in session.items())
 
-    class Connection(asyncpg.Connection):
+    class Connection(_Connection):
         async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:
             if query.startswith("BEGIN"):  # as the driver's transactions do
                 query += settings

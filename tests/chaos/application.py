@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +39,21 @@ class Skewed(SystemClock):
     def time(self) -> float:
         return super().time() + self._skew
 
+
+def tell_tasks(*_: object) -> None:
+    """SIGUSR2: write down what each task waits for, as of a process that does not end."""
+    for task in asyncio.all_tasks():
+        sys.stderr.write(f"{task.get_name()}\n")
+        waiting: Any = task.get_coro()
+        while (frame := getattr(waiting, "cr_frame", None)) is not None:
+            code = frame.f_code
+            sys.stderr.write(f"  {code.co_qualname} {code.co_filename}:{frame.f_lineno}\n")
+            waiting = waiting.cr_await
+        sys.stderr.write(f"  {waiting!r}\n")
+    sys.stderr.flush()
+
+
+signal.signal(signal.SIGUSR2, tell_tasks)
 
 app = Mesh(config=Config.from_env(), clock=Skewed(float(os.environ.get("CHAOS_SKEW", "0"))))
 journal = Journal(Path(os.environ["CHAOS_FOLDER"]) / "journal" / f"{os.environ['CHAOS_WHO']}.jsonl")

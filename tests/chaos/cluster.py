@@ -256,6 +256,16 @@ class Cluster:
             member.process = None
         return True
 
+    async def ends(self, member: Member) -> None:
+        """Wait until its process has ended, that was told to; one that does not is written down
+        and killed."""
+        told = time.monotonic()
+        if not await self.gone(member, self.stopping):
+            self.journal.write("stuck", who=member.who, after=time.monotonic() - told)
+            self.signal(member, signal.SIGUSR2)
+            await self.gone(member, 1)
+            await self.kill(member)
+
     async def kill(self, member: Member) -> None:
         self.signal(member, signal.SIGKILL)
         await self.gone(member, PATIENCE)
@@ -277,9 +287,7 @@ class Cluster:
         for member in self.of("producer"):
             async with member.busy:
                 self.signal(member, signal.SIGTERM)
-                if not await self.gone(member, PATIENCE):
-                    self.journal.write("stuck", who=member.who)
-                    await self.kill(member)
+                await self.ends(member)
 
     async def stop(self) -> None:
         if self._watch is not None:
@@ -288,10 +296,7 @@ class Cluster:
             self.signal(member, signal.SIGCONT)
             self.signal(member, signal.SIGTERM)
         for member in self.members:
-            started = time.monotonic()
-            if not await self.gone(member, self.stopping):
-                self.journal.write("stuck", who=member.who, after=time.monotonic() - started)
-                await self.kill(member)
+            await self.ends(member)
             for proxy in member.proxies.values():
                 await proxy.close()
 

@@ -82,9 +82,10 @@ class Nemesis:
                 member.skew = step.size * 40 - 20
             if verb in ("drain", "hurry", "skew"):
                 cluster.signal(member, signal.SIGTERM)
-                patience = HURRY if verb == "hurry" else cluster.stopping
-                if not await cluster.gone(member, patience) and verb != "hurry":
-                    cluster.journal.write("stuck", who=member.who)
+                if verb == "hurry":
+                    await cluster.gone(member, HURRY)
+                else:
+                    await cluster.ends(member)
             await cluster.kill(member)
             await asyncio.sleep(step.lasts if verb == "kill" else 0)
             member.version = cluster.version
@@ -100,9 +101,7 @@ class Nemesis:
                     if member.version == cluster.version:
                         continue
                     cluster.signal(member, signal.SIGTERM)
-                    if not await cluster.gone(member, cluster.stopping):
-                        cluster.journal.write("stuck", who=member.who)
-                        await cluster.kill(member)
+                    await cluster.ends(member)
                     member.version = cluster.version
                     cluster.launch(member)
 

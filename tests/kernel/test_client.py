@@ -290,6 +290,28 @@ async def test_a_named_agent_that_is_down(make: Callable[..., Cluster]) -> None:
     assert await cluster.where() == {"master": 1}
 
 
+async def test_an_agent_that_takes_long_to_open_holds_up_no_other(
+    make: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = make(a=["x"], b=["y"])
+    opening, may_open, open_ = asyncio.Event(), asyncio.Event(), MemoryAgent.open
+
+    async def take_long(self: MemoryAgent) -> None:
+        if self.name == "a":
+            opening.set()
+            await may_open.wait()
+        await open_(self)
+
+    monkeypatch.setattr(MemoryAgent, "open", take_long)
+    waiting = asyncio.create_task(work(cluster).options(lane="x").enqueue())
+    await opening.wait()
+    job = await work(cluster).options(lane="y").enqueue()
+    assert await job.status() is State.QUEUED
+    may_open.set()
+    await waiting
+    assert await cluster.where() == {"a": 1, "b": 1}
+
+
 async def test_an_agent_that_cannot_be_opened_is_passed_over(
     make: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -547,6 +547,22 @@ class TestBuffers:
         assert ids(await pull) == [job.id]
         await proxy.close()
 
+    @pytest.mark.parametrize("end", ["close", "rest"])
+    async def test_a_pull_that_is_ended_as_it_begins(
+        self, harness: NatsHarness, monkeypatch: pytest.MonkeyPatch, end: str
+    ) -> None:
+        consumer = await (await harness.connect()).consume("default", lease=30)
+        attach = consumer._attach
+
+        async def end_meanwhile() -> None:
+            await attach()
+            await (consumer.close() if end == "close" else consumer._leave())
+            consumer._rests += end == "rest"
+
+        monkeypatch.setattr(consumer, "_attach", end_meanwhile)
+        async with asyncio.timeout(30):
+            assert await consumer.pull(1) == []
+
     @pytest.mark.parametrize("question", ["$JS.API.CONSUMER.INFO.none.none", "nobody.listens"])
     async def test_a_lane_that_was_quiet_trusts_what_comes(
         self, harness: NatsHarness, question: str

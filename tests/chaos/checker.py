@@ -215,8 +215,14 @@ def _once_each(evidence: Evidence, book: _Book) -> Iterator[str]:
         ack = book.acks.get(n)
         if ack is not None and not ack["existing"] and ack["job"] != rows[0].id:
             yield f"unexpected: {n} was acknowledged as {ack['job']} and is {rows[0].id}"
-    for job in book.runs_of:
-        if job not in book.rows:
+    deleted = max((f.start for f in book.faults if f.fault == "delete stream"), default=0.0)
+    doubtful = {
+        entry["job"] for entry in evidence.entries if entry["e"] == "unknown" and entry.get("job")
+    }
+    for job, runs in book.runs_of.items():
+        # Its caller was told that nobody knows; then what the agent knew of it was deleted.
+        is_gone = job in doubtful and min(run.start for run in runs) < deleted
+        if job not in book.rows and not is_gone:
             yield f"unexpected: job {job} ran, and the master does not have it"
 
 

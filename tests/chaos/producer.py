@@ -76,8 +76,9 @@ class Producer:
                     # It is stored; under which id, the error does not say.
                     journal.write("stored", n=n)
         except PublishOutcomeUnknown as unknown_outcome:
+            ids = dict(zip(names, unknown_outcome.job_ids, strict=False))
             for n in names:
-                journal.write("unknown", n=n, why=str(unknown_outcome)[:200])
+                journal.write("unknown", n=n, job=ids.get(n), why=str(unknown_outcome)[:200])
         except AgentUnavailable as error:
             for n in names:
                 journal.write("refused", n=n, why=str(error)[:200])

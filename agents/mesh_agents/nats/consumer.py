@@ -204,7 +204,8 @@ class NatsConsumer:
         return taken
 
     async def _request(self, level: _Level, *, probe: bool) -> None:
-        assert self._inbox is not None
+        if self._inbox is None:
+            return  # closed, or to rest, while something else was waited for
         self._requests += 1
         batch = max(1, min(MAX_BATCH, self._limit // level.frame_jobs))
         level.state = _State.PROBING if probe else _State.WATCHING

@@ -130,14 +130,17 @@ class Service:
 
 
 class Group(Service):
-    """Services that run together: started in order, stopped in the reverse order.
+    """Services that run together: started in order, stopped in the reverse order, or all at once
+    where none needs another.
 
     When one of them ends on its own, the group stops the others and ends with its exception.
     """
 
-    def __init__(self, name: str, members: Sequence[Service]) -> None:
+    def __init__(self, name: str, members: Sequence[Service], *, at_once: bool = False) -> None:
+        """``at_once``: how they are stopped."""
         super().__init__(name)
         self.members = tuple(members)
+        self._at_once = at_once
 
     async def run(self, ready: Callable[[], None]) -> None:
         try:
@@ -163,6 +166,9 @@ class Group(Service):
         await super().abort()
 
     async def _stop_members(self) -> None:
+        if self._at_once:
+            await asyncio.gather(*(member.stop() for member in self.members))
+            return
         for member in reversed(self.members):
             await member.stop()
 

@@ -275,6 +275,20 @@ async def test_members_start_in_order_and_stop_in_reverse() -> None:
     await group.wait()
 
 
+async def test_members_that_need_none_of_the_others_stop_at_once() -> None:
+    members = [Probe("a"), Probe("b")]
+    for member in members:
+        member.may_end.clear()
+    group = Group("group", members, at_once=True)
+    await group.start()
+    stopping = asyncio.create_task(group.stop())
+    await turns()
+    assert all(member.stopping.is_set() for member in members)
+    for member in members:
+        member.may_end.set()
+    await stopping
+
+
 async def test_a_member_waits_for_the_one_before_it() -> None:
     group, a, _, _ = make_group()
     a.may_start.clear()

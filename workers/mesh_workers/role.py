@@ -50,7 +50,8 @@ def worker_role(app: Mesh, options: RoleOptions) -> Service:
         log.warning("%s, so its jobs wait for other workers", problem)
     if app.schedules.declared and app.config.master is not None:
         workers.append(Declaring(app, app.connect_master()))
-    return Group("workers", workers)
+    # One after the other they would take the grace time as often.
+    return Group("workers", workers, at_once=True)
 
 
 def _drain(app: Mesh, options: RoleOptions) -> Service:

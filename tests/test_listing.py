@@ -177,9 +177,20 @@ async def test_what_is_to_go_is_found_by_indexes_of_ended_jobs(master: SqlMaster
     jobs, after = master.tables.jobs.c, (1_800_000_000.0, ID)
     of_state = (jobs.state == FAILED) & jobs.result_ttl.is_(None)
     for query, index in (
-        (forget.oldest(master.tables, of_state, 1.9e9, None, 100), "mesh_jobs_finished"),
-        (forget.oldest(master.tables, of_state, 1.9e9, after, 100), "mesh_jobs_finished"),
-        (forget.oldest(master.tables, jobs.result_ttl == 600, 1.9e9, after, 100), "mesh_jobs_ttl"),
+        (
+            forget.oldest(master.database, master.tables, of_state, 1.9e9, None, 100),
+            "mesh_jobs_finished",
+        ),
+        (
+            forget.oldest(master.database, master.tables, of_state, 1.9e9, after, 100),
+            "mesh_jobs_finished",
+        ),
+        (
+            forget.oldest(
+                master.database, master.tables, jobs.result_ttl == 600, 1.9e9, after, 100
+            ),
+            "mesh_jobs_ttl",
+        ),
         (forget.next_ttl(master.tables, 60.0), "mesh_jobs_ttl"),
     ):
         shown = await plan(master, query)

@@ -25,7 +25,6 @@ from sqlalchemy import (
     literal,
     or_,
     select,
-    tuple_,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -54,6 +53,7 @@ class _Page(NamedTuple):
 
 
 def oldest(
+    database: Database,
     tables: Tables,
     these: ColumnElement[bool],
     until: float,
@@ -67,8 +67,10 @@ def oldest(
     query = select(*wanted).where(these, jobs.finished_at.is_not(None), jobs.finished_at <= until)
     if after is not None:
         at, job_id = after
-        beyond = tuple_(literal(at, Moment), literal(job_id, JobId))
-        query = query.where(jobs.finished_at >= at, tuple_(jobs.finished_at, jobs.id) > beyond)
+        beyond = database.follows(
+            [jobs.finished_at, jobs.id], [literal(at, Moment), literal(job_id, JobId)]
+        )
+        query = query.where(jobs.finished_at >= at, beyond)
     return query.order_by(jobs.finished_at, jobs.id).limit(limit)
 
 
@@ -116,7 +118,7 @@ class Forgetting:
                 kept, these = ttl, jobs.result_ttl == ttl
                 following = _Page(here.state, ttl)
             until, room = now - max(kept, LEAST_KEPT), limit - len(found)
-            query = oldest(self._tables, these, until, here.after, room)
+            query = oldest(self._database, self._tables, these, until, here.after, room)
             rows = (await connection.execute(query)).all()
             found += [row.id for row in rows]
             if len(rows) == room:

@@ -113,13 +113,8 @@ class Gates:
     async def _gates(self, run: AsyncConnection) -> list[str]:
         """Some gates at which jobs are held, each once; others the next time."""
         jobs = self._tables.jobs.c
-        # From one gate to the next by the index, however many jobs are held at each.
-        held = (jobs.gate.is_not(None), jobs.envelope.is_not(None))
-        first = select(func.min(jobs.gate).label("gate")).where(*held, jobs.gate > self._last)
-        gates = first.cte("gates", recursive=True)
-        behind = select(func.min(jobs.gate)).where(*held, jobs.gate > gates.c.gate)
-        gates = gates.union_all(select(behind.scalar_subquery()).where(gates.c.gate.is_not(None)))
-        query = select(gates.c.gate).where(gates.c.gate.is_not(None)).limit(_GATES_AT_ONCE)
+        held = (jobs.gate.is_not(None), jobs.envelope.is_not(None), jobs.gate > self._last)
+        query = self._database.each_once(jobs.gate, held, _GATES_AT_ONCE)
         found = list((await run.execute(query)).scalars())
         if not found and self._last:
             self._last = ""

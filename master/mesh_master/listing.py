@@ -30,7 +30,6 @@ from sqlalchemy import (
     func,
     literal,
     select,
-    tuple_,
     union_all,
 )
 
@@ -99,15 +98,19 @@ def page(
     if known is not None:
         others = max((kind.others for kind in known), default=0)
         if where.moment is None and len(known) <= _MOST_APART and not where.meta:
-            return _best(tables, where, [_meant(database, tables, where, [], k) for k in known])
+            return _best(
+                database, tables, where, [_meant(database, tables, where, [], k) for k in known]
+            )
         if where.meta or meant * meant < where.limit * others:
             every = _meant(database, tables, where, states, is_all=True)
             return _all(database, tables, where, every)
     is_along = known is not None
     if len(states) < 2 or where.meta:
-        return _page(tables, where, _meant(database, tables, where, states, is_along=is_along))
+        return _page(
+            database, tables, where, _meant(database, tables, where, states, is_along=is_along)
+        )
     each = [_meant(database, tables, where, [state], is_along=is_along) for state in states]
-    return _best(tables, where, each)
+    return _best(database, tables, where, each)
 
 
 def counts(database: Database, tables: Tables, where: JobFilter) -> Select[Any]:
@@ -127,25 +130,29 @@ def _states(where: JobFilter) -> list[State]:
     return sorted(set(where.states))
 
 
-def _page(tables: Tables, where: JobFilter, meant: _Meant, *, ids: bool = False) -> Select[Any]:
+def _page(
+    database: Database, tables: Tables, where: JobFilter, meant: _Meant, *, ids: bool = False
+) -> Select[Any]:
     """The rows of a page's jobs, or what puts them in order."""
     jobs = tables.jobs
     query = select(*_place(where, jobs, meant.job_id)) if ids else select(jobs)
     query = query.select_from(meant.source).where(
-        *meant.conditions, *_behind(where, jobs, meant.job_id)
+        *meant.conditions, *_behind(database, where, jobs, meant.job_id)
     )
     return query.order_by(*_order(where, jobs, meant.job_id)).limit(where.limit)
 
 
-def _best(tables: Tables, where: JobFilter, each: Sequence[_Meant]) -> Select[Any]:
+def _best(
+    database: Database, tables: Tables, where: JobFilter, each: Sequence[_Meant]
+) -> Select[Any]:
     """The page from those of each."""
     if len(each) == 1:
-        return _page(tables, where, each[0])
+        return _page(database, tables, where, each[0])
     parts = [
-        select(_page(tables, where, one, ids=True).subquery(f"page_{number}"))
+        select(_page(database, tables, where, one, ids=True).subquery(f"page_{number}"))
         for number, one in enumerate(each)
     ]
-    return _first(tables, where, union_all(*parts).subquery("pages"))
+    return _first(database, tables, where, union_all(*parts).subquery("pages"))
 
 
 def _all(database: Database, tables: Tables, where: JobFilter, meant: _Meant) -> Select[Any]:
@@ -153,12 +160,12 @@ def _all(database: Database, tables: Tables, where: JobFilter, meant: _Meant) ->
     jobs = tables.jobs
     some: Select[Any] = select(*_place(where, jobs, meant.job_id)).select_from(meant.source)
     rows = database.once(some.where(*meant.conditions), "meant").subquery("each")
-    return _first(tables, where, rows)
+    return _first(database, tables, where, rows)
 
 
-def _first(tables: Tables, where: JobFilter, rows: FromClause) -> Select[Any]:
+def _first(database: Database, tables: Tables, where: JobFilter, rows: FromClause) -> Select[Any]:
     jobs = tables.jobs
-    ids = select(rows.c.id).where(*_behind(where, rows, rows.c.id))
+    ids = select(rows.c.id).where(*_behind(database, where, rows, rows.c.id))
     ids = ids.order_by(*_order(where, rows, rows.c.id)).limit(where.limit)
     best = ids.subquery("best")
     query = select(jobs).join_from(best, jobs, jobs.c.id == best.c.id)
@@ -179,7 +186,7 @@ def _order(
 
 
 def _behind(
-    where: JobFilter, rows: FromClause, job_id: ColumnElement[str]
+    database: Database, where: JobFilter, rows: FromClause, job_id: ColumnElement[str]
 ) -> list[ColumnElement[bool]]:
     """What is behind the page before."""
     if where.before is None:
@@ -188,9 +195,9 @@ def _behind(
     if where.moment is None:
         return [job_id < last]
     moment = rows.c[where.moment]
-    here = tuple_(moment, job_id)
+    here = database.precedes([moment, job_id], [literal(at, Moment), literal(last, JobId)])
     # Said again for databases that find no index by a pair.
-    return [moment <= at, here < tuple_(literal(at, Moment), literal(last, JobId))]
+    return [moment <= at, here]
 
 
 def _meant(

@@ -219,7 +219,7 @@ class Recording:
             jobs.version,
             jobs.worker,
             jobs.started_at,
-            jobs.payload.is_not(None).label("described"),
+            case((jobs.payload.is_not(None), 1), else_=0).label("described"),
         )
         heads = heads.where(one_of(self._database, jobs.id, job_ids))
         # Not locked: the upsert's own comparison of versions decides who wins a job. Should two
@@ -227,6 +227,13 @@ class Recording:
         # that can go amiss is which of its attempts gets a row of its own.
         rows = await connection.execute(heads)
         return {
-            job_id: merge.Head(_STATES[state], attempt, version, worker, started_at, described)
-            for job_id, state, attempt, version, worker, started_at, described in rows
+            row.id: merge.Head(
+                _STATES[row.state],
+                row.attempt,
+                row.version,
+                row.worker,
+                row.started_at,
+                bool(row.described),
+            )
+            for row in rows
         }

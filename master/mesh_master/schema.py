@@ -11,12 +11,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from alembic.operations import Operations
-from sqlalchemy import Column, MetaData, String, Table, select
+from sqlalchemy import Column, MetaData, Table, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.errors import SchemaMismatch
 from mesh.ports import MasterSettings
-from mesh.sql import Database
+from mesh.sql import Database, String
 from mesh.sql.migrate import Migrations
 from mesh_master import presence
 from mesh_master.tables import Tables

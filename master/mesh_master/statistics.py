@@ -93,11 +93,11 @@ def spans(
         within.append(columns.span.in_([MINUTE, HOUR]))
     key = [] if by is None else [rows.c[by].label("key")]
     place = (cast(database.epoch(rows.c["at"]), BigInteger) // step).label("place")
-    sums = [_sum(rows.c[column]).label(column) for column in COUNTED]
-    query: Select[Any] = select(place).add_columns(*key, *sums)
-    query = query.where(*within, *whose(database, rows.c, name, lane))
-    grouped: Select[Any] = query.group_by(*(["key"] if key else []), "place")
-    return grouped
+    counted: Select[Any] = select(place).add_columns(*key, *[rows.c[column] for column in COUNTED])
+    each = counted.where(*within, *whose(database, rows.c, name, lane)).subquery("each")
+    by_these = [each.c.place, *([each.c.key] if key else [])]
+    sums = [_sum(each.c[column]).label(column) for column in COUNTED]
+    return select(*by_these, *sums).group_by(*by_these)
 
 
 def _sum(column: ColumnElement[Any]) -> ColumnElement[Any]:
@@ -122,7 +122,7 @@ def groups(
     return (
         query.add_columns(size, func.count(jobs.retried_as).label("retried"))
         .where(fingerprint.is_not(None), *where, *whose(database, jobs, None, None, app))
-        .group_by("fingerprint")
+        .group_by(jobs.fingerprint)
         .order_by(size.desc(), text("1"))
         .limit(limit)
     )

@@ -19,14 +19,11 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     SmallInteger,
-    String,
     Table,
-    Text,
-    text,
 )
 
 from mesh.ports import RUN_TIMES
-from mesh.sql import JobId, Moment, board_table
+from mesh.sql import JobId, Moment, String, Text, board_table, partial
 
 __all__ = ["COUNTED", "Tables"]
 
@@ -34,6 +31,8 @@ COUNTS = (
     *("enqueued", "started", "succeeded", "failed", "cancelled", "skipped", "expired", "retried"),
     *("waits", *(f"ran_{place}" for place in range(len(RUN_TIMES) + 1))),
 )
+COUNT = Integer().with_variant(BigInteger, "mssql")
+"""What a sum of is no greater than one there may be."""
 UNSTARTED = "finished_at IS NULL AND state <> 'running'"
 """Which jobs an index has: to be said like this to find it."""
 
@@ -45,17 +44,21 @@ COUNTED = (*COUNTS, *TIMES)
 PREFIX = 200
 """Characters of a text that an index takes, where it does not take it all."""
 
-_HELD = text("envelope IS NOT NULL AND gate IS NULL")
-_OF_SCHEDULE = text("schedule IS NOT NULL")
-_OPEN = text("schedule IS NOT NULL AND finished_at IS NULL")
-_EXPIRES = text("expires_at IS NOT NULL AND envelope IS NOT NULL")
-_GATED = text("gate IS NOT NULL AND envelope IS NOT NULL")
-_IS_OPEN = text("is_open")
-_ENDED = text("finished_at IS NOT NULL")
-_OWN_TTL = text("result_ttl IS NOT NULL AND finished_at IS NOT NULL")
-_UNSTARTED = text(UNSTARTED)
-_SHARDED = text("shard <> 0")
-_UNDER_WAY = text("workflow IS NOT NULL AND finished_at IS NULL")
+_HELD = partial("envelope IS NOT NULL AND gate IS NULL", mssql="")
+# On SQL Server two NULLs are alike, and would be two jobs of a slot.
+_OF_SCHEDULE = partial("schedule IS NOT NULL", mssql="schedule IS NOT NULL AND slot IS NOT NULL")
+_OPEN = partial("schedule IS NOT NULL AND finished_at IS NULL")
+_EXPIRES = partial(
+    "expires_at IS NOT NULL AND envelope IS NOT NULL", mssql="expires_at IS NOT NULL"
+)
+_GATED = partial("gate IS NOT NULL AND envelope IS NOT NULL", mssql="gate IS NOT NULL")
+# As the queries there say it, or it is not used.
+_IS_OPEN = partial("is_open", sqlite="is_open = 1", mssql="is_open = 1")
+_ENDED = partial("finished_at IS NOT NULL")
+_OWN_TTL = partial("result_ttl IS NOT NULL AND finished_at IS NOT NULL")
+_UNSTARTED = partial(UNSTARTED)
+_SHARDED = partial("shard <> 0")
+_UNDER_WAY = partial("workflow IS NOT NULL AND finished_at IS NULL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +155,7 @@ def _jobs(metadata: MetaData, prefix: str) -> Table:
         Column("worker", String),
         Column("payload", Text),
         Column("result", Text),
-        Column("error_type", Text),
+        Column("error_type", Text(200)),
         Column("error_message", Text),
         Column("error_traceback", Text),
         Column("meta", Text),
@@ -178,7 +181,7 @@ def _jobs(metadata: MetaData, prefix: str) -> Table:
         # Of waiting jobs alone: how many of its parents have not ended.
         Column("pending", Integer),
         # Of held jobs alone: a JSON list of the limits that have not let it go yet.
-        Column("gate", Text),
+        Column("gate", Text(840)),
         # The same, as long as the job is known: for those who do it again.
         Column("limits", Text),
         # Of failed jobs alone: mesh.fingerprint.
@@ -188,13 +191,12 @@ def _jobs(metadata: MetaData, prefix: str) -> Table:
         _where_given(f"{name}_workflow", "workflow", "id"),
         _where_given(f"{name}_parent", "parent", "id"),
         _where_given(f"{name}_key", "key", "id"),
-        Index(f"{name}_expires", "expires_at", postgresql_where=_EXPIRES, sqlite_where=_EXPIRES),
+        Index(f"{name}_expires", "expires_at", **_EXPIRES),
         Index(
             f"{name}_gate",
             *("gate", "priority", "due_at"),
             mysql_length={"gate": PREFIX},
-            postgresql_where=_GATED,
-            sqlite_where=_GATED,
+            **_GATED,
         ),
         Index(f"{name}_state", "state", "id"),
         # The operators: also for how a name begins, whatever the database's language.
@@ -208,52 +210,45 @@ def _jobs(metadata: MetaData, prefix: str) -> Table:
         Index(
             f"{name}_unstarted",
             *("lane", "state", "enqueued_at", "due_at"),
-            postgresql_where=_UNSTARTED,
-            sqlite_where=_UNSTARTED,
+            **_UNSTARTED,
         ),
         _where_given(f"{name}_error", "error_type", "id", mysql_length={"error_type": PREFIX}),
         _where_given(f"{name}_fingerprint", "fingerprint", "finished_at", "id", "retried_as"),
         _where_given(f"{name}_schedule", "schedule", "id"),
         Index(f"{name}_enqueued", "enqueued_at"),
-        Index(
-            f"{name}_finished", "state", "finished_at", postgresql_where=_ENDED, sqlite_where=_ENDED
-        ),
+        Index(f"{name}_finished", "state", "finished_at", **_ENDED),
         Index(
             f"{name}_ttl",
             "result_ttl",
             "finished_at",
-            postgresql_where=_OWN_TTL,
-            sqlite_where=_OWN_TTL,
+            **_OWN_TTL,
         ),
         Index(
             f"{name}_workflow_open",
             "workflow",
-            postgresql_where=_UNDER_WAY,
-            sqlite_where=_UNDER_WAY,
+            **_UNDER_WAY,
         ),
-        Index(f"{name}_due", "due_at", postgresql_where=_HELD, sqlite_where=_HELD),
+        Index(f"{name}_due", "due_at", **_HELD),
         # A slot has one job, whoever makes it.
         Index(
             f"{name}_slot",
             "schedule",
             "slot",
             unique=True,
-            postgresql_where=_OF_SCHEDULE,
-            sqlite_where=_OF_SCHEDULE,
+            **_OF_SCHEDULE,
         ),
         Index(
             f"{name}_schedule_open",
             "schedule",
-            postgresql_where=_OPEN,
-            sqlite_where=_OPEN,
+            **_OPEN,
         ),
     )
 
 
 def _where_given(name: str, column: str, *others: str, **options: Any) -> Index:
     """An index of the rows that have the column at all."""
-    given = text(f"{column} IS NOT NULL")
-    return Index(name, column, *others, postgresql_where=given, sqlite_where=given, **options)
+    given = partial(f"{column} IS NOT NULL", mssql=f"[{column}] IS NOT NULL")
+    return Index(name, column, *others, **given, **options)
 
 
 def _attempts(metadata: MetaData, prefix: str) -> Table:
@@ -435,9 +430,7 @@ def _dependencies(metadata: MetaData, prefix: str) -> Table:
         Index(
             f"{name}_open",
             "parent_id",
-            postgresql_where=_IS_OPEN,
-            # As the queries there say it, or it is not used.
-            sqlite_where=text("is_open = 1"),
+            **_IS_OPEN,
         ),
         # Is a job that ended still needed?
         Index(f"{name}_parent", "parent_id"),
@@ -507,11 +500,11 @@ def _series(metadata: MetaData, prefix: str) -> Table:
         Column("shard", Integer, primary_key=True, autoincrement=False),
         *(
             Column(column, kind, nullable=False, server_default="0")
-            for kind, columns in ((Integer, COUNTS), (BigInteger, TIMES))
+            for kind, columns in ((COUNT, COUNTS), (BigInteger, TIMES))
             for column in columns
         ),
         # Those that are to be brought together.
-        Index(f"{name}_shard", "at", postgresql_where=_SHARDED, sqlite_where=_SHARDED),
+        Index(f"{name}_shard", "at", **_SHARDED),
         sqlite_with_rowid=False,
     )
 

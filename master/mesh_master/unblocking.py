@@ -20,6 +20,7 @@ from sqlalchemy import (
     Row,
     Select,
     and_,
+    case,
     delete,
     exists,
     func,
@@ -312,7 +313,8 @@ class Unblocking:
         waits = or_(
             exists().where(self._tables.dependencies.c.is_open), exists(select(self._tables.slots))
         )
-        row = (await run.execute(select(waits.label("waits"), gated.label("gated")))).one()
+        said = [case((waits, 1), else_=0).label("waits"), case((gated, 1), else_=0).label("gated")]
+        row = (await run.execute(select(*said))).one()
         return bool(row.waits), bool(row.gated)
 
 

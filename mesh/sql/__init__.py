@@ -22,6 +22,7 @@ from mesh.sql.insert import InsertNew as InsertNew
 from mesh.sql.notice import NOTIFY as NOTIFY
 from mesh.sql.notice import Notice as Notice
 from mesh.sql.options import split_options as split_options
+from mesh.sql.partial import partial as partial
 from mesh.sql.power import PowerLoss as PowerLoss
 from mesh.sql.power import on_power_loss as on_power_loss
 from mesh.sql.repeated import repeated as repeated
@@ -29,6 +30,8 @@ from mesh.sql.signals import Signals as Signals
 from mesh.sql.signals import make_signals as make_signals
 from mesh.sql.types import JobId as JobId
 from mesh.sql.types import Moment as Moment
+from mesh.sql.types import String as String
+from mesh.sql.types import Text as Text
 from mesh.sql.within import executor_within as executor_within
 
 __all__ = [
@@ -53,6 +56,9 @@ __all__ = [
     "PowerLoss",
     "Signals",
     "SqlBoard",
+    "String",
+    "Text",
+    "partial",
     "repeated",
     "begins_with",
     "board_columns",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -19,9 +20,9 @@ from sqlalchemy import (
     Index,
     LargeBinary,
     MetaData,
-    String,
     Table,
     and_,
+    bindparam,
     delete,
     select,
 )
@@ -33,7 +34,7 @@ from mesh.sql.bulk import BulkUpsert
 from mesh.sql.database import Database
 from mesh.sql.repeated import repeated
 from mesh.sql.signals import Signals
-from mesh.sql.types import Moment
+from mesh.sql.types import Moment, String
 
 __all__ = ["BOARD", "Notices", "SqlBoard", "board_columns", "board_table"]
 
@@ -71,7 +72,10 @@ class Notices:
         self.table = table
         self.owner = owner
         self.signals = signals
-        insert = database.insert(table)
+        first: dict[str, Any] = {
+            name: bindparam(name) for name in ("owner", "key", "version", "at")
+        }
+        insert = database.insert(table).values(first)
         self._count = insert.on_conflict_do_update(
             index_elements=["owner", "key"],
             set_={"version": table.c.version + 1, "at": insert.excluded["at"]},

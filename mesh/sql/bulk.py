@@ -3,7 +3,7 @@
 A database that takes arrays gets one statement with one parameter per column, whatever the
 number of rows; so the statement's text never changes and is prepared once. SQLite, which has no
 round trips to save, gets the rows one by one through its prepared statement; MariaDB's driver
-makes one INSERT of them.
+makes one INSERT of them, and SQL Server's sends one after the other.
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ class BulkUpdate:
         prefix = "new_"
         self._names = [f"{prefix}{name}" for name in columns]
         self._as_arrays = database.dialect.takes_arrays
+        self._counts_many = database.dialect.counts_many
         new: dict[str, ColumnElement[Any]]
         if self._as_arrays:
             new = dict(unnested(table, columns, prefix).c)
@@ -131,6 +132,8 @@ class BulkUpdate:
             arrays = as_arrays(self._names, rows)
             return int((await connection.execute(self._statement, arrays | more)).rowcount)
         each = [dict(zip(self._names, row, strict=True)) | more for row in rows]
+        if not self._counts_many:
+            return sum([(await connection.execute(self._statement, one)).rowcount for one in each])
         return int((await connection.execute(self._statement, each)).rowcount)
 
 

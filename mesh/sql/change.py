@@ -30,6 +30,7 @@ class Change:
         primary key, or what ``statement`` leaves open of it. ``returning`` are columns as they
         are after an UPDATE, or were before a DELETE; without any, for ``count``, the query must
         lock nothing."""
+        self._dialect = database.dialect
         self._is_delete = isinstance(statement, Delete)
         self._returning = returning
         self._these = these
@@ -55,6 +56,11 @@ class Change:
         one = self._keys[0] if len(self._keys) == 1 else tuple_(*self._keys)
         return one.in_(keys)
 
+    def _are(self, rows: Sequence[Any]) -> ColumnElement[bool]:
+        if len(self._keys) == 1:
+            return self._dialect.one_of(self._keys[0], [key for (key,) in rows])
+        return self._dialect.rows_in(self._keys, rows)
+
     async def count(self, connection: Executor) -> int:
         """Change the rows, and return how many there were. Where nothing is to be returned."""
         if self.statement is not None:
@@ -62,7 +68,7 @@ class Change:
         keys = (await connection.execute(self._these)).all()
         if not keys:
             return 0
-        meant = self._among([row[0] if len(row) == 1 else tuple(row) for row in keys])
+        meant = self._are(keys)
         return int((await connection.execute(self._change.where(meant))).rowcount)
 
     async def run(
@@ -77,7 +83,7 @@ class Change:
         keys = (await connection.execute(self._these, given)).all()
         if not keys:
             return []
-        meant = self._among([row[0] if len(row) == 1 else tuple(row) for row in keys])
+        meant = self._are(keys)
         look = self._look.where(meant)
         before = (await connection.execute(look, given)).all() if self._is_delete else ()
         await connection.execute(self._change.where(meant), given)

@@ -187,7 +187,7 @@ class Database:
 
         Within ``write``; where there is one writer at a time, nothing needs to be said.
         """
-        return query.with_for_update(skip_locked=True, of=of) if self.skips_locked else query
+        return self.dialect.claiming(query, of) if self.skips_locked else query
 
     def locking(self, query: Query, *, shared: bool = False) -> Query:
         """The query, such that rows it returns are locked, waiting for others to let go;
@@ -195,7 +195,7 @@ class Database:
 
         Within ``write``. Order it: transactions that lock in the same order cannot deadlock.
         """
-        return query.with_for_update(read=shared) if self.skips_locked else query
+        return self.dialect.locking(query, shared=shared) if self.skips_locked else query
 
     def refused(self, error: BaseException) -> MeshError:
         """What the owner raises for a statement that failed in somebody else's transaction."""
@@ -215,6 +215,27 @@ class Database:
         reads all of it until the next ANALYZE.
         """
         return self.dialect.among(column, query)
+
+    def follows(
+        self, columns: Sequence[ColumnElement[Any]], values: Sequence[ColumnElement[Any]]
+    ) -> ColumnElement[bool]:
+        """Whether two columns are behind two values, in the order of the first and then of the
+        second. Where an index is to be gone by, say the same of the first alone too."""
+        return self.dialect.follows(columns, values)
+
+    def precedes(
+        self, columns: Sequence[ColumnElement[Any]], values: Sequence[ColumnElement[Any]]
+    ) -> ColumnElement[bool]:
+        """Whether two columns come before two values, as ``follows`` says."""
+        return self.dialect.precedes(columns, values)
+
+    def each_once(
+        self, column: ColumnElement[Any], where: Sequence[ColumnElement[bool]], limit: int
+    ) -> Query:
+        """The different values that a column has where the conditions are met, from the smallest
+        on: where the database can, from one to the next by the index, however many rows have it.
+        """
+        return self.dialect.each_once(column, where, limit)
 
     # life ------------------------------------------------------------------------------------
 

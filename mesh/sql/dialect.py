@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, ClassVar, Protocol, TypeAlias
 
-from sqlalchemy import ColumnElement, Select, Table
+from sqlalchemy import ColumnElement, Select, Table, func, select, tuple_
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -57,6 +57,10 @@ class Dialect:
     """Many rows go as one parameter for each column."""
     returns_changes: ClassVar[bool] = True
     """UPDATE and DELETE return the rows that they changed."""
+    counts_many: ClassVar[bool] = True
+    """A statement that runs for many rows tells how many it changed in all."""
+    savepoint: ClassVar[str] = "SAVEPOINT {name}"
+    back_to_savepoint: ClassVar[str] = "ROLLBACK TO SAVEPOINT {name}"
     hastes: ClassVar[bool] = False
     """A connection may choose not to wait for the disk."""
     clock: ClassVar[str | None] = None
@@ -90,6 +94,14 @@ class Dialect:
         """See ``Database.once``."""
         raise NotImplementedError
 
+    def claiming(self, query: Query, of: Table | None) -> Query:
+        """See ``Database.claiming``; where several connections may claim rows at once."""
+        return query.with_for_update(skip_locked=True, of=of)
+
+    def locking(self, query: Query, *, shared: bool) -> Query:
+        """See ``Database.locking``; where several connections may claim rows at once."""
+        return query.with_for_update(read=shared)
+
     def among(self, column: ColumnElement[Any], query: Query) -> ColumnElement[bool]:
         """See ``Database.among``."""
         return column.in_(query)
@@ -101,6 +113,34 @@ class Dialect:
     def one_of(self, subject: ColumnElement[Any], values: list[Any]) -> ColumnElement[bool]:
         """See ``mesh.sql.one_of``."""
         raise NotImplementedError
+
+    def rows_in(
+        self, columns: Sequence[ColumnElement[Any]], rows: Sequence[Sequence[Any]]
+    ) -> ColumnElement[bool]:
+        """Whether the columns are together one of the rows."""
+        return tuple_(*columns).in_([tuple(row) for row in rows])
+
+    def follows(
+        self, columns: Sequence[ColumnElement[Any]], values: Sequence[ColumnElement[Any]]
+    ) -> ColumnElement[bool]:
+        """See ``Database.follows``."""
+        return tuple_(*columns) > tuple_(*values)
+
+    def precedes(
+        self, columns: Sequence[ColumnElement[Any]], values: Sequence[ColumnElement[Any]]
+    ) -> ColumnElement[bool]:
+        """See ``Database.precedes``."""
+        return tuple_(*columns) < tuple_(*values)
+
+    def each_once(
+        self, column: ColumnElement[Any], where: Sequence[ColumnElement[bool]], limit: int
+    ) -> Query:
+        """See ``Database.each_once``."""
+        first = select(func.min(column).label("it")).where(*where)
+        found = first.cte("found", recursive=True)
+        behind = select(func.min(column)).where(*where, column > found.c.it)
+        found = found.union_all(select(behind.scalar_subquery()).where(found.c.it.is_not(None)))
+        return select(found.c.it).where(found.c.it.is_not(None)).limit(limit)
 
     def begins_with(self, subject: ColumnElement[str], text: str) -> ColumnElement[bool]:
         """See ``mesh.sql.begins_with``."""

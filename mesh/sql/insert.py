@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import asyncpg
-from sqlalchemy import Table, exc, select, text, tuple_
+from sqlalchemy import Table, exc, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.sql.alone import Alone
@@ -46,6 +46,8 @@ class InsertNew:
         self._as_arrays = database.dialect.takes_arrays
         self._tells = database.dialect.returns_changes
         self._plain = table.insert()
+        if not self._tells:
+            return
         insert = database.insert(table)
         if self._as_arrays:
             insert = insert.from_select(self._columns, select(*unnested(table, self._columns).c))
@@ -84,13 +86,12 @@ class InsertNew:
     async def _run_untold(self, connection: Executor, rows: Rows) -> set[Any]:
         names = [column.name for column in self._table.primary_key.columns]
         places = [self._columns.index(name) for name in names]
-        key = tuple_(*self._table.primary_key.columns)
+        key = list(self._table.primary_key.columns)
+        dialect = self._database.dialect
         left = {tuple(row[place] for place in places): row for row in rows}
         inserted: set[Any] = set()
         while left:
-            found = await connection.execute(
-                select(*self._table.primary_key.columns).where(key.in_(list(left)))
-            )
+            found = await connection.execute(select(*key).where(dialect.rows_in(key, list(left))))
             known = [tuple(row) for row in found]
             for one in known:
                 left.pop(one, None)
@@ -108,13 +109,14 @@ class InsertNew:
     async def _insert(self, connection: Executor, rows: Rows) -> bool:
         """Whether the rows were written; if not, one of them exists and none was."""
         each = [dict(zip(self._columns, row, strict=True)) for row in rows]
-        await connection.execute(text("SAVEPOINT mesh_new"))
+        dialect = self._database.dialect
+        await connection.execute(text(dialect.savepoint.format(name="mesh_new")))
         try:
             await connection.execute(self._plain, each)
         except exc.IntegrityError as error:
             if not is_conflict(error):
                 raise
-            await connection.execute(text("ROLLBACK TO SAVEPOINT mesh_new"))
+            await connection.execute(text(dialect.back_to_savepoint.format(name="mesh_new")))
             return False
         return True
 

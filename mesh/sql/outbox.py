@@ -21,9 +21,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    String,
     Table,
-    Text,
     delete,
     select,
 )
@@ -36,6 +34,7 @@ from mesh.sql.database import Database, DatabaseErrors
 from mesh.sql.faults import FAULTS
 from mesh.sql.notice import NOTIFY
 from mesh.sql.signals import make_signals
+from mesh.sql.types import String, Text
 from mesh.sql.within import executor_within
 from mesh.wire import VERSION, check_version
 

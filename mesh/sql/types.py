@@ -6,14 +6,53 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import DateTime, String, Uuid
-from sqlalchemy.dialects import mysql
+import sqlalchemy
+from sqlalchemy import DateTime, Uuid
+from sqlalchemy.dialects import mssql, mysql
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from mesh.clock import to_datetime
 
-__all__ = ["JobId", "Moment"]
+__all__ = ["JobId", "Moment", "String", "Text"]
+
+_STRING = 250
+"""Characters of a string that says nothing of its length, where it must have one. Three such and
+an id, at two bytes a character, are nearly what a key of an index may have on SQL Server (1700)."""
+
+
+class String(TypeDecorator[str]):
+    """A string, of any characters."""
+
+    impl = sqlalchemy.String
+    cache_ok = True
+
+    def __init__(self, length: int | None = None) -> None:
+        super().__init__(length)
+        self.length = length
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "mssql":  # Its VARCHAR takes the characters of a code page.
+            return dialect.type_descriptor(mssql.NVARCHAR(self.length or _STRING))
+        return super().load_dialect_impl(dialect)
+
+
+class Text(TypeDecorator[str]):
+    """A text of any length."""
+
+    impl = sqlalchemy.Text
+    cache_ok = True
+
+    def __init__(self, most: int | None = None) -> None:
+        """``most`` are the characters that it has, for a database that must know them: of a
+        column that an index has."""
+        super().__init__()
+        self.most = most
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "mssql":
+            return dialect.type_descriptor(mssql.NVARCHAR(self.most))
+        return super().load_dialect_impl(dialect)
 
 
 class JobId(TypeDecorator[str]):
@@ -28,7 +67,9 @@ class JobId(TypeDecorator[str]):
             return dialect.type_descriptor(Uuid(as_uuid=False))
         if dialect.name in ("mysql", "mariadb"):
             return dialect.type_descriptor(mysql.CHAR(36, charset="ascii", collation="ascii_bin"))
-        return dialect.type_descriptor(String(36))
+        if dialect.name == "mssql":  # Its own type sorts them by their last bytes first.
+            return dialect.type_descriptor(mssql.NVARCHAR(36))
+        return dialect.type_descriptor(sqlalchemy.String(36))
 
     def bind_processor(self, dialect: Dialect) -> None:
         """The driver takes the text as it is; SQLAlchemy would make an object of each first."""
@@ -36,6 +77,10 @@ class JobId(TypeDecorator[str]):
 
 def _to_datetime(moment: float | None) -> datetime | None:
     return None if moment is None else to_datetime(moment)
+
+
+def _to_naive(moment: float | None) -> datetime | None:
+    return None if moment is None else to_datetime(moment).replace(tzinfo=None)
 
 
 class Moment(TypeDecorator[float]):
@@ -48,6 +93,8 @@ class Moment(TypeDecorator[float]):
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         if dialect.name in ("mysql", "mariadb"):
             return dialect.type_descriptor(mysql.DATETIME(fsp=6))
+        if dialect.name == "mssql":
+            return dialect.type_descriptor(mssql.DATETIME2(6))  # type: ignore[no-untyped-call]
         return super().load_dialect_impl(dialect)
 
     def process_bind_param(self, value: float | None, dialect: Dialect) -> datetime | None:
@@ -57,7 +104,7 @@ class Moment(TypeDecorator[float]):
         """A shorter way than the inherited one, where the driver takes a ``datetime`` itself."""
         if dialect.name == "sqlite":
             return super().bind_processor(dialect)
-        return _to_datetime
+        return _to_naive if dialect.name == "mssql" else _to_datetime
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> float | None:
         if value is None:

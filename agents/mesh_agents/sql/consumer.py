@@ -18,7 +18,6 @@ from sqlalchemy import (
     ColumnElement,
     Integer,
     Select,
-    String,
     and_,
     bindparam,
     cast,
@@ -35,7 +34,7 @@ from mesh.clock import Clock
 from mesh.errors import CorruptMessage, UnsupportedVersion
 from mesh.job import Priority
 from mesh.ports import FAIR_TURN, Delivery, Settlement
-from mesh.sql import Alone, Change, Moment, one_of, repeated
+from mesh.sql import Alone, Change, Moment, String, one_of, repeated
 from mesh.wire import decode_frame
 from mesh_agents.sql.store import LEDGER, PATIENCE, Store
 

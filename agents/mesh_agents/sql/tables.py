@@ -12,13 +12,11 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     SmallInteger,
-    String,
     Table,
-    Text,
 )
 
 from mesh.errors import ConfigError
-from mesh.sql import JobId, Moment, board_table
+from mesh.sql import JobId, Moment, String, Text, board_table
 
 __all__ = ["DEFAULT_PREFIX", "Tables"]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from alembic.operations import Operations
-from sqlalchemy import BigInteger, Column, Integer, LargeBinary, SmallInteger, String, Text, text
+from sqlalchemy import BigInteger, Column, Integer, LargeBinary, SmallInteger
 
-from mesh.sql import JobId, Moment
+from mesh.sql import JobId, Moment, String, Text, partial
 
 revision = "0001"
 down_revision = None
@@ -30,7 +30,7 @@ def upgrade(op: Operations, prefix: str, schema: str | None) -> None:
         Column("worker", String),
         Column("payload", Text),
         Column("result", Text),
-        Column("error_type", Text),
+        Column("error_type", Text(200)),
         Column("error_message", Text),
         Column("error_traceback", Text),
         Column("meta", Text),
@@ -40,10 +40,8 @@ def upgrade(op: Operations, prefix: str, schema: str | None) -> None:
     )
     for column in ("state", "name", "lane"):
         op.create_index(f"{jobs}_{column}", jobs, [column, "id"], schema=schema)
-    held = text("envelope IS NOT NULL")
-    op.create_index(
-        f"{jobs}_due", jobs, ["due_at"], schema=schema, postgresql_where=held, sqlite_where=held
-    )
+    held = partial("envelope IS NOT NULL", mssql="")
+    op.create_index(f"{jobs}_due", jobs, ["due_at"], schema=schema, **held)
     _create_details(op, prefix, schema)
     _create_registry(op, prefix, schema)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from alembic.operations import Operations
-from sqlalchemy import Boolean, Column, Integer, String, Text, text
+from sqlalchemy import Boolean, Column, Integer
 
-from mesh.sql import Moment
+from mesh.sql import Moment, String, Text, partial
 
 revision = "0002"
 down_revision = "0001"
@@ -19,24 +19,23 @@ def upgrade(op: Operations, prefix: str, schema: str | None) -> None:
         Column("schedule_revision", Integer),
     ):
         op.add_column(jobs, column, schema=schema)
-    of_schedule = text("schedule IS NOT NULL")
+    # Two NULLs are alike there, and would be two jobs of a slot.
+    of_schedule = partial("schedule IS NOT NULL", mssql="schedule IS NOT NULL AND slot IS NOT NULL")
     op.create_index(
         f"{jobs}_slot",
         jobs,
         ["schedule", "slot"],
         unique=True,
         schema=schema,
-        postgresql_where=of_schedule,
-        sqlite_where=of_schedule,
+        **of_schedule,
     )
-    is_open = text("schedule IS NOT NULL AND finished_at IS NULL")
+    is_open = partial("schedule IS NOT NULL AND finished_at IS NULL")
     op.create_index(
         f"{jobs}_schedule_open",
         jobs,
         ["schedule"],
         schema=schema,
-        postgresql_where=is_open,
-        sqlite_where=is_open,
+        **is_open,
     )
     schedules = f"{prefix}schedules"
     op.create_table(

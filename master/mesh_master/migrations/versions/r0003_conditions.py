@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from alembic.operations import Operations
-from sqlalchemy import Boolean, Column, Float, Integer, String, Text, text
+from sqlalchemy import Boolean, Column, Float, Integer
 
-from mesh.sql import JobId, Moment
+from mesh.sql import JobId, Moment, String, Text, partial
 
 revision = "0003"
 down_revision = "0002"
 
+_EXPIRES = "expires_at IS NOT NULL AND envelope IS NOT NULL"
 _GATED = "gate IS NOT NULL AND envelope IS NOT NULL"
 
 
@@ -25,30 +26,28 @@ def upgrade(op: Operations, prefix: str, schema: str | None) -> None:
         Column("expires_at", Moment),
         Column("firm", Boolean),
         Column("pending", Integer),
-        Column("gate", Text),
+        Column("gate", Text(840)),
         Column("limits", Text),
     ):
         op.add_column(jobs, column, schema=schema)
     # Those under limits are not looked at by those who look for the others.
     op.drop_index(f"{jobs}_due", jobs, schema=schema)
-    indexes: list[tuple[str, list[str], str]] = [
-        ("due", ["due_at"], "envelope IS NOT NULL AND gate IS NULL"),
-        ("workflow", ["workflow", "id"], "workflow IS NOT NULL"),
-        ("parent", ["parent", "id"], "parent IS NOT NULL"),
-        ("key", ["key", "id"], "key IS NOT NULL"),
-        ("expires", ["expires_at"], "expires_at IS NOT NULL AND envelope IS NOT NULL"),
-        ("gate", ["gate", "priority", "due_at"], _GATED),
+    indexes: list[tuple[str, list[str], str, str | None]] = [
+        ("due", ["due_at"], "envelope IS NOT NULL AND gate IS NULL", ""),
+        ("workflow", ["workflow", "id"], "workflow IS NOT NULL", None),
+        ("parent", ["parent", "id"], "parent IS NOT NULL", None),
+        ("key", ["key", "id"], "key IS NOT NULL", "[key] IS NOT NULL"),
+        ("expires", ["expires_at"], _EXPIRES, "expires_at IS NOT NULL"),
+        ("gate", ["gate", "priority", "due_at"], _GATED, "gate IS NOT NULL"),
     ]
-    for name, columns, condition in indexes:
-        where = text(condition)
+    for name, columns, condition, mssql in indexes:
         op.create_index(
             f"{jobs}_{name}",
             jobs,
             columns,
             schema=schema,
-            postgresql_where=where,
-            sqlite_where=where,
             mysql_length={"gate": 200} if name == "gate" else None,
+            **partial(condition, mssql=mssql),
         )
     op.create_table(
         f"{prefix}keys",
@@ -74,8 +73,7 @@ def upgrade(op: Operations, prefix: str, schema: str | None) -> None:
         dependencies,
         ["parent_id"],
         schema=schema,
-        postgresql_where=text("is_open"),
-        sqlite_where=text("is_open = 1"),
+        **partial("is_open", sqlite="is_open = 1", mssql="is_open = 1"),
     )
     op.create_table(
         f"{prefix}limits",

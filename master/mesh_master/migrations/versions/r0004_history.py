@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from alembic.operations import Operations
-from sqlalchemy import Column, String, text
+from sqlalchemy import Column
 
-from mesh.sql import JobId
+from mesh.sql import JobId, String, partial
 
 revision = "0004"
 down_revision = "0003"
@@ -46,15 +46,13 @@ def upgrade(op: Operations, prefix: str, schema: str | None) -> None:
         ("jobs", "workflow_open", ["workflow"], "workflow IS NOT NULL AND finished_at IS NULL"),
         ("keys", "until", ["until"], "until IS NOT NULL"),
     ):
-        where = text(condition)
         op.create_index(
             f"{prefix}{table}_{name}",
             f"{prefix}{table}",
             columns,
             schema=schema,
-            postgresql_where=where,
-            sqlite_where=where,
             mysql_length={"error_type": 200} if name == "error" else None,
+            **partial(condition),
         )
     dependencies = f"{prefix}dependencies"
     op.create_index(f"{dependencies}_parent", dependencies, ["parent_id"], schema=schema)

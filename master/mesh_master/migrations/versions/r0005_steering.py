@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from alembic.operations import Operations
-from sqlalchemy import Column, String, Text
+from sqlalchemy import Column
 
-from mesh.sql import board_columns
+from mesh.sql import String, Text, board_columns
 
 revision = "0005"
 down_revision = "0004"

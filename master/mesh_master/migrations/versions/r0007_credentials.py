@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from alembic.operations import Operations
-from sqlalchemy import Column, Integer, SmallInteger, String, Text
+from sqlalchemy import Column, Integer, SmallInteger
 
-from mesh.sql import Moment
+from mesh.sql import Moment, String, Text
 
 revision = "0007"
 down_revision = "0006"

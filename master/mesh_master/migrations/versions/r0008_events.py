@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from alembic.operations import Operations
-from sqlalchemy import Column, text
+from sqlalchemy import Column
 
-from mesh.sql import Moment
+from mesh.sql import Moment, partial
 
 revision = "0008"
 down_revision = "0007"
@@ -15,12 +15,10 @@ def upgrade(op: Operations, prefix: str, schema: str | None) -> None:
     events = f"{prefix}events"
     op.add_column(f"{prefix}attempts", Column("due_at", Moment), schema=schema)
     op.add_column(events, Column("until", Moment), schema=schema)
-    given = text("until IS NOT NULL")
     op.create_index(
         f"{events}_until",
         events,
         ["until"],
         schema=schema,
-        postgresql_where=given,
-        sqlite_where=given,
+        **partial("until IS NOT NULL"),
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from alembic.operations import Operations
-from sqlalchemy import Column, String
+from sqlalchemy import Column
+
+from mesh.sql import String
 
 revision = "0009"
 down_revision = "0008"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 
 import asyncpg
@@ -75,6 +76,31 @@ _MYSQL_AWAY = (
 )
 
 
+# SQL Server's numbers (learn.microsoft.com/sql/relational-databases/errors-events), Azure's among
+# them.
+_MSSQL_CONFLICT = frozenset({2601, 2627})
+_MSSQL_UNDONE = frozenset({1205})
+"""A deadlock."""
+_MSSQL_BLOCKED = _MSSQL_UNDONE | {1222}
+"""And a lock that was not to be had in time."""
+_MSSQL_FULL = frozenset({1101, 1105, 9002})
+_MSSQL_GONE = frozenset({64, 121, 233, 596, 6005, 6006, 10053, 10054, 10060, 10929, 40197, 40613})
+"""The connection broke, or the server ended it."""
+_MSSQL_AWAY = (
+    _MSSQL_BLOCKED
+    | _MSSQL_FULL
+    | _MSSQL_GONE
+    # A database or an account that is not there, that others have to themselves, is offline, or
+    # may only be read; a server that is paused, or has no room or no time.
+    | {701, 802, 904, 911, 922, 924, 927, 942, 945, 976, 978, 983, 3906, 4060, 4064, 8645, 8651}
+    | {10928, 17142, 18452, 18456, 18461, 18488, 40501, 49918, 49919, 49920}
+)
+# The number stands behind the message: "[40001] [Microsoft][…] Transaction … (1205) (SQLExecute)".
+_MSSQL_NUMBER = re.compile(r"\((\d+)\) \(SQL\w+\)")
+_ODBC_AWAY = ("08", "HYT", "IM")
+"""How the driver's own states begin: no connection, no answer in time, no such driver."""
+
+
 class Conflict(Exception):
     """A row with this key exists. Nothing was written."""
 
@@ -90,6 +116,8 @@ def is_away(error: BaseException) -> bool:
         bool(getattr(error, "connection_invalidated", False))
         or isinstance(cause, _POSTGRES_AWAY)
         or _mysql_number(cause) in _MYSQL_AWAY
+        or _mssql_number(cause) in _MSSQL_AWAY
+        or _odbc_state(cause).startswith(_ODBC_AWAY)
     )
 
 
@@ -99,7 +127,9 @@ def is_conflict(error: BaseException) -> bool:
     if isinstance(cause, sqlite3.IntegrityError):
         return cause.sqlite_errorname in _SQLITE_CONFLICT
     return (
-        isinstance(cause, asyncpg.UniqueViolationError) or _mysql_number(cause) in _MYSQL_CONFLICT
+        isinstance(cause, asyncpg.UniqueViolationError)
+        or _mysql_number(cause) in _MYSQL_CONFLICT
+        or _mssql_number(cause) in _MSSQL_CONFLICT
     )
 
 
@@ -107,7 +137,8 @@ def is_blocked(error: BaseException) -> bool:
     """Whether a statement gave up since others held what it would lock, by the database's own
     error or by what its owner raised for that."""
     blocked = asyncpg.LockNotAvailableError | asyncpg.DeadlockDetectedError
-    return any(isinstance(_cause(e), blocked) for e in (error, error.__cause__) if e is not None)
+    causes = [_cause(e) for e in (error, error.__cause__) if e is not None]
+    return any(isinstance(c, blocked) or _mssql_number(c) in _MSSQL_BLOCKED for c in causes)
 
 
 def is_full(error: BaseException) -> bool:
@@ -115,7 +146,11 @@ def is_full(error: BaseException) -> bool:
     cause = _cause(error)
     if isinstance(cause, sqlite3.OperationalError):
         return _sqlite_name(cause) == "SQLITE_FULL"
-    return isinstance(cause, asyncpg.DiskFullError) or _mysql_number(cause) in _MYSQL_FULL
+    return (
+        isinstance(cause, asyncpg.DiskFullError)
+        or _mysql_number(cause) in _MYSQL_FULL
+        or _mssql_number(cause) in _MSSQL_FULL
+    )
 
 
 def was_refused(error: BaseException) -> bool:
@@ -127,6 +162,8 @@ def was_refused(error: BaseException) -> bool:
     if (number := _mysql_number(cause)) is not None:
         # Those from 2000 on are the driver's own.
         return not 2000 <= number < 3000 and number not in _MYSQL_GONE
+    if (number := _mssql_number(cause)) is not None:
+        return number not in _MSSQL_GONE and not _odbc_state(cause).startswith(_ODBC_AWAY)
     return isinstance(cause, asyncpg.PostgresError) and not isinstance(
         cause, asyncpg.PostgresConnectionError | asyncpg.OperatorInterventionError
     )
@@ -134,7 +171,8 @@ def was_refused(error: BaseException) -> bool:
 
 def was_undone(error: BaseException) -> bool:
     """Whether the server gave the transaction up for another's sake: to be done once more."""
-    return _mysql_number(_cause(error)) in _MYSQL_UNDONE
+    cause = _cause(error)
+    return _mysql_number(cause) in _MYSQL_UNDONE or _mssql_number(cause) in _MSSQL_UNDONE
 
 
 def _mysql_number(error: BaseException) -> int | None:
@@ -143,6 +181,19 @@ def _mysql_number(error: BaseException) -> int | None:
         return None
     number = error.args[0] if error.args else None
     return number if isinstance(number, int) else None
+
+
+def _mssql_number(error: BaseException) -> int | None:
+    """SQL Server's number of an error that its ODBC driver raised."""
+    found = _MSSQL_NUMBER.search(str(error)) if _odbc_state(error) else None
+    return None if found is None else int(found[1])
+
+
+def _odbc_state(error: BaseException) -> str:
+    """The SQLSTATE of an error that an ODBC driver raised; of others none."""
+    if not type(error).__module__.startswith("pyodbc") or not error.args:
+        return ""
+    return str(error.args[0])
 
 
 def _sqlite_name(error: sqlite3.OperationalError) -> str:

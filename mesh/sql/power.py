@@ -32,6 +32,8 @@ class _Server(NamedTuple):
     """Names and values."""
     wanted: dict[str, tuple[str, frozenset[str], str]]
     """The value that a setting is to have, those that are dangerous, and what happens then."""
+    where: str = "in the server's configuration"
+    """Where it is set."""
 
 
 _POSTGRES = _Server(
@@ -49,7 +51,17 @@ _MARIADB = _Server(
         "innodb_doublewrite": ("on", _OFF, _PAGES),
     },
 )
-_SERVERS = {"postgresql": _POSTGRES, "mysql": _MARIADB, "mariadb": _MARIADB}
+_MSSQL = _Server(
+    "SELECT 'delayed_durability', delayed_durability_desc FROM sys.databases "
+    "WHERE database_id = DB_ID() UNION ALL "
+    "SELECT 'page_verify', page_verify_option_desc FROM sys.databases WHERE database_id = DB_ID()",
+    {
+        "delayed_durability": ("disabled", frozenset({"forced"}), _COMMITS),
+        "page_verify": ("checksum", frozenset({"none"}), "a page that broke is not noticed"),
+    },
+    "by ALTER DATABASE … SET",
+)
+_SERVERS = {"postgresql": _POSTGRES, "mysql": _MARIADB, "mariadb": _MARIADB, "mssql": _MSSQL}
 
 
 async def on_power_loss(database: Database) -> PowerLoss:
@@ -74,5 +86,5 @@ async def on_power_loss(database: Database) -> PowerLoss:
     if dangers:
         advice = ", ".join(f"{name} = {server.wanted[name][0]}" for name in dangers)
         detail = f"{shown}: {'; '.join(dangers.values())}"
-        return PowerLoss(False, detail, f"in the server's configuration: {advice}")
+        return PowerLoss(False, detail, f"{server.where}: {advice}")
     return PowerLoss(True, f"{shown}: what was committed is on the disk", "")

@@ -1,7 +1,7 @@
 """Transactions that a server gives up for another's sake, and that are done again.
 
-MariaDB's do so now and then, in whatever order rows are taken: a claim goes from an index to the
-rows, and a change from the rows to the index.
+MariaDB's do so now and then, and SQL Server's, in whatever order rows are taken: a claim goes from
+an index to the rows, and a change from the rows to the index.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from sqlalchemy.engine import URL, make_url
 from mesh.errors import ConfigError
 from mesh.plugins import hide_password
 from mesh.sql.dialect import Dialect
+from mesh.sql.dialects.mssql import MSSQL
 from mesh.sql.dialects.mysql import MariaDB, MySQL
 from mesh.sql.dialects.postgresql import PostgreSQL
 from mesh.sql.dialects.sqlite import SQLite
@@ -20,6 +21,8 @@ BY_SCHEME: dict[str, Dialect] = {
     "sqlite": SQLite(),
     "mysql": MySQL(),
     "mariadb": MariaDB(),
+    "mssql": MSSQL(),
+    "sqlserver": MSSQL(),
 }
 """Each by the schemes of its URLs."""
 

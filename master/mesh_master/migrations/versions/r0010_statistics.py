@@ -12,11 +12,12 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from alembic.operations import Operations
-from sqlalchemy import BigInteger, Column, Integer, String, bindparam, select, table, text
+from sqlalchemy import BigInteger, Column, Integer, bindparam, select, table, text
 from sqlalchemy import column as col
 
 from mesh.fingerprint import fingerprint
-from mesh.sql import JobId, Moment
+from mesh.sql import JobId, Moment, String, partial
+from mesh_master.migrations.mssql_counting import MSSQL
 from mesh_master.migrations.mysql_counting import MySQL
 
 revision = "0010"
@@ -31,6 +32,7 @@ HAPPENED = ("enqueued", "started", *ENDS, "retried")
 COUNTS = (*HAPPENED, "waits", *RAN)
 TIMES = ("ran", "waited")
 COUNTED = (*COUNTS, *TIMES)
+_COUNT = Integer().with_variant(BigInteger, "mssql")
 KEY = ("span", "at", "name", "lane", "shard")
 
 
@@ -56,20 +58,18 @@ def upgrade(op: Operations, prefix: str, schema: str | None) -> None:
         Column("shard", Integer, primary_key=True, autoincrement=False),
         *(
             Column(name, kind, nullable=False, server_default="0")
-            for kind, names in ((Integer, COUNTS), (BigInteger, TIMES))
+            for kind, names in ((_COUNT, COUNTS), (BigInteger, TIMES))
             for name in names
         ),
         schema=schema,
         sqlite_with_rowid=False,
     )
-    sharded, failed = text("shard <> 0"), text("fingerprint IS NOT NULL")
     op.create_index(
         f"{series}_shard",
         series,
         ["at"],
         schema=schema,
-        postgresql_where=sharded,
-        sqlite_where=sharded,
+        **partial("shard <> 0"),
     )
     context = op.get_context()
     quote = context.dialect.identifier_preparer.quote
@@ -81,10 +81,11 @@ def upgrade(op: Operations, prefix: str, schema: str | None) -> None:
     def local(name: str) -> str:
         return quote(f"{prefix}{name}")
 
-    kinds: dict[str, Callable[[], _PostgreSQL | _SQLite | MySQL]] = {
+    kinds: dict[str, Callable[[], _PostgreSQL | _SQLite | MySQL | MSSQL]] = {
         "postgresql": lambda: _PostgreSQL(known, local),
         "sqlite": lambda: _SQLite(known, local),
         "mysql": lambda: MySQL(known, RAN, BOUNDS),
+        "mssql": lambda: MSSQL(known, RAN, BOUNDS),
     }
     if not context.as_sql:
         _fill_fingerprints(op, jobs, schema)
@@ -96,22 +97,19 @@ def upgrade(op: Operations, prefix: str, schema: str | None) -> None:
     ):
         op.drop_index(f"{jobs}_{name}", jobs, schema=schema)
         op.create_index(f"{jobs}_{name}", jobs, columns, schema=schema, postgresql_ops=operators)
-    unstarted = text("finished_at IS NULL AND state <> 'running'")
     op.create_index(
         f"{jobs}_unstarted",
         jobs,
         ["lane", "state", "enqueued_at", "due_at"],
         schema=schema,
-        postgresql_where=unstarted,
-        sqlite_where=unstarted,
+        **partial("finished_at IS NULL AND state <> 'running'"),
     )
     op.create_index(
         f"{jobs}_fingerprint",
         jobs,
         ["fingerprint", "finished_at", "id", "retried_as"],
         schema=schema,
-        postgresql_where=failed,
-        sqlite_where=failed,
+        **partial("fingerprint IS NOT NULL"),
     )
 
 

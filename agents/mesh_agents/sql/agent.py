@@ -196,7 +196,8 @@ class SqlAgent:
         )
         async with self.database.read(timeout=PATIENCE) as connection:
             return {
-                lane: LaneDepth(ready, leased, total - ready - leased)
+                # MariaDB's sums are decimals.
+                lane: LaneDepth(int(ready), int(leased), total - int(ready) - int(leased))
                 for lane, total, ready, leased in await connection.execute(counts)
             }
 

@@ -723,6 +723,9 @@ class AgentConformance(BoardConformance):
         depth = await agent.depth()
         assert {lane: d.total for lane, d in depth.items()} == {"a": 130, "b": 2}
         assert depth["b"].delayed == 1
+        # Not some driver's kind of number: they go out as JSON.
+        numbers = [n for d in depth.values() for n in (d.ready, d.leased, d.delayed)]
+        assert {type(number) for number in numbers} == {int}
 
     async def test_a_backlog_of_ten_thousand(self, harness: AgentHarness) -> None:
         agent = await harness.connect()

@@ -596,6 +596,22 @@ async def test_mariadb_stopped_and_started() -> None:
             await push(agent, make_job())
 
 
+async def test_mariadb_gone_as_it_is_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What the driver says where uvloop has closed the socket already.
+    def no_socket(_: Any) -> None:
+        raise RuntimeError("Transport does not expose socket instance")
+
+    monkeypatch.setattr("asyncmy.connection.Connection._set_keep_alive", no_socket)
+    async with await asyncio.start_server(
+        lambda _, writer: writer.close(), "127.0.0.1", 0
+    ) as server:
+        port = server.sockets[0].getsockname()[1]
+        agent = SqlAgent("sql-1", f"mariadb://mesh@127.0.0.1:{port}/mesh", AgentSettings())
+        with pytest.raises(AgentUnavailable, match="does not expose socket"):
+            await agent.open()
+        await agent.close()
+
+
 class TestPostgres:
     async def test_a_server_stopped_and_started_under_a_pull(self) -> None:
         with PostgresServer() as server:

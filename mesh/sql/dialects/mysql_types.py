@@ -13,6 +13,7 @@ from sqlalchemy import Table
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.mysql.asyncmy import MySQLDialect_asyncmy
 from sqlalchemy.dialects.mysql.base import MySQLDDLCompiler, MySQLTypeCompiler
+from sqlalchemy.engine.interfaces import DBAPIConnection
 
 __all__ = ["DRIVERNAME", "MARIADB", "MeshMariaDB", "MeshMySQL"]
 
@@ -21,6 +22,9 @@ DRIVERNAME, MARIADB = "mysql+jobmesh", "mysql+jobmesh_mariadb"
 _STRING = 250
 """Characters of a string that says nothing of its length. Three such and an id, at four bytes a
 character, are nearly what an index's key may have (3072 bytes)."""
+
+_SERVER_LOST = 2013
+"""The driver's number of a connection that broke (``CR_SERVER_LOST``)."""
 
 
 class _Types(MySQLTypeCompiler):
@@ -52,6 +56,13 @@ class MeshMySQL(MySQLDialect_asyncmy):
     supports_statement_cache = True
     type_compiler_cls = _Types
     ddl_compiler = _Tables
+
+    def connect(self, *arguments: Any, **named: Any) -> DBAPIConnection:
+        try:
+            return super().connect(*arguments, **named)
+        except RuntimeError as error:
+            # Of a socket that the event loop has closed already, as the other end went.
+            raise self.loaded_dbapi.OperationalError(_SERVER_LOST, str(error)) from error
 
 
 class MeshMariaDB(MeshMySQL):

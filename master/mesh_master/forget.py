@@ -30,7 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.job import LEAST_KEPT, TERMINAL, State, is_job_id
 from mesh.ports import Outlived
-from mesh.sql import Change, Database, JobId, Moment, one_of
+from mesh.sql import Change, Database, JobId, Moment, one_of, repeated
 from mesh_master.tables import Tables
 
 __all__ = ["ROOM", "Forgetting", "next_ttl", "oldest"]
@@ -135,10 +135,14 @@ class Forgetting:
         for start in range(0, len(wanted), ROOM):
             left: Sequence[str] = wanted[start : start + ROOM]
             while left:
-                async with self._database.write(timeout=_PATIENCE) as connection:
-                    removed, left = await self._step(connection, left)
+                removed, left = await self._remove(left)
                 gone |= removed
         return gone
+
+    @repeated
+    async def _remove(self, job_ids: Sequence[str]) -> tuple[set[str], Sequence[str]]:
+        async with self._database.write(timeout=_PATIENCE) as connection:
+            return await self._step(connection, job_ids)
 
     async def _step(
         self, connection: AsyncConnection, job_ids: Sequence[str]

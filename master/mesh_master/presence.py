@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh.clock import SystemClock
 from mesh.errors import MeshError
 from mesh.service import Service, unique_name
-from mesh.sql import BulkUpsert, Database, begins_with
+from mesh.sql import BulkUpsert, Database, begins_with, repeated
 from mesh_master.tables import Tables
 
 __all__ = ["GONE", "Presence", "at_work"]
@@ -80,6 +80,7 @@ class Presence(Service):
             except MeshError as error:
                 log.debug("%s: %s", self.name, error)
 
+    @repeated
     async def tell(self) -> None:
         """Say so now."""
         seen = _Seen(self._database.now(), self._process)

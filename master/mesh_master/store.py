@@ -257,24 +257,31 @@ class SqlMaster:
     async def unblock(self, ended: Collection[str] | None = None) -> Unblocked:
         jobs = 0
         if ended is None:
-            async with self.database.write(timeout=_PATIENCE) as connection:
-                jobs += len(await self._unblocking.expire(connection))
+            jobs += await self._expire()
             jobs += await self._tell(None)
         else:
             each = iter(ended)
             while part := list(islice(each, unblocking.AT_ONCE)):
                 jobs += await self._tell(part)
+        freed, waits, gated = await self._free(ended)
+        return Unblocked(jobs + freed, waits, gated)
+
+    @repeated
+    async def _expire(self) -> int:
+        async with self.database.write(timeout=_PATIENCE) as connection:
+            return len(await self._unblocking.expire(connection))
+
+    @repeated
+    async def _free(self, ended: Collection[str] | None) -> tuple[int, bool, bool]:
         async with self.database.write(timeout=_PATIENCE) as connection:
             freed = await self._unblocking.free_slots(connection, ended)
-            waits, gated = await self._unblocking.outlook(connection)
-        return Unblocked(jobs + freed, waits, gated)
+            return freed, *await self._unblocking.outlook(connection)
 
     async def _tell(self, ended: Collection[str] | None) -> int:
         """Close the dependencies on these jobs, or on any that have ended. Returns how many."""
         count, left = 0, None if ended is None else set(ended)
         while left is None or left:
-            async with self.database.write(timeout=_PATIENCE) as connection:
-                told, gone = await self._unblocking.tell(connection, left)
+            told, gone = await self._tell_some(left)
             count += told
             if left is not None:
                 # Those that ended by it may have children themselves.
@@ -282,6 +289,11 @@ class SqlMaster:
             elif not told:
                 break
         return count
+
+    @repeated
+    async def _tell_some(self, ended: Collection[str] | None) -> tuple[int, Collection[str]]:
+        async with self.database.write(timeout=_PATIENCE) as connection:
+            return await self._unblocking.tell(connection, ended)
 
     @repeated
     async def claim_gated(
@@ -351,6 +363,7 @@ class SqlMaster:
         async with self.database.read(timeout=_PATIENCE) as connection:
             return await self._rescuing.doubtful(connection, until, limit)
 
+    @repeated
     async def rescue(self, lost: Sequence[Suspect]) -> list[str]:
         async with self.database.write(timeout=_PATIENCE) as connection:
             rescued = await self._rescuing.rescue(connection, lost)
@@ -372,6 +385,7 @@ class SqlMaster:
                 .values(claimed_until=null())
             )
 
+    @repeated
     async def give_up(self, job_ids: Sequence[str], error: ErrorInfo) -> list[str]:
         known = [job_id for job_id in job_ids if is_job_id(job_id)]
         async with self.database.write(timeout=_PATIENCE) as connection:

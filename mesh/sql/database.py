@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import ColumnElement, Executable, MetaData, Table, inspect, text
+from sqlalchemy import ColumnElement, MetaData, Table, inspect, text
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateSchema
@@ -505,8 +505,3 @@ class Database:
                     await connection.invalidate()
         except FAULTS as error:
             raise self._translate(error) from error
-
-    async def execute(self, statement: Executable, rows: Sequence[dict[str, Any]]) -> None:
-        """Run one statement for each row, in a transaction of its own."""
-        async with self.write() as connection:
-            await connection.execute(statement, list(rows))

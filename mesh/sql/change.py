@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Delete, Select, Update, select, tuple_
 
 from mesh.sql.database import Database, Executor
 
-__all__ = ["Change"]
+__all__ = ["FEW_KEYS", "Change"]
+
+FEW_KEYS = 200
+"""Keys of several columns in one condition: of many more MariaDB's planner makes no ranges, and
+compares each with each row of the table."""
 
 
 class Change:
@@ -65,11 +69,10 @@ class Change:
         """Change the rows, and return how many there were. Where nothing is to be returned."""
         if self.statement is not None:
             return int((await connection.execute(self.statement)).rowcount)
-        keys = (await connection.execute(self._these)).all()
-        if not keys:
-            return 0
-        meant = self._are(keys)
-        return int((await connection.execute(self._change.where(meant))).rowcount)
+        changed = 0
+        for meant in self._parts((await connection.execute(self._these)).all()):
+            changed += int((await connection.execute(self._change.where(meant))).rowcount)
+        return changed
 
     async def run(
         self, connection: Executor, parameters: Mapping[str, Any] | None = None
@@ -80,11 +83,16 @@ class Change:
             done = await connection.execute(self.statement, given)
             rows: Sequence[Any] = done.all()
             return rows
-        keys = (await connection.execute(self._these, given)).all()
-        if not keys:
-            return []
-        meant = self._are(keys)
-        look = self._look.where(meant)
-        before = (await connection.execute(look, given)).all() if self._is_delete else ()
-        await connection.execute(self._change.where(meant), given)
-        return before if self._is_delete else (await connection.execute(look, given)).all()
+        found: list[Any] = []
+        for meant in self._parts((await connection.execute(self._these, given)).all()):
+            change, look = self._change.where(meant), self._look.where(meant)
+            for statement in (look, change) if self._is_delete else (change, look):
+                result = await connection.execute(statement, given)
+                found += result.all() if statement is look else ()
+        return found
+
+    def _parts(self, keys: Sequence[Any]) -> Iterator[ColumnElement[bool]]:
+        """Conditions that mean some of the rows each, and all of them together."""
+        size = max(1, len(keys)) if len(self._keys) == 1 else FEW_KEYS
+        for start in range(0, len(keys), size):
+            yield self._are(keys[start : start + size])

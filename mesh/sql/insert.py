@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import islice
 from typing import Any
 
 import asyncpg
@@ -11,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.sql.alone import Alone
 from mesh.sql.bulk import as_arrays, one_of, unnested
+from mesh.sql.change import FEW_KEYS
 from mesh.sql.database import Database, Executor
 from mesh.sql.faults import Conflict, is_conflict
 from mesh.sql.notice import NO_NOTICE, NOTIFY, Notice
@@ -90,9 +92,13 @@ class InsertNew:
         dialect = self._database.dialect
         left = {tuple(row[place] for place in places): row for row in rows}
         inserted: set[Any] = set()
+        size = FEW_KEYS if len(names) > 1 else len(rows)
         while left:
-            found = await connection.execute(select(*key).where(dialect.rows_in(key, list(left))))
-            known = [tuple(row) for row in found]
+            known: list[tuple[Any, ...]] = []
+            for start in range(0, len(left), size):
+                some = list(islice(left, start, start + size))
+                found = await connection.execute(select(*key).where(dialect.rows_in(key, some)))
+                known += [tuple(row) for row in found]
             for one in known:
                 left.pop(one, None)
             if left and await self._insert(connection, list(left.values())):

@@ -66,7 +66,7 @@ screenshots: $(VENV)/.dev
 	MESH_SCREENSHOTS=1 $(BIN)/pytest -q tests/browser -k legible
 
 # Break everything while jobs run, and see whether every promise is kept: tests/chaos.
-#   make chaos MINUTES=30 SEED=7 DEPLOYMENT=nats|sql|embedded|all
+#   make chaos MINUTES=30 SEED=7 DEPLOYMENT=nats|sql|mariadb|embedded|all
 MINUTES ?= 5
 DEPLOYMENT ?= all
 chaos: $(VENV)/.dev

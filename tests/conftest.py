@@ -76,10 +76,14 @@ def pgbouncer(postgres: PostgresServer) -> Iterator[PgBouncer]:
 
 
 @pytest.fixture(scope="session")
-def mariadb() -> Iterator[MariaServer]:
+def mariadb_installed() -> None:
     # Not the package mariadb-server: that starts a server of its own.
     installed("mariadb-server-core", ["mariadbd"])
     installed("mariadb-client", ["mariadb"])  # and what mariadb-install-db needs
+
+
+@pytest.fixture(scope="session")
+def mariadb(mariadb_installed: None) -> Iterator[MariaServer]:
     with MariaServer() as server:
         yield server
 

@@ -386,6 +386,7 @@ class MariaServer(_Server):
     tests alone."""
 
     ready_text = "ready for connections"
+    programs = ("mariadbd", "mariadb", "mariadb-install-db")
 
     def __init__(
         self, folder: Path | None = None, settings: Mapping[str, str] | None = None
@@ -396,10 +397,13 @@ class MariaServer(_Server):
             if settings is None
             else settings
         )
-        self._server, self._client, self._install = (
-            _debian_program(name) for name in ("mariadbd", "mariadb", "mariadb-install-db")
-        )
+        self._server, self._client, self._install = map(_debian_program, self.programs)
         self._databases = 0
+
+    @classmethod
+    def is_installed(cls) -> bool:
+        """Whether its programs are here."""
+        return all(map(_which, cls.programs))
 
     def account(self) -> int | None:
         return _nobody()  # it refuses to run as root
@@ -513,10 +517,13 @@ class PgBouncer(_Server):
         return direct.replace(f":{self._server.port}/", f":{self.port}/")
 
 
-def _debian_program(name: str) -> str:
+def _which(name: str) -> str | None:
     # An ordinary account's PATH leaves out where servers are.
-    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
-    if found := shutil.which(name, path=path):
+    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+
+
+def _debian_program(name: str) -> str:
+    if found := _which(name):
         return found
     raise ServerFailed(f"no {name} found: apt-get install mariadb-server-core mariadb-client")
 

@@ -5,6 +5,7 @@ others are not. What a process says goes to its log; each that is started anew h
 
 - ``nats``: one nats-server as agent, PostgreSQL as master.
 - ``sql``: two databases on one PostgreSQL as agents, another PostgreSQL as master.
+- ``mariadb``: the same on MariaDB.
 - ``embedded``: one SQLite file, and processes that are everything (``mesh up``).
 """
 
@@ -20,23 +21,25 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 from urllib.parse import urlsplit
 
-from sqlalchemy import Engine, NullPool, create_engine, text
+from sqlalchemy import NullPool, text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mesh import Mesh
 from mesh.config import Config
-from mesh.testing.servers import NatsServer, PostgresServer
+from mesh.testing.servers import MariaServer, NatsServer, PostgresServer
 from tests.acceptance.processes import MESH
 
+from .database import engine
 from .journal import Entry, Journal, read_journals
 from .proxy import Proxy
 
 __all__ = ["DEPLOYMENTS", "GRACE", "LEASE", "Cluster", "Deployment", "Member", "Role"]
 
-Deployment = Literal["nats", "sql", "embedded"]
-DEPLOYMENTS: tuple[Deployment, ...] = ("nats", "sql", "embedded")
+Deployment = Literal["nats", "sql", "mariadb", "embedded"]
+DEPLOYMENTS: tuple[Deployment, ...] = get_args(Deployment)
 Role = Literal["worker", "coordinator", "producer"]
 
 LEASE = 5.0
@@ -50,10 +53,11 @@ ROOT = Path(__file__).parents[2]
 COUNTS: Mapping[Deployment, Mapping[Role, int]] = {
     "nats": {"worker": 3, "coordinator": 2, "producer": 2},
     "sql": {"worker": 3, "coordinator": 2, "producer": 2},
+    "mariadb": {"worker": 3, "coordinator": 2, "producer": 2},
     "embedded": {"worker": 2, "producer": 2},
 }
 
-Server = NatsServer | PostgresServer
+Server = NatsServer | PostgresServer | MariaServer
 
 
 @dataclass
@@ -99,7 +103,7 @@ class Cluster:
 
     async def start(self) -> None:
         await asyncio.to_thread(self._start_servers)
-        await asyncio.to_thread(self._prepare)
+        await self._prepare()
         for role, count in COUNTS[self.deployment].items():
             for number in range(1, count + 1):
                 proxies = {}
@@ -116,9 +120,7 @@ class Cluster:
             disk = self._disk("master")
             self._urls = {"master": f"sqlite:///{disk / 'mesh.db'}"}
             return
-        # With fsync as nobody pulls the plug here; the disk may be full though.
-        settings = {"fsync": "off", "max_wal_size": "64MB", "min_wal_size": "32MB"}
-        master = PostgresServer(self._disk("master"), settings)
+        master = self._database_server("master")
         self.servers["master"] = master.start()
         self._urls["master"] = master.create_database()
         if self.deployment == "nats":
@@ -126,9 +128,17 @@ class Cluster:
             self.servers["agent"] = agent.start()
             self._urls["nats-1"] = agent.url
         else:
-            database = PostgresServer(self._disk("agent"), settings)
+            database = self._database_server("agent")
             self.servers["agent"] = database.start()
-            self._urls |= {name: database.create_database() for name in ("pg-1", "pg-2")}
+            self._urls |= {name: database.create_database() for name in ("sql-1", "sql-2")}
+
+    def _database_server(self, name: str) -> PostgresServer | MariaServer:
+        # Without fsync, as nobody pulls the plug here; the disk may be full though.
+        if self.deployment == "mariadb":
+            settings = {"innodb-flush-method": "nosync", "innodb-log-file-size": "32M"}
+            return MariaServer(self._disk(name), settings)
+        settings = {"fsync": "off", "max_wal_size": "64MB", "min_wal_size": "32MB"}
+        return PostgresServer(self._disk(name), settings)
 
     def _disk(self, name: str) -> Path:
         """A file system of its own, if we may mount one; else a folder, which cannot be full."""
@@ -141,17 +151,24 @@ class Cluster:
             self.disks[name] = disk
         return disk
 
-    def _prepare(self) -> None:
+    async def _prepare(self) -> None:
         command = [MESH, "db", "upgrade", "--app", APPLICATION]
-        subprocess.run(command, cwd=ROOT, env=self.environment(None), check=True)
-        with self.database().begin() as connection:
-            connection.execute(text("CREATE TABLE orders (n VARCHAR(100) PRIMARY KEY)"))
+        environment = self.environment(None)
+        await asyncio.to_thread(subprocess.run, command, cwd=ROOT, env=environment, check=True)
+        async with self.database().begin() as connection:
+            await connection.execute(text("CREATE TABLE orders (n VARCHAR(100) PRIMARY KEY)"))
 
-    def database(self) -> Engine:
+    def database(self) -> AsyncEngine:
         """The master's, for the driver."""
-        url = self._urls["master"]
-        dialect = "postgresql+psycopg" if url.startswith("postgresql") else "sqlite"
-        return create_engine(dialect + url[url.index("://") :], poolclass=NullPool)
+        (master,) = self.databases("master")
+        return master
+
+    def databases(self, server: str) -> list[AsyncEngine]:
+        """Of the master or the agents, for the driver."""
+        urls = [
+            url for name, url in self._urls.items() if (name == "master") == (server == "master")
+        ]
+        return [engine(url, poolclass=NullPool) for url in urls]
 
     def app(self) -> Mesh:
         """The cluster as the driver sees it: no fault of a process's proxies concerns it."""
@@ -260,7 +277,8 @@ class Cluster:
         """Wait until its process has ended, that was told to; one that does not is written down
         and killed."""
         told = time.monotonic()
-        if not await self.gone(member, self.stopping):
+        patience = PATIENCE if member.role == "producer" else self.stopping
+        if not await self.gone(member, patience):
             self.journal.write("stuck", who=member.who, after=time.monotonic() - told)
             self.signal(member, signal.SIGUSR2)
             await self.gone(member, 1)

@@ -146,10 +146,10 @@ async def _left(cluster: Cluster, app: Mesh) -> dict[str, int]:
             left[f"in the ledger of {name}"] = await ledger.lag()
         finally:
             await ledger.close()
-    with cluster.database().connect() as connection:
+    async with cluster.database().connect() as connection:
         for table, what in (("slots", "true"), ("dependencies", "is_open")):
             query = text(f"SELECT count(*) FROM mesh_{table} WHERE {what}")
-            left[table] = connection.execute(query).scalar_one()
+            left[table] = (await connection.execute(query)).scalar_one()
     return {what: number for what, number in left.items() if number}
 
 
@@ -172,11 +172,11 @@ async def gather(cluster: Cluster, app: Mesh, seen: Seen, drained: Drained) -> E
         told = [Lifecycle.decode(e.data) async for e in events if e.kind == "lifecycle"]
         stories[row.id] = [(moment.event, moment.attempt) for moment in told]
     attempts: dict[str, dict[int, str]] = {}
-    with cluster.database().connect() as connection:
-        found = connection.execute(text("SELECT job_id, attempt, outcome FROM mesh_attempts"))
+    async with cluster.database().connect() as connection:
+        found = await connection.execute(text("SELECT job_id, attempt, outcome FROM mesh_attempts"))
         for job_id, attempt, outcome in found:
             attempts.setdefault(str(job_id), {})[attempt] = outcome
-        orders = frozenset(connection.execute(text("SELECT n FROM orders")).scalars())
+        orders = frozenset((await connection.execute(text("SELECT n FROM orders"))).scalars())
     return Evidence(
         entries=cluster.entries(),
         rows=rows,

@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from mesh.testing.servers import PostgresServer, ServerFailed
+from sqlalchemy import text
+
+from mesh.testing.servers import MariaServer, PostgresServer, ServerFailed
 
 from .cluster import GRACE, PATIENCE, Cluster, Member
 from .plan import Step
@@ -141,8 +143,21 @@ class Nemesis:
                 cluster.journal.write("killed", server=name)
             with suppress(ServerFailed):
                 await asyncio.to_thread(server.start)
-                return
-            await asyncio.to_thread(server.start)
+            await asyncio.to_thread(server.start)  # if it was not ready in time
+            if isinstance(server, MariaServer):
+                await self._rebuild(name)
+
+    async def _rebuild(self, name: str) -> None:
+        """Build anew the tables that MariaDB says are corrupt: a full disk may leave its indexes
+        so (docs/databases.md)."""
+        for database in self._cluster.databases(name):
+            async with database.connect() as connection:
+                tables = (await connection.execute(text("SHOW TABLES"))).scalars().all()
+                for table in tables:
+                    told = (await connection.execute(text(f"CHECK TABLE {table}"))).all()
+                    if any(line.Msg_type == "error" for line in told):
+                        self._cluster.journal.write("rebuilt", server=name, table=table)
+                        await connection.execute(text(f"ALTER TABLE {table} FORCE"))
 
     # what an agent keeps ----------------------------------------------------------------------
 

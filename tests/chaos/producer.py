@@ -17,7 +17,7 @@ from itertools import count
 
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from mesh import (
     AgentUnavailable,
@@ -42,6 +42,7 @@ from .application import (
     step,
     threaded,
 )
+from .database import engine
 
 PAUSE = float(os.environ.get("CHAOS_PAUSE", "0.05"))
 VERSION = int(os.environ.get("CHAOS_VERSION", "1"))
@@ -179,12 +180,7 @@ class Producer:
 
     def _database(self) -> AsyncEngine:
         if self._engine is None:
-            url = app.config.master or ""
-            driver = "postgresql+asyncpg" if url.startswith("postgresql") else "sqlite+aiosqlite"
-            arguments = {} if url.startswith("postgresql") else {"timeout": 5}
-            self._engine = create_async_engine(
-                driver + url[url.index("://") :], pool_pre_ping=True, connect_args=arguments
-            )
+            self._engine = engine(app.config.master or "", pool_pre_ping=True)
         return self._engine
 
     async def flow(self) -> None:

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mesh import Mesh
+
 from .checker import Report, check
-from .cluster import CONCURRENCY, COUNTS, Cluster, Deployment
+from .cluster import CONCURRENCY, COUNTS, PATIENCE, Cluster, Deployment
 from .evidence import Seen, drain, gather, odd_lines, unkept_leases, watch
 from .nemesis import Nemesis
 from .plan import Step, plan
@@ -88,6 +90,7 @@ async def run(settings: Settings) -> Outcome:
     try:
         await cluster.start()
         async with cluster.app() as app:
+            await _until_up(app)
             stop = asyncio.Event()
             memory = _Memory(cluster)
             async with asyncio.TaskGroup() as tasks:
@@ -119,6 +122,15 @@ async def run(settings: Settings) -> Outcome:
     if outcome.ok and not outcome.odd:
         shutil.rmtree(folder, ignore_errors=True)
     return outcome
+
+
+async def _until_up(app: Mesh) -> None:
+    """Until a coordinator has declared the schedules: before, there is little to break."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            if await app.schedules.list():
+                return
+            await asyncio.sleep(0.1)
 
 
 def _most_twice(deployment: Deployment, steps: Sequence[Step]) -> int:

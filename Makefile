@@ -34,8 +34,8 @@ demo: $(VENV)/.demo
 	@$(BIN)/mesh demo --agent $(AGENT)
 
 test: $(VENV)/.dev
-	$(BIN)/pytest -n 2 --dist loadfile $(TESTS)
-	$(BIN)/pytest -n 2 --faulty $(or $(SEED),1) -k "not nats" $(FAULTY)
+	$(BIN)/pytest -n 3 --dist loadfile $(TESTS)
+	$(BIN)/pytest -n 3 --faulty $(or $(SEED),1) -k "not nats" $(FAULTY)
 
 # Seed after seed for so many minutes: the tests under faults, the models and the fuzzing. Ends at
 # the first failure, and names the seed that replays it.

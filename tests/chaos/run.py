@@ -24,8 +24,9 @@ __all__ = ["Outcome", "Settings", "run"]
 
 SLOTS_EVERY, TOGETHER = 2.0, 3
 _PAGE = resource.getpagesize()
-WARM = 20.0
-"""Seconds after which a process's memory is to be flat."""
+WARM = 60.0
+"""Seconds after which a process's memory is to be flat. It may have been stopped for some of them,
+twice in a row, before it had done anything."""
 
 
 @dataclass(frozen=True, slots=True)

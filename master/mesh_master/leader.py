@@ -27,6 +27,8 @@ log = logging.getLogger("mesh")
 
 _TRUSTED = 2 / 3
 _RENEW = 1 / 3
+_LEAVING = 2.0
+"""Seconds for a master to take a lease back. Others need only wait for it to expire."""
 
 
 class Term:
@@ -94,9 +96,11 @@ async def _serve(
             for keeper in keepers:
                 keeper.cancel()
     try:
-        await master.release(term.lease)
-    except MasterError as error:
-        log.info("lease '%s' was not released, it will expire: %s", term.lease.name, error)
+        async with asyncio.timeout(_LEAVING):
+            await master.release(term.lease)
+    except (MasterError, TimeoutError) as error:
+        why = str(error) or "no answer in time"
+        log.info("lease '%s' was not released, it will expire: %s", term.lease.name, why)
 
 
 async def _keep(master: Master, term: Term, asked: float, clock: Clock) -> None:

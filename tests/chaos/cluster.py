@@ -227,8 +227,10 @@ class Cluster:
     @property
     def stopping(self) -> float:
         """Seconds in which a process is to have ended that was told to. A file's lock may be held
-        by a process that is stopped just then: nobody else writes for as long."""
-        return GRACE + (45 if self.deployment == "embedded" else 15)
+        by a process that is stopped just then: nobody else writes for as long. Elsewhere servers
+        may not answer: 5 s for what was asked of them, 2 s each for giving back leases and
+        connections; the rest is for a machine that has more to do."""
+        return GRACE + (45 if self.deployment == "embedded" else 20)
 
     def of(self, role: str) -> list[Member]:
         return [member for member in self.members if member.role == role]

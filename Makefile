@@ -34,7 +34,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/mesh demo --agent $(AGENT)
 
 test: $(VENV)/.dev
-	$(BIN)/pytest -n 3 --dist loadfile $(TESTS)
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(TESTS)
 	$(BIN)/pytest -n 3 --faulty $(or $(SEED),1) -k "not nats" $(FAULTY)
 
 # Seed after seed for so many minutes: the tests under faults, the models and the fuzzing. Ends at

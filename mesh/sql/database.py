@@ -333,7 +333,8 @@ class Database:
         engines = self.engines
         self._engine = self._hasty = None
         try:
-            async with asyncio.timeout(_CLOSING):
+            # A file answers.
+            async with asyncio.timeout(None if self.is_local else _CLOSING):
                 for connection in kept:
                     await connection.close()
                 for engine in engines:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from tests.packages import installed
 
 settings.register_profile("fuzz", max_examples=500)
 """For ``make fuzz``: five times the examples."""
+
+
+# Tests send it to processes of theirs, which would ignore it as a shell's background jobs do.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -163,7 +163,7 @@ class NatsConsumer:
             await self._inbox.close()
             self._inbox = None
         if self._inbox is None:
-            inbox = Inbox(self._connection, self._question, self._lease / 4, self._on_message)
+            inbox = Inbox(self._connection, self._question, self._lease / 8, self._on_message)
             await inbox.open()
             self._inbox = inbox
         if self._trouble:

@@ -33,6 +33,17 @@ from mesh_master.plain import NEW_COLUMNS, sort_out
 from mesh_master.store import SqlMaster
 
 
+class Suites(
+    MasterConformance,
+    ConditionsConformance,
+    EventsConformance,
+    HistoryConformance,
+    SchedulesConformance,
+    StatisticsConformance,
+):
+    """All that a master is held to."""
+
+
 class SqliteHarness:
     ttl = 30.0
 
@@ -79,14 +90,7 @@ class PostgresHarness(SqliteHarness):
         await self.system.sleep(seconds)
 
 
-class TestSqlite(
-    MasterConformance,
-    ConditionsConformance,
-    EventsConformance,
-    HistoryConformance,
-    SchedulesConformance,
-    StatisticsConformance,
-):
+class TestSqlite(Suites):
     @pytest.fixture
     async def harness(self, tmp_path: Path) -> AsyncIterator[SqliteHarness]:
         harness = SqliteHarness(tmp_path)
@@ -118,14 +122,7 @@ def mariadb_url(mariadb: MariaServer) -> str:
     return mariadb.create_database()
 
 
-class TestMaria(
-    MasterConformance,
-    ConditionsConformance,
-    EventsConformance,
-    HistoryConformance,
-    SchedulesConformance,
-    StatisticsConformance,
-):
+class TestMaria(Suites):
     @pytest.fixture
     async def harness(self, mariadb_url: str) -> AsyncIterator[MariaHarness]:
         harness = MariaHarness(mariadb_url)
@@ -133,14 +130,7 @@ class TestMaria(
         await harness.close()
 
 
-class TestPostgres(
-    MasterConformance,
-    ConditionsConformance,
-    EventsConformance,
-    HistoryConformance,
-    SchedulesConformance,
-    StatisticsConformance,
-):
+class TestPostgres(Suites):
     @pytest.fixture
     async def harness(self, postgres: PostgresServer) -> AsyncIterator[PostgresHarness]:
         harness = PostgresHarness(postgres.create_database())

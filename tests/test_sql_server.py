@@ -34,20 +34,14 @@ from mesh.sql.faults import is_away, is_blocked, is_conflict, is_full, was_refus
 from mesh.sql.outbox import Outbox
 from mesh.testing.conformance import (
     AgentConformance,
-    ConditionsConformance,
-    EventsConformance,
-    HistoryConformance,
-    SchedulesConformance,
-    StatisticsConformance,
     make_job,
 )
 from mesh.testing.conformance.agent import is_empty
-from mesh.testing.conformance.master import MasterConformance
 from mesh.testing.servers import PostgresServer
 from mesh_agents.sql import SqlAgent
 from mesh_master import presence, schema
 from mesh_master.store import SqlMaster
-from tests.test_master import MariaHarness
+from tests.test_master import MariaHarness, Suites
 from tests.test_sql_agent import SqlHarness, harness_for
 from tests.tsql import PROBES, FakeServer, NotTSQL, odbc_error, translate
 
@@ -159,14 +153,7 @@ class TestAgent(AgentConformance):
     "test_things_count_in_the_minute_in_which_they_happened",
     "test_two_dispatchers_never_claim_the_same",
 )
-class TestMaster(
-    MasterConformance,
-    ConditionsConformance,
-    EventsConformance,
-    HistoryConformance,
-    SchedulesConformance,
-    StatisticsConformance,
-):
+class TestMaster(Suites):
     @pytest.fixture
     async def harness(self, url: str) -> AsyncIterator[MariaHarness]:
         harness = MariaHarness(url)

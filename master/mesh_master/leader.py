@@ -99,8 +99,7 @@ async def _serve(
         async with asyncio.timeout(_LEAVING):
             await master.release(term.lease)
     except (MasterError, TimeoutError) as error:
-        why = str(error) or "no answer in time"
-        log.info("lease '%s' was not released, it will expire: %s", term.lease.name, why)
+        log.info("lease '%s' was not released, it will expire: %s", term.lease.name, _why(error))
 
 
 async def _keep(master: Master, term: Term, asked: float, clock: Clock) -> None:
@@ -118,7 +117,7 @@ async def _keep(master: Master, term: Term, asked: float, clock: Clock) -> None:
             pause = lease.ttl * _RENEW / 4
             if clock.monotonic() + pause < asked + lease.ttl * _TRUSTED:
                 continue
-            why = str(error) or "no answer in time"
+            why = _why(error)
             log.warning("lease '%s' could not be renewed: %s; stepping down", lease.name, why)
             break
         if not renewed:
@@ -126,3 +125,7 @@ async def _keep(master: Master, term: Term, asked: float, clock: Clock) -> None:
             break
         asked, pause = asking, lease.ttl * _RENEW
     term.over.set()
+
+
+def _why(error: Exception) -> str:
+    return str(error) or "no answer in time"

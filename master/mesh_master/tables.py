@@ -155,7 +155,7 @@ def _jobs(metadata: MetaData, prefix: str) -> Table:
         Column("worker", String),
         Column("payload", Text),
         Column("result", Text),
-        Column("error_type", Text(200)),
+        Column("error_type", Text(PREFIX)),
         Column("error_message", Text),
         Column("error_traceback", Text),
         Column("meta", Text),

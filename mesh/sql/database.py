@@ -28,6 +28,7 @@ from mesh.errors import MeshError
 from mesh.plugins import hide_password
 from mesh.sql.dialect import Insert, Query
 from mesh.sql.dialects import parse_url
+from mesh.sql.engines import LEAVING
 from mesh.sql.faults import FAULTS, Conflict, first_line, is_away, is_conflict, is_full, was_refused
 from mesh.sql.server_time import ServerTime
 
@@ -35,8 +36,6 @@ __all__ = ["A_FILE", "ONE_WRITER", "Database", "DatabaseErrors", "Executor"]
 
 # Connections kept out of the pool for lone statements, of each kind: taking one costs as much
 # as a short statement.
-_CLOSING = 2.0
-"""Seconds in which a server is to answer who takes leave."""
 _KEPT = 2
 
 # The advisory lock under which tables are made; any number that others are unlikely to use.
@@ -334,7 +333,7 @@ class Database:
         self._engine = self._hasty = None
         try:
             # A file answers.
-            async with asyncio.timeout(None if self.is_local else _CLOSING):
+            async with asyncio.timeout(None if self.is_local else LEAVING):
                 for connection in kept:
                     await connection.close()
                 for engine in engines:

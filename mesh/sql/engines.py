@@ -19,9 +19,9 @@ from sqlalchemy import event, exc, func, select
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-__all__ = ["HASTY", "PLANNING", "file_engine", "find_pooler", "server_engine"]
+__all__ = ["HASTY", "LEAVING", "PLANNING", "file_engine", "find_pooler", "server_engine"]
 
-_LEAVING = 2.0
+LEAVING = 2.0
 """Seconds in which a server is to answer who leaves a transaction or a connection."""
 
 # It tells of connections that could not be closed in good order, with tracebacks. Who uses them
@@ -87,12 +87,12 @@ class _Connection(asyncpg.Connection):
 
     async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:
         if query.startswith("ROLLBACK"):  # as the driver's transactions do
-            timeout = timeout or _LEAVING
+            timeout = timeout or LEAVING
         return await super().execute(query, *args, timeout=timeout)
 
     async def close(self, *, timeout: float | None = None) -> None:
         with suppress(TimeoutError):  # then it has been aborted
-            await super().close(timeout=timeout or _LEAVING)
+            await super().close(timeout=timeout or LEAVING)
 
 
 def _setting_in_transactions(session: Mapping[str, str]) -> type[_Connection]:

@@ -16,9 +16,6 @@ from sqlalchemy import text
 
 __all__ = ["MSSQL"]
 
-ENDS = ("succeeded", "failed", "cancelled", "skipped", "expired")
-HAPPENED = ("enqueued", "started", *ENDS, "retried")
-
 _SHARD = "@@SPID"
 _SINCE = "CAST('2000-01-01' AS DATETIME2(6))"
 
@@ -28,10 +25,14 @@ _NEW, _OLD = ("1", "inserted"), ("-1", "deleted")
 
 class MSSQL:
     def __init__(
-        self, known: Callable[[str], str], ran: Sequence[str], bounds: Sequence[int]
+        self,
+        known: Callable[[str], str],
+        happened: Sequence[str],
+        ran: Sequence[str],
+        bounds: Sequence[int],
     ) -> None:
-        """``known`` is the whole name of something of ours, ``ran`` the columns of durations
-        between the ``bounds``, in microseconds."""
+        """``known`` is the whole name of something of ours, ``happened`` the columns of what is
+        counted, ``ran`` those of durations between the ``bounds``, in microseconds."""
         self._known = known
         edges = (0, *bounds, 2**62)
         durations = {
@@ -39,7 +40,7 @@ class MSSQL:
             for name, (least, most) in zip(ran, pairwise(edges), strict=True)
         }
         self._sums = {
-            **{fact: _sum("n", f"fact = '{fact}'") for fact in HAPPENED},
+            **{fact: _sum("n", f"fact = '{fact}'") for fact in happened},
             "waits": _sum("n", "fact = 'started' AND us IS NOT NULL"),
             **{name: _sum("n", where) for name, where in durations.items()},
             "ran": _sum("n * us", "ends = 1 AND us IS NOT NULL"),

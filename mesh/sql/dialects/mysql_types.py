@@ -15,13 +15,11 @@ from sqlalchemy.dialects.mysql.asyncmy import MySQLDialect_asyncmy
 from sqlalchemy.dialects.mysql.base import MySQLDDLCompiler, MySQLTypeCompiler
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
+from mesh.sql.types import STRING
+
 __all__ = ["DRIVERNAME", "MARIADB", "MeshMariaDB", "MeshMySQL"]
 
 DRIVERNAME, MARIADB = "mysql+jobmesh", "mysql+jobmesh_mariadb"
-
-_STRING = 250
-"""Characters of a string that says nothing of its length. Three such and an id, at four bytes a
-character, are nearly what an index's key may have (3072 bytes)."""
 
 _SERVER_LOST = 2013
 """The driver's number of a connection that broke (``CR_SERVER_LOST``)."""
@@ -30,7 +28,7 @@ _SERVER_LOST = 2013
 class _Types(MySQLTypeCompiler):
     def visit_VARCHAR(self, type_: Any, **kw: Any) -> str:  # noqa: N802
         if type_.length is None:
-            return f"VARCHAR({_STRING})"
+            return f"VARCHAR({STRING})"
         return super().visit_VARCHAR(type_, **kw)
 
     # The plain ones end at 64 kB, and a plain FLOAT has four bytes.

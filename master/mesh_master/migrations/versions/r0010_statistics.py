@@ -85,7 +85,7 @@ def upgrade(op: Operations, prefix: str, schema: str | None) -> None:
         "postgresql": lambda: _PostgreSQL(known, local),
         "sqlite": lambda: _SQLite(known, local),
         "mysql": lambda: MySQL(known, RAN, BOUNDS),
-        "mssql": lambda: MSSQL(known, RAN, BOUNDS),
+        "mssql": lambda: MSSQL(known, HAPPENED, RAN, BOUNDS),
     }
     if not context.as_sql:
         _fill_fingerprints(op, jobs, schema)

@@ -199,6 +199,9 @@ class LaneLoad(Struct, frozen=True, array_like=True, gc=False):
     running: int
     held: int
     """Pulled, not started."""
+    since: float = 0.0
+    """Attempts that the worker began before this moment, by its clock, are over as far as it is
+    concerned, and what they came to is in the ledger before this; 0 is not known."""
 
 
 class Heartbeat(Struct, frozen=True, array_like=True, tag="heartbeat", gc=False):

@@ -116,9 +116,9 @@ class Rig:
         found = await self.master.get_jobs([job.id for job in jobs])
         return [(found[job.id].state, found[job.id].attempt) for job in jobs]
 
-    def beat(self, worker: str, state: str = "running") -> Heartbeat:
+    def beat(self, worker: str, state: str = "running", since: float = 0.0) -> Heartbeat:
         now = self.clock.time()
-        lanes = [LaneLoad("default", 1, 1, 0)]
+        lanes = [LaneLoad("default", 1, 1, 0, since)]
         return Heartbeat(worker, now, "a", "host", 1, "1", now, state, lanes)
 
 
@@ -193,6 +193,28 @@ async def test_a_living_worker_is_waited_for(rig: Rig) -> None:
     assert isinstance(rescuer, Rescuer)
     (again,) = await rig.master.claim_due(rig.clock.time(), 10, 60)
     assert (again.lost, again.snoozes) == (1, 0)
+
+
+async def test_what_a_living_worker_is_over_with_is_lost(rig: Rig) -> None:
+    """It ran the job, and what it told of it was lost with the agent."""
+    began = rig.clock.time()
+    told, still = Story(began), Story(began + 1)
+    await rig.push(told.job, still.job)
+    await rig.record("a", told.started(), still.started())
+    asked: list[set[str]] = []
+
+    async def missing(jobs: Mapping[str, Collection[str]]) -> set[str]:
+        asked.append({job_id for ids in jobs.values() for job_id in ids})
+        await rig.record("a", rig.beat("w-1", since=still.begin + 1))
+        return asked[-1]
+
+    rig.agents["a"].missing = missing  # type: ignore[method-assign]
+    rig.clock.advance(AFTER + 2)
+    await rig.record("a", rig.beat("w-1", since=still.begin + 1))
+    async with rig.rescuer():
+        await rig.clock.swept.wait()
+    assert asked == [{told.id}, {told.id}]
+    assert await rig.states(told.job, still.job) == [(State.SCHEDULED, 2), (State.RUNNING, 1)]
 
 
 async def test_a_worker_that_comes_back_between_two_looks_is_waited_for(rig: Rig) -> None:

@@ -14,7 +14,9 @@ A job is rescued on evidence alone, all of it:
 - after that was said, the ledger of each agent that can be asked has been read to its end: so
   whatever became of the job there, or where it was moved to, is in the master;
 - the worker that runs it, if one does, has not been heard of for ``silence`` seconds, in which its
-  agent could be reached. A living one will tell the outcome, which nobody need find twice;
+  agent could be reached; or it says itself that it is over with all it had begun by then
+  (``LaneLoad.since``), and what it told of this one was lost with the agent. One that runs it still
+  will tell the outcome, which nobody need find twice;
 - and the master still has it as it was seen (``Master.rescue``, in one transaction).
 
 It is then held like any job, under a later attempt's number. A sweep may end at any point, and two
@@ -189,9 +191,7 @@ class Rescuer(Service):
         living = await self._living()
         by_agent: defaultdict[str, list[Suspect]] = defaultdict(list)
         for suspect in suspects:
-            if suspect.agent is not None and (
-                suspect.worker not in living or suspect.state is not State.RUNNING
-            ):
+            if suspect.agent is not None and not _is_under_way(suspect, living):
                 by_agent[suspect.agent].append(suspect)
         known = {agent.name for agent in await self._master.agents()} | self._agents.keys()
         lost: dict[str, list[Suspect]] = {}
@@ -203,9 +203,14 @@ class Rescuer(Service):
                 lost[name] = [suspect for suspect in mine if suspect.id in gone]
         return await self._untold({name: mine for name, mine in lost.items() if mine})
 
-    async def _living(self) -> set[str]:
+    async def _living(self) -> dict[str, dict[str, float]]:
+        """By worker and lane, since when it may be running something."""
         heard = await self._master.workers(seen_after=self._clock.time() - self._silence)
-        return {worker.worker for worker in heard if worker.state != "stopped"}
+        return {
+            worker.worker: {load.lane: load.since for load in worker.lanes}
+            for worker in heard
+            if worker.state != "stopped"
+        }
 
     async def _missing(self, agent: Agent, suspects: Iterable[Suspect]) -> Collection[str] | None:
         """Which of the jobs the agent does not have; ``None``: it cannot be asked."""
@@ -276,3 +281,11 @@ class Rescuer(Service):
         self.rescued += done
         for name, count in done.items():
             log.warning("agent %s has lost %d jobs: they are dispatched again", name, count)
+
+
+def _is_under_way(suspect: Suspect, living: Mapping[str, Mapping[str, float]]) -> bool:
+    """Whether a living worker runs it, as far as is known."""
+    loads = living.get(suspect.worker or "")
+    if suspect.state is not State.RUNNING or loads is None:
+        return False
+    return suspect.started_at is None or suspect.started_at >= loads.get(suspect.lane, 0.0)

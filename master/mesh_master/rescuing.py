@@ -66,9 +66,7 @@ class Rescuing:
         for place, state in enumerate(_STATES[first:], first):
             query = suspects_in(self._tables, state, before, limit - len(found), last_id)
             rows = await connection.execute(query)
-            found += [
-                Suspect(row.id, row.lane, row.agent, state, row.attempt, row.worker) for row in rows
-            ]
+            found += [_suspect(row) for row in rows]
             if len(found) >= limit:
                 return Suspects(found, (place, found[-1].id))
             last_id = None
@@ -200,7 +198,15 @@ def suspects_in(
 ) -> Select[Any]:
     """The suspects in that state whose ids are behind ``after``."""
     jobs = tables.jobs.c
-    wanted = [jobs.id, jobs.lane, jobs.agent, jobs.attempt, jobs.worker]
+    wanted = [
+        jobs.id,
+        jobs.lane,
+        jobs.agent,
+        jobs.state,
+        jobs.attempt,
+        jobs.worker,
+        jobs.started_at,
+    ]
     query = select(*wanted).where(
         jobs.state == state,
         *([] if after is None else [jobs.id > after]),
@@ -213,7 +219,8 @@ def suspects_in(
 
 
 def _suspect(row: Row[Any]) -> Suspect:
-    return Suspect(row.id, row.lane, row.agent, State(row.state), row.attempt, row.worker)
+    about = (row.id, row.lane, row.agent, State(row.state), row.attempt, row.worker)
+    return Suspect(*about, row.started_at)
 
 
 def _keys(row: Row[Any]) -> list[str]:

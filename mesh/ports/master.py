@@ -131,6 +131,8 @@ class Suspect:
     """``queued``, ``running`` or ``retrying``; ``scheduled`` if it was about to be."""
     attempt: int
     worker: str | None = None
+    started_at: float | None = None
+    """When that worker began it, by its clock."""
 
 
 @dataclass(frozen=True, slots=True)

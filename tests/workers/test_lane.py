@@ -41,6 +41,32 @@ class TestReporting:
         assert others == [end]
         assert worker.name.endswith(start.worker)
 
+    async def test_what_it_is_over_with_is_settled(self, rig: Rig) -> None:
+        """Its load says so: the rescuer looks for what began before."""
+        gate = Gate()
+
+        @rig.app.job
+        async def handler() -> None:
+            await gate.pass_through()
+
+        job = await handler.enqueue()
+        async with rig.worker() as worker, asyncio.timeout(PATIENCE):
+            lane = worker.lanes[0]
+            await rig.until(lambda: bool(rig.told(job.id, Started)))
+            (start,) = rig.told(job.id, Started)
+            assert isinstance(start, Started)
+            assert lane.load.since == start.started_at
+            rig.memory.go_down()
+            gate.opened.set()
+            while lane.running:  # noqa: ASYNC110 - lanes do not tell
+                await asyncio.sleep(0)
+            assert lane.load.since == start.started_at
+            rig.memory.go_down(False)
+            await rig.ended(job.id)
+            while lane.load.since == start.started_at:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            assert lane.load.since > start.started_at
+
     @pytest.mark.parametrize("in_thread", [False, True])
     async def test_events_are_in_the_ledger_before_the_end(self, rig: Rig, in_thread: bool) -> None:
         def talk(ctx: Context[Any]) -> None:

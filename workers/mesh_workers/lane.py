@@ -71,7 +71,7 @@ class Lane:
         self._failed_at: float | None = None
         self._resting: asyncio.Task[None] | None = None
         self._queue: deque[Delivery] = deque()
-        self._running: dict[asyncio.Task[None], Delivery] = {}
+        self._running: dict[asyncio.Task[None], tuple[Delivery, Run]] = {}
         self._changed = asyncio.Event()
         self._moved_at = self._clock.monotonic()
         self._settler = Settler(name, tools, self._giving_up, self._changed.set)
@@ -79,7 +79,17 @@ class Lane:
 
     @property
     def load(self) -> LaneLoad:
-        return LaneLoad(self.name, self.concurrency, len(self._running), len(self._queue))
+        running, held = len(self._running), len(self._queue)
+        return LaneLoad(self.name, self.concurrency, running, held, self._since())
+
+    def _since(self) -> float:
+        """When the first began of what runs here, and of what has ended and is not settled."""
+        runs = [
+            run.started_at
+            for task, (_, run) in self._running.items()
+            if task not in self._attempts.stragglers
+        ]
+        return min([self._clock.time(), *runs, *self._settler.began()])
 
     @property
     def running(self) -> int:
@@ -245,7 +255,7 @@ class Lane:
                 self._tools.keeper.release([queued.receipt])
                 self._queue[index] = delivery
                 return True
-        for running in self._running.values():
+        for running, _ in self._running.values():
             # Unless another has begun it since: then the attempts' numbers are not ours to give.
             if running.job.id == job_id and next_attempt(delivery) <= next_attempt(running) + 1:
                 self._settler.renew(running, delivery)
@@ -269,7 +279,7 @@ class Lane:
                 continue
             if not delivery.redelivered:  # those see to it themselves
                 self._tools.reporter.started(run)
-            self._running[task] = delivery
+            self._running[task] = delivery, run
             task.add_done_callback(self._ended)
         if begun:
             self._moved_at = self._clock.monotonic()
@@ -282,7 +292,8 @@ class Lane:
             self._tools.keeper.release(list(lost))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._look_at(task, self._running.pop(task))
+        delivery, _ = self._running.pop(task)
+        self._look_at(task, delivery)
         self._moved_at = self._clock.monotonic()
         self._fill()
         if self._room() > 0:
@@ -348,7 +359,7 @@ class Lane:
                 return True
         return any(
             self._attempts.call_off(delivery.job, task, reason)
-            for task, delivery in self._running.items()
+            for task, (delivery, _) in self._running.items()
             if delivery.job.id == job_id
         )
 

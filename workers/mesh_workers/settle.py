@@ -12,6 +12,7 @@ from mesh.batcher import Batcher
 from mesh.errors import AgentError
 from mesh.ports import Consumer, Delivery, Settlement
 from mesh.service import Backoff
+from mesh.wire import Finished, Retrying
 from mesh_workers.tools import Tools
 
 __all__ = ["Settler", "next_attempt"]
@@ -48,6 +49,12 @@ class Settler:
     def unsettled(self) -> int:
         """How many were posted, and are not written."""
         return len(self._unsettled)
+
+    def began(self) -> list[float]:
+        """When the attempts began whose outcomes were posted and are not written."""
+        records = (settlement.record for settlement in self._unsettled.values())
+        ended = (r for r in records if isinstance(r, Finished | Retrying))
+        return [r.started_at for r in ended if r.started_at]  # 0: it had not begun
 
     def post(self, settlement: Settlement) -> None:
         """Settle it soon; other settlements go on meanwhile."""

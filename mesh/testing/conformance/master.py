@@ -531,7 +531,7 @@ class MasterConformance(
         master = await harness.connect()
 
         def beat(worker: str, at: float, state: str = "running") -> Heartbeat:
-            load = [LaneLoad("default", 10, 1, 2)]
+            load = [LaneLoad("default", 10, 1, 2, at - 1.5)]
             return Heartbeat(worker, at, AGENT, "host", 7, "1.0", 5.0, state, load, finished=3)
 
         await record(master, beat("w-1", 10), beat("w-1", 30), beat("w-1", 20), beat("w-2", 15))

@@ -87,6 +87,12 @@ def _told(attempts: list[AttemptInfo]) -> list[tuple[int, str, str | None, str |
     return [(a.attempt, a.outcome, a.worker, a.error_type) for a in attempts]
 
 
+def _seen(job: Envelope, state: State) -> Suspect:
+    """What ``_run`` makes of a job."""
+    began = _run(job)["started_at"]
+    return Suspect(job.id, "default", "a-1", state, 1, "w-1", began)
+
+
 class RescueConformance:
     """A part of ``MasterConformance``."""
 
@@ -104,8 +110,8 @@ class RescueConformance:
         await _record(master, Started(**_run(running)), _retrying(retrying), end, begun)
         assert await _suspects(master, harness) == {
             queued.id: Suspect(queued.id, "default", "a-1", State.QUEUED, 1),
-            running.id: Suspect(running.id, "default", "a-1", State.RUNNING, 1, "w-1"),
-            retrying.id: Suspect(retrying.id, "default", "a-1", State.RETRYING, 1, "w-1"),
+            running.id: _seen(running, State.RUNNING),
+            retrying.id: _seen(retrying, State.RETRYING),
         }
 
     async def test_suspects_come_in_pages(self, harness: _Harness) -> None:

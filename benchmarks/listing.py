@@ -122,8 +122,17 @@ class Past:
 
 
 async def fill(master: SqlMaster, past: Past) -> None:
-    """Write the history as the recorder does, in its batches."""
+    """Write the history as the recorder does, in its batches, into empty tables. Their indexes are
+    made afterwards, which takes a fraction of the time."""
     tables, database = master.tables, master.database
+    indexes = [
+        index
+        for table in (tables.jobs, tables.attempts, tables.tags)
+        for index in sorted(table.indexes, key=lambda index: str(index.name))
+    ]
+    async with database.write() as connection:
+        for index in indexes:
+            await connection.run_sync(index.drop)
     tag = ("name", "value", "job_id")
     tags = BulkUpsert(database, tables.tags, tag, tag)
     error = ("error_type", "error_message", "error_traceback")
@@ -149,6 +158,12 @@ async def fill(master: SqlMaster, past: Past) -> None:
         await write()
     took = time.perf_counter() - began
     typer.echo(f"  {past.jobs} jobs written in {took:.0f} s")
+    began = time.perf_counter()
+    for index in indexes:
+        async with database.write() as connection:
+            await connection.run_sync(index.create)
+    took = time.perf_counter() - began
+    typer.echo(f"  {len(indexes)} indexes made in {took:.0f} s")
     first = (await master.list_jobs(JobFilter(states=[State.SUCCEEDED], limit=1)))[0]
     loads = [LaneLoad(lane, 10, 3, 1) for lane in LANES]
     others: list[Record] = [

@@ -229,7 +229,7 @@ class Cluster:
         """Seconds in which a process is to have ended that was told to. A file's lock may be held
         by a process that is stopped just then: nobody else writes for as long. Elsewhere servers
         may not answer: 5 s for what was asked of them, 2 s each for giving back leases and
-        connections; the rest is for a machine that has more to do."""
+        connections; the rest is for servers on a machine that has more to do."""
         return GRACE + (45 if self.deployment == "embedded" else 20)
 
     def of(self, role: str) -> list[Member]:
@@ -264,10 +264,13 @@ class Cluster:
             member.process.send_signal(what)
 
     async def gone(self, member: Member, patience: float) -> bool:
-        """Whether its process has ended, after so many seconds at most."""
-        process, until = member.process, time.monotonic() + patience
+        """Whether its process has ended, after so many seconds at most. Those in which it waited
+        for a processor do not count."""
+        process = member.process
+        if process is not None:
+            until = time.monotonic() + patience - _starved(process.pid)
         while process is not None and process.poll() is None:
-            if time.monotonic() > until:
+            if time.monotonic() > until + _starved(process.pid):
                 return False
             await asyncio.sleep(0.02)
         if process is not None:
@@ -330,6 +333,15 @@ class Cluster:
             server.close()
         for disk in self.disks.values():
             subprocess.run(["umount", "--lazy", str(disk)], capture_output=True, check=False)
+
+
+def _starved(pid: int) -> float:
+    """Seconds that the process's main thread could have run, and others did. See proc(5)."""
+    try:
+        _, waited, _ = Path(f"/proc/{pid}/schedstat").read_text().split()
+    except (OSError, ValueError):  # it has ended, or this is no Linux that counts
+        return 0.0
+    return int(waited) / 1e9
 
 
 def _no_core() -> None:

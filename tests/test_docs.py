@@ -35,6 +35,15 @@ def test_guarantees_are_held_by_tests_that_exist() -> None:
     assert not missing
 
 
+def test_outages_are_held_by_tests_that_exist() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "outages.md").read_text()))
+    found: set[str] = set()
+    for file in (ROOT / "tests").rglob("test_*.py"):
+        found |= set(re.findall(r"def (test_\w+)\(", file.read_text()))
+    assert len(named) >= 10
+    assert named <= found, named - found
+
+
 def _exists(path: str, *names: str) -> bool:
     """Whether a test of that name is there, within its class if it is in one."""
     body: list[ast.stmt] = (

@@ -52,9 +52,9 @@ class TestAgent(AgentConformance):
 class TestMaster(MasterConformance, ConditionsConformance):
     @pytest.fixture
     async def harness(
-        self, pgbouncer: PgBouncer, postgres: PostgresServer
+        self, pgbouncer: PgBouncer, direct_url: str
     ) -> AsyncIterator[PostgresHarness]:
-        harness = PostgresHarness(pgbouncer.url(postgres.create_database()))
+        harness = PostgresHarness(pgbouncer.url(direct_url))
         yield harness
         await harness.close()
 

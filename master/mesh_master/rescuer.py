@@ -63,6 +63,8 @@ _CLAIMS = 5.0
 """Seconds between two looks at claims."""
 _DOUBTFUL = 5000
 """Jobs of one such look."""
+_ROUNDED = 0.001
+"""Seconds: moments of a master are not as exact as a worker's."""
 _AHEAD = 3600.0
 """Seconds before they are due in which jobs are claimed, at most."""
 
@@ -288,4 +290,5 @@ def _is_under_way(suspect: Suspect, living: Mapping[str, Mapping[str, float]]) -
     loads = living.get(suspect.worker or "")
     if suspect.state is not State.RUNNING or loads is None:
         return False
-    return suspect.started_at is None or suspect.started_at >= loads.get(suspect.lane, 0.0)
+    since = loads.get(suspect.lane, 0.0)
+    return suspect.started_at is None or suspect.started_at > since - _ROUNDED

@@ -132,7 +132,7 @@ class Suspect:
     attempt: int
     worker: str | None = None
     started_at: float | None = None
-    """When that worker began it, by its clock."""
+    """When that worker began it, by its clock; masters may keep no more than microseconds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,8 @@ async def _record(master: Master, *records: Record) -> None:
 
 
 def _old(harness: _Harness, **changes: Any) -> Envelope:
-    """A job that was enqueued a while ago."""
-    return make_job(**{"enqueued_at": harness.now() - LONG, **changes})
+    """A job that was enqueued a while ago, at a moment that every master keeps as it is."""
+    return make_job(**{"enqueued_at": float(round(harness.now() - LONG)), **changes})
 
 
 def _run(job: Envelope, attempt: int = 1, worker: str = "w-1") -> dict[str, Any]:

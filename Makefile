@@ -12,7 +12,7 @@ FAULTY ?= tests/workers/test_worker.py tests/workers/test_lane.py tests/jobs/tes
 BENCH = .bench/driver
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz containers databases screenshots chaos outages check format docs bench bench-smoke clean
+.PHONY: help demo test fuzz containers databases screenshots chaos outages check mypy pyright format docs bench bench-smoke clean
 
 help:
 	@sed -n '2s/^# *//p' Makefile
@@ -75,9 +75,14 @@ chaos: $(VENV)/.dev
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy mesh agents/mesh_agents master/mesh_master workers/mesh_workers tests examples benchmarks
-	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+	$(MAKE) -j 2 mypy pyright
+
+mypy: $(VENV)/.dev
+	$(BIN)/mypy mesh agents/mesh_agents master/mesh_master workers/mesh_workers tests examples benchmarks
+
+pyright: $(VENV)/.dev
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

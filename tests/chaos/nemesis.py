@@ -170,7 +170,7 @@ class Nemesis:
         async with self._servers["agent"], self._fault(f"delete {what}", "agent"):
             try:
                 async with asyncio.timeout(PATIENCE):
-                    client = await nats.connect(cluster.url("nats-1"))
+                    client = await nats.connect(cluster.url("nats-1"), error_cb=_say_nothing)
                     try:
                         streams = client.jetstream()
                         stream = next(
@@ -188,6 +188,10 @@ class Nemesis:
                         await client.close()
             except (OSError, TimeoutError, nats.errors.Error, StopIteration) as error:
                 cluster.journal.write("left out", fault=f"delete {what}", why=str(error))
+
+
+async def _say_nothing(_: Exception) -> None:
+    """Of a server that is away, and tried again."""
 
 
 def _fill_up(path: Path) -> None:

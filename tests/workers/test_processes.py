@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from mesh.errors import ConfigError
 from mesh.job import State
 from mesh.testing.conformance.agent import make_job
 from mesh.wire import Event, Finished
-from mesh_workers import Worker
+from mesh_workers import Worker, child
 from mesh_workers import processes as processes_module
 from mesh_workers.outcome import (
     Cancelled,
@@ -238,6 +239,15 @@ class TestKilling:
         pid = await pool.pid()
         await pool.processes.close()
         await until_gone(pid)
+
+
+def test_a_worker_that_was_killed_has_gone_whatever_it_had_not_read() -> None:
+    ours, theirs = socket.socketpair()
+    pipe = child._Pipe(ours.detach())
+    pipe.send(child.Begun())
+    theirs.close()
+    assert pipe.receive() is None
+    pipe.close()
 
 
 class TestFinding:

@@ -108,12 +108,19 @@ class _Pipe:
 
     def receive(self) -> Call | None:
         """``None``: the worker has gone."""
-        head = self._file.read(LENGTH.size)
-        if len(head) < LENGTH.size:
+        try:
+            head = self._file.read(LENGTH.size)
+            if len(head) < LENGTH.size:
+                return None
+            (length,) = LENGTH.unpack(head)
+            data = self._file.read(length)
+        except ConnectionResetError:  # it was killed, and had not read all that was said
             return None
-        (length,) = LENGTH.unpack(head)
-        data = self._file.read(length)
         return self._decoder.decode(data) if len(data) == length else None
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
 
 
 class _Voice:
@@ -175,6 +182,7 @@ def main(fileno: int, log_level: int) -> None:
         voice.close()
         pipe.send(Ended(outcome))
         busy.clear()
+    pipe.close()
 
 
 def _read(pipe: _Pipe, calls: SimpleQueue[Call | None], busy: threading.Event) -> None:

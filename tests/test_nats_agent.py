@@ -248,6 +248,23 @@ class TestOutages:
         await recorder
         assert answers == [chosen.id]
 
+    async def test_whatever_the_driver_says_as_it_closes_is_no_callers(
+        self, harness: NatsHarness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """asyncio raises TypeError where a connection was lost a moment before, from 3.12 on."""
+        agent = await harness.connect()
+        client = agent._connection.client
+        close = client.close
+
+        async def fail() -> None:
+            await close()
+            raise TypeError("'NoneType' object is not callable")
+
+        monkeypatch.setattr(client, "close", fail)
+        await agent.close()
+        await agent.open()
+        await agent.push([make_job()])
+
     async def test_requests_that_expire_or_fall_silent_are_renewed(
         self, harness: NatsHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -458,9 +458,12 @@ def _explanation(book: _Book, run: Run, then: Run) -> str | None:
 def _remains(evidence: Evidence) -> Iterator[str]:
     for what, count in evidence.left.items():
         yield f"left: {count} {what}"
+    died = {entry["who"] for entry in evidence.entries if entry["e"] == "died"}
     for entry in evidence.entries:
         if entry["e"] == "died":
             yield f"process: {entry['who']} ended by itself, with {entry['code']}"
+        if entry["e"] == "down" and entry.get("code", 0) > 0 and entry["who"] not in died:
+            yield f"process: {entry['who']} ended with {entry['code']} when told to"
         if entry["e"] == "stuck":
             yield f"process: {entry['who']} did not end when told to"
     for who, megabytes in evidence.growth.items():

@@ -242,6 +242,10 @@ WRONG: dict[str, tuple[Evidence, str]] = {
         plus(good(), said(9, "died", who="worker-1.1", code=1)),
         "worker-1.1 ended by itself",
     ),
+    "a process failed as it stopped": (
+        plus(good(), said(9, "down", who="worker-1.1", code=1)),
+        "worker-1.1 ended with 1 when told to",
+    ),
     "a process would not stop": (
         plus(good(), said(9, "stuck", who="worker-1.1")),
         "worker-1.1 did not end when told to",

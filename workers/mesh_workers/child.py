@@ -19,6 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
@@ -176,12 +177,14 @@ def main(fileno: int, log_level: int) -> None:
     calls: SimpleQueue[Call | None] = SimpleQueue()
     busy = threading.Event()
     threading.Thread(target=_read, args=(pipe, calls, busy), name="mesh-pipe", daemon=True).start()
-    while (call := calls.get()) is not None:
-        voice = _Voice(pipe)
-        outcome = _run(call, pipe, voice)
-        voice.close()
-        pipe.send(Ended(outcome))
-        busy.clear()
+    # The worker may be killed at any moment: then nobody waits for what is left to be said.
+    with suppress(BrokenPipeError):
+        while (call := calls.get()) is not None:
+            voice = _Voice(pipe)
+            outcome = _run(call, pipe, voice)
+            voice.close()
+            pipe.send(Ended(outcome))
+            busy.clear()
     pipe.close()
 
 

@@ -344,6 +344,6 @@ async def _close(client: Client) -> None:
     if closing.cancelled():
         log.debug("closing a connection: its reconnection was given up")
     elif (error := closing.exception()) is not None:
-        if not isinstance(error, nats.errors.Error | OSError | AttributeError | AssertionError):
-            raise error
-        log.debug("closing a connection: %s", error)
+        # Whatever it is: nobody needs the connection any more. On one that has been lost nats-py
+        # and asyncio raise what they come to, such as AttributeError and TypeError.
+        log.debug("closing a connection: %r", error)

@@ -32,7 +32,7 @@ from mesh.wire import (
     Envelope,
     Record,
     Started,
-    decode_jobs,
+    decode_frame,
     decode_records,
     encode_frame,
     encode_records,
@@ -290,7 +290,7 @@ class MemoryConsumer:
         deliveries: list[Delivery] = []
         for key, entry in ready[:limit]:
             try:
-                (job,) = decode_jobs(entry.frame, self._lane)
+                (job,) = decode_frame(entry.frame)
             except CorruptMessage as error:
                 log.error("agent %s, lane %s: set aside: %s", self._agent.name, self._lane, error)
                 store.dead_letters.append(entry.frame)

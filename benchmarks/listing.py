@@ -126,9 +126,7 @@ async def fill(master: SqlMaster, past: Past) -> None:
     made afterwards, which takes a fraction of the time."""
     tables, database = master.tables, master.database
     indexes = [
-        index
-        for table in (tables.jobs, tables.attempts, tables.tags)
-        for index in sorted(table.indexes, key=lambda index: str(index.name))
+        index for table in (tables.jobs, tables.attempts, tables.tags) for index in table.indexes
     ]
     async with database.write() as connection:
         for index in indexes:

@@ -72,6 +72,12 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def postgres_url(postgres: PostgresServer) -> str:
+    """A database that the tests of a file share."""
+    return postgres.create_database()
+
+
 @pytest.fixture(scope="session")
 def pgbouncer(postgres: PostgresServer) -> Iterator[PgBouncer]:
     installed("pgbouncer", ["pgbouncer"])
@@ -91,6 +97,12 @@ def mariadb_installed() -> None:
 def mariadb(mariadb_installed: None) -> Iterator[MariaServer]:
     with MariaServer() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def mariadb_url(mariadb: MariaServer) -> str:
+    """As ``postgres_url``."""
+    return mariadb.create_database()
 
 
 @pytest.fixture(autouse=True)

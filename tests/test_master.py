@@ -28,7 +28,7 @@ from mesh.testing.conformance import (
     StatisticsConformance,
 )
 from mesh.testing.conformance.master import MasterConformance, Story
-from mesh.testing.servers import MariaServer, PostgresServer
+from mesh.testing.servers import PostgresServer
 from mesh.wire import Record
 from mesh_master import merge
 from mesh_master.plain import NEW_COLUMNS, sort_out
@@ -134,22 +134,12 @@ class TestSqlite(Suites):
         await harness.close()
 
 
-@pytest.fixture(scope="module")
-def mariadb_url(mariadb: MariaServer) -> str:
-    return mariadb.create_database()
-
-
 class TestMaria(Suites):
     @pytest.fixture
     async def harness(self, mariadb_url: str) -> AsyncIterator[MariaHarness]:
         harness = MariaHarness(mariadb_url)
         yield harness
         await harness.close()
-
-
-@pytest.fixture(scope="module")
-def postgres_url(postgres: PostgresServer) -> str:
-    return postgres.create_database()
 
 
 class TestPostgres(Suites):

@@ -31,14 +31,9 @@ LISTENING = (
 )
 
 
-@pytest.fixture(scope="module")
-def direct_url(postgres: PostgresServer) -> str:
-    return postgres.create_database()
-
-
 @pytest.fixture
-def agent_url(pgbouncer: PgBouncer, direct_url: str) -> str:
-    return f"{pgbouncer.url(direct_url)}?table_prefix=t{new_job_id()[-12:]}_"
+def agent_url(pgbouncer: PgBouncer, postgres_url: str) -> str:
+    return f"{pgbouncer.url(postgres_url)}?table_prefix=t{new_job_id()[-12:]}_"
 
 
 class TestAgent(AgentConformance):
@@ -52,9 +47,9 @@ class TestAgent(AgentConformance):
 class TestMaster(MasterConformance, ConditionsConformance):
     @pytest.fixture
     async def harness(
-        self, pgbouncer: PgBouncer, direct_url: str
+        self, pgbouncer: PgBouncer, postgres_url: str
     ) -> AsyncIterator[PostgresHarness]:
-        harness = PostgresHarness(pgbouncer.url(direct_url))
+        harness = PostgresHarness(pgbouncer.url(postgres_url))
         yield harness
         await harness.close()
 

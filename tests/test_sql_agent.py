@@ -117,20 +117,10 @@ def sqlite_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'mesh.db'}"
 
 
-@pytest.fixture(scope="module")
-def postgres_url(postgres: PostgresServer) -> str:
-    return postgres.create_database()
-
-
 @pytest.fixture
 def fresh_postgres_url(postgres_url: str) -> str:
     """Tables of its own for each test, which is faster than a database of its own."""
     return f"{postgres_url}?table_prefix=t{new_job_id()[-12:]}_"
-
-
-@pytest.fixture(scope="module")
-def mariadb_url(mariadb: MariaServer) -> str:
-    return mariadb.create_database()
 
 
 @pytest.fixture

@@ -37,7 +37,6 @@ from mesh.testing.conformance import (
     make_job,
 )
 from mesh.testing.conformance.agent import is_empty
-from mesh.testing.servers import PostgresServer
 from mesh_agents.sql import SqlAgent
 from mesh_master import presence, schema
 from mesh_master.store import SqlMaster
@@ -100,22 +99,17 @@ def traced(request: pytest.FixtureRequest) -> Iterator[None]:
     _ran.add(request.node.originalname)
 
 
-@pytest.fixture(scope="module")
-def database(postgres: PostgresServer) -> str:
-    return postgres.create_database()
-
-
 @pytest.fixture
-def server(database: str, monkeypatch: pytest.MonkeyPatch) -> FakeServer:
-    server = FakeServer(database)
+def server(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> FakeServer:
+    server = FakeServer(postgres_url)
     # Of users' own engines as well.
     monkeypatch.setattr(MSDialectAsync_aioodbc, "import_dbapi", classmethod(lambda _: server.dbapi))
     return server
 
 
 @pytest.fixture
-def url(server: FakeServer, database: str) -> str:
-    return f"mssql://sa:secret@localhost/{database.rpartition('/')[2]}"
+def url(server: FakeServer, postgres_url: str) -> str:
+    return f"mssql://sa:secret@localhost/{postgres_url.rpartition('/')[2]}"
 
 
 def without(*tests: str) -> Callable[[type], type]:

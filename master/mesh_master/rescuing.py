@@ -219,8 +219,8 @@ def suspects_in(
 
 
 def _suspect(row: Row[Any]) -> Suspect:
-    about = (row.id, row.lane, row.agent, State(row.state), row.attempt, row.worker)
-    return Suspect(*about, row.started_at)
+    state = State(row.state)
+    return Suspect(row.id, row.lane, row.agent, state, row.attempt, row.worker, row.started_at)
 
 
 def _keys(row: Row[Any]) -> list[str]:

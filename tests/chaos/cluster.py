@@ -267,15 +267,15 @@ class Cluster:
         """Whether its process has ended, after so many seconds at most. Those in which it waited
         for a processor do not count."""
         process = member.process
-        if process is not None:
-            until = time.monotonic() + patience - _starved(process.pid)
-        while process is not None and process.poll() is None:
+        if process is None:
+            return True
+        until = time.monotonic() + patience - _starved(process.pid)
+        while process.poll() is None:
             if time.monotonic() > until + _starved(process.pid):
                 return False
             await asyncio.sleep(0.02)
-        if process is not None:
-            self.journal.write("down", who=member.who, code=process.returncode)
-            member.process = None
+        self.journal.write("down", who=member.who, code=process.returncode)
+        member.process = None
         return True
 
     async def ends(self, member: Member) -> None:

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import msgspec
@@ -40,6 +41,7 @@ from mesh.wire import Accepted, Finished
 from mesh_agents.nats import NatsAgent
 from mesh_agents.nats.frames import Message
 from mesh_agents.nats.strays import Strays
+from mesh_agents.nats.streams import ApiError
 from tests.chaos.proxy import Proxy
 
 
@@ -384,6 +386,36 @@ class TestOutages:
         assert isinstance(record, Accepted)
         assert record.job.id == job.id
         assert await ledger.lag() == 0
+
+    async def test_a_stream_is_made_when_its_predecessors_files_are_gone(
+        self, own_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # The server answers a deletion before it has deleted the files.
+        harness = NatsHarness(own_server.url)
+        agent = await harness.connect()
+        await agent.push([make_job()])
+        stream = agent._names.stream("JOBS")
+        (folder,) = own_server.folder.glob(f"jetstream/**/{stream}")
+        api = agent._streams.api
+        await api(f"STREAM.DELETE.{stream}")
+        while folder.exists():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        folder.touch()
+        refusals = []
+
+        async def files_go_when_refused(subject: str, body: Any = None) -> dict[str, Any]:
+            try:
+                return await api(subject, body)
+            except ApiError as error:
+                if subject.startswith("STREAM.CREATE"):
+                    refusals.append(error.code)
+                    folder.unlink(missing_ok=True)
+                raise
+
+        monkeypatch.setattr(agent._streams, "api", files_go_when_refused)
+        assert await agent.push([make_job()]) == [None]
+        assert refusals == [10049]
+        await harness.close()
 
 
 class TestAccounts:

@@ -79,6 +79,36 @@ async def test_a_running_async_handler_is_told(any_rig: Rig) -> None:
     assert await rig.is_empty()
 
 
+@pytest.mark.parametrize("how", ["cancel", "interrupt"])
+async def test_an_attempt_whose_task_has_not_run_yet_is_told(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """As before Python 3.12 after it was begun; what is cancelled then never runs."""
+
+    @rig.app.job(retry=Retry(2))
+    async def handler() -> None:
+        await asyncio.Event().wait()
+
+    async with rig.worker() as worker:
+        (lane,) = worker.lanes
+        fill = lane._fill
+
+        def fill_and_call_off() -> None:
+            fill()
+            if how == "cancel":
+                lane.cancel(job.id, "a mistake")
+            else:
+                lane.interrupt()
+
+        monkeypatch.setattr(lane, "_fill", fill_and_call_off)
+        job = await handler.enqueue()
+        (end,) = await rig.outcomes(job.id, 1)
+        assert end.error is not None
+        assert end.error.type == ("Cancelled" if how == "cancel" else "WorkerStopped")
+        assert isinstance(end, Finished) == (how == "cancel")
+        monkeypatch.undo()
+
+
 async def test_a_handler_that_fails_while_it_is_cancelled_is_not_run_again(rig: Rig) -> None:
     started = asyncio.Event()
 

@@ -7,6 +7,7 @@ time was may have a *straggler*: the thread goes on, and so keeps its slot.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Awaitable, Iterable
 from random import Random
@@ -77,7 +78,7 @@ class Attempts:
         for context in self._contexts.values():
             call_off(context)
         for task in tasks:
-            task.cancel()
+            _cancel(task)
 
     def call_off(self, job: Envelope, task: asyncio.Task[None], reason: str) -> bool:
         """Call off the attempt at ``job`` that runs in ``task``. Returns whether it was not yet
@@ -89,7 +90,7 @@ class Attempts:
             call_off(self._contexts.get(job.id))
             handler = self._app.handlers[job.name]
             if handler.is_async or handler.in_process:
-                task.cancel()
+                _cancel(task)
         return True
 
     def policy(self, job: Envelope) -> Retry:
@@ -134,7 +135,7 @@ class Attempts:
                 reporter.started(run)
                 backoff = Backoff(self._giving_up)
                 await backoff.retry("recording a start", reporter.flush, AgentError)
-            if job.id in self._called_off:
+            if self._interrupted or job.id in self._called_off:
                 raise asyncio.CancelledError
             size = self._app.payload_limit
             if handler.in_process:
@@ -224,6 +225,16 @@ class Attempts:
             self.duration = seconds
         else:
             self.duration += (seconds - self.duration) / 16
+
+
+def _cancel(attempt: asyncio.Task[None]) -> None:
+    """Cancel an attempt, if it has begun: a task that is cancelled before its first step never
+    takes it, and nothing would become of the job. One that has not looks before its handler
+    runs."""
+    body = attempt.get_coro()
+    if inspect.iscoroutine(body) and inspect.getcoroutinestate(body) == inspect.CORO_CREATED:
+        return
+    attempt.cancel()
 
 
 def log_end(record: Finished | Retrying, error: ErrorInfo, job: Envelope) -> None:

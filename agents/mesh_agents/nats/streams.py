@@ -20,6 +20,7 @@ import msgspec
 from nats.aio.msg import Msg
 
 from mesh.errors import AgentError, AgentUnavailable, PublishOutcomeUnknown
+from mesh.service import Backoff
 from mesh_agents.nats.connection import Connection, NoResponders
 from mesh_agents.nats.frames import Message, Names
 
@@ -41,6 +42,8 @@ _IN_PROCESS = 10158
 """Another message of the same id is being stored at this moment."""
 _FULL = {10002, 10023, 10047, 10077}
 """A limit of the account, the server, its storage, the stream."""
+_NO_STORE = 10049
+"""The server cannot make a stream's files, as while those of its predecessor are being deleted."""
 _NO_MAJORITY = 10008
 """In a NATS cluster: too few of its servers run, or they have not elected a leader yet."""
 
@@ -224,11 +227,19 @@ class Streams:
         # to a million messages a second): who holds a message of that one, or has read entries,
         # acknowledges these alone, and not what is new in their place.
         new = {"name": name, "num_replicas": 1, "first_seq": time.time_ns() // 1000, **wanted}
-        try:
-            await self.api(f"STREAM.CREATE.{name}", new)
-        except ApiError as error:
-            if error.code != _EXISTS:  # another process was first
-                raise
+        backoff = Backoff(asyncio.Event(), first=0.05)
+        give_up = time.monotonic() + self.timeout
+        while True:
+            try:
+                await self.api(f"STREAM.CREATE.{name}", new)
+            except ApiError as error:
+                if error.code == _EXISTS:  # another process was first
+                    return
+                if error.code != _NO_STORE or time.monotonic() > give_up:
+                    raise
+            else:
+                return
+            await backoff.wait()
 
     def _explain(self, kind: str, what: str, error: AgentError) -> AgentError:
         if not self.connection.connected:

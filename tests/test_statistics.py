@@ -294,6 +294,8 @@ async def test_a_history_from_before_is_counted_too(
         await schema.migrations(master.database, master.settings).upgrade()
     jobs, attempts = master.tables.jobs, master.tables.attempts
     begin = master.database.now() // 60 * 60
+    if begin % 3600 == 0:
+        begin -= 60  # or stories would cross the hour, by which what is long ago is counted
     # As those of old wrote it.
     known = [column for column in jobs.c if column.name not in ("fingerprint", "terms")]
     async with master.database.write() as connection:

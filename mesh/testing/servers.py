@@ -91,7 +91,8 @@ class _Server:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="mesh-server-"))
         self.port = free_port()
         self._process: subprocess.Popen[str] | None = None
-        self._log: deque[str] = deque(maxlen=40)
+        self.log: deque[str] = deque(maxlen=100)
+        """The latest lines that it wrote."""
 
     @property
     def pid(self) -> int:
@@ -150,7 +151,7 @@ class _Server:
         if not in_time or process.poll() is not None:
             process.kill()
             process.wait()
-            log = "".join(self._log)
+            log = "".join(self.log)
             raise ServerFailed(f"{self.command()[0]} did not become ready:\n{log}")
         self._process = process
         return self
@@ -159,7 +160,7 @@ class _Server:
         assert process.stderr is not None
         with process.stderr:
             for line in process.stderr:
-                self._log.append(line)
+                self.log.append(line)
                 if self.ready_text in line:
                     ready.set()
         ready.set()

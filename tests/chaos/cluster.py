@@ -329,8 +329,9 @@ class Cluster:
             if member.process is not None and member.process.poll() is None:
                 member.process.kill()
                 member.process.wait()
-        for server in self.servers.values():
+        for name, server in self.servers.items():
             server.close()
+            (self.folder / "logs" / f"server-{name}.log").write_text("".join(server.log))
         for disk in self.disks.values():
             subprocess.run(["umount", "--lazy", str(disk)], capture_output=True, check=False)
 

@@ -8,11 +8,13 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from mesh import Mesh, State
 from mesh.errors import MeshError
@@ -127,8 +129,37 @@ async def drain(cluster: Cluster, app: Mesh, patience: float) -> Drained:
         if least is None or total < least:
             least, last = total, now
         if now - last > patience:
+            await _dump(cluster)
             return Drained(False, now - started, left)
         await asyncio.sleep(0.3)
+
+
+_ASK: Mapping[str, Sequence[str]] = {
+    "mariadb": (
+        "SELECT * FROM information_schema.innodb_trx",
+        "SHOW FULL PROCESSLIST",
+        "CHECK TABLE {tables}",
+    ),
+    "postgresql": ("SELECT * FROM pg_stat_activity WHERE state <> 'idle'",),
+    "sqlite": ("PRAGMA integrity_check",),
+}
+
+
+async def _dump(cluster: Cluster) -> None:
+    """Ask the databases what holds up what is left: ``left.txt``, for people."""
+    lines = []
+    for tables in (["mesh_agent_jobs", "mesh_agent_ledger"], ["mesh_jobs"]):
+        for database in cluster.databases("agent" if len(tables) > 1 else "master"):
+            open_only = " WHERE state NOT IN ('succeeded', 'failed', 'cancelled', 'expired')"
+            queries = [*(q.format(tables=", ".join(tables)) for q in _ASK[database.dialect.name])]
+            queries += [f"SELECT * FROM {t}{open_only * (t == 'mesh_jobs')}" for t in tables]
+            for query in queries:
+                lines += [f"{database.url.database}: {query}"]
+                with suppress(DBAPIError):
+                    async with database.connect() as connection:
+                        rows = (await connection.execute(text(query))).mappings()
+                        lines += [str(dict(row))[:1000] for row in rows]
+    (cluster.folder / "left.txt").write_text("\n".join(lines))
 
 
 async def _left(cluster: Cluster, app: Mesh) -> dict[str, int]:

@@ -27,8 +27,9 @@ class Rig:
         return str(self.where.get("url") or self.where["master"])
 
     def app(self, **settings: Any) -> Mesh:
-        """One more app on the same cluster, with handlers of its own."""
-        return Mesh(**self.where, auto_migrate=True, **settings)
+        """One more app on the same cluster, with handlers of its own. It has time to connect: the
+        machine may have other tests to run."""
+        return Mesh(**self.where, auto_migrate=True, connect_timeout=30, **settings)
 
     @asynccontextmanager
     async def running(self, app: Mesh, *, worker: bool = True) -> AsyncIterator[None]:

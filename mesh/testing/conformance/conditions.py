@@ -159,10 +159,10 @@ class ConditionsConformance:
 
     async def test_firm_jobs_stay_until_they_are_due(self, harness: MasterHarness) -> None:
         master = await harness.connect()
-        due_at = harness.now() + harness.ttl / 2
+        due_at = harness.now() + harness.ttl * 3
         await master.submit([keyed(firm=True, due_at=due_at)])
         assert await master.claim_due(harness.now() + 60, 10, CLAIM) == []
-        await harness.pass_time(harness.ttl)
+        await harness.pass_time(harness.ttl * 3)
         assert len(await master.claim_due(harness.now() + 60, 10, CLAIM)) == 1
 
     async def test_a_job_that_was_on_an_agent_is_not_replaced(self, harness: MasterHarness) -> None:

@@ -19,10 +19,23 @@ from sqlalchemy import event, exc, func, select
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-__all__ = ["HASTY", "LEAVING", "PLANNING", "file_engine", "find_pooler", "server_engine"]
+__all__ = [
+    "ABANDONED",
+    "HASTY",
+    "LEAVING",
+    "PLANNING",
+    "file_engine",
+    "find_pooler",
+    "server_engine",
+]
 
 LEAVING = 2.0
 """Seconds in which a server is to answer who leaves a transaction or a connection."""
+
+ABANDONED = 60
+"""Seconds without a statement after which a server, where it can, ends a transaction. The machine
+of whoever began it may be gone without a word: what it had locked would stay so until the
+server's TCP gives up the connection, by default after two hours."""
 
 # It tells of connections that could not be closed in good order, with tracebacks. Who uses them
 # says what is wrong.
@@ -37,6 +50,7 @@ PLANNING = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "random_page_cost": "1.1",
+    "idle_in_transaction_session_timeout": f"{ABANDONED}s",
 }
 """Settings of each session on PostgreSQL."""
 

@@ -10,7 +10,7 @@ byte, as elsewhere.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from mesh.errors import ConfigError
 from mesh.sql.dialect import Dialect, Insert, Query
 from mesh.sql.dialects import mysql_types
 from mesh.sql.dialects.mysql_insert import MySQLInsert
+from mesh.sql.engines import ABANDONED
 
 __all__ = ["MariaDB", "MySQL"]
 
@@ -40,6 +41,8 @@ class MySQL(Dialect):
     returns_changes = False
     clock = "SELECT unix_timestamp(sysdate(6))"
     version = "SELECT version()"
+    session: Sequence[str] = ()
+    """More that each connection sets. (MySQL has no limit for a transaction that does nothing.)"""
 
     def engine(
         self, url: URL, *, durable: bool, pool_size: int, timeout: float, has_pooler: bool
@@ -52,7 +55,7 @@ class MySQL(Dialect):
                 isolation_level="READ COMMITTED",
                 connect_args={
                     "connect_timeout": timeout,
-                    "init_command": "SET time_zone = '+00:00'",
+                    "init_command": ", ".join(["SET time_zone = '+00:00'", *self.session]),
                 },
             )
         except ModuleNotFoundError as error:
@@ -104,3 +107,4 @@ class MySQL(Dialect):
 
 class MariaDB(MySQL):
     drivername = mysql_types.MARIADB
+    session = (f"idle_transaction_timeout = {ABANDONED}",)

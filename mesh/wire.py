@@ -13,6 +13,7 @@ JSON still, ``{"$encrypted": text}``. A reader refuses a version above its own w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Generic, TypeVar
 
 import msgspec
@@ -40,6 +41,7 @@ __all__ = [
     "Started",
     "check_version",
     "decode_frame",
+    "decode_jobs",
     "decode_records",
     "encode_frame",
     "encode_records",
@@ -269,6 +271,18 @@ def encode_frame(jobs: Sequence[Envelope]) -> bytes:
 def decode_frame(data: bytes) -> list[Envelope]:
     """Raises ``UnsupportedVersion`` or ``CorruptMessage``."""
     return _decode(_frame_decoder, data)
+
+
+def decode_jobs(data: bytes, lane: str) -> list[Envelope]:
+    """The jobs of a frame that was on ``lane``. Raises as ``decode_frame`` does; of a job that
+    cannot be put back there, as it says that it is of another or due at no moment, too."""
+    jobs = decode_frame(data)
+    for job in jobs:
+        if job.lane != lane or not isfinite(job.due_at):
+            raise CorruptMessage(
+                f"on lane {lane} was job {job.id}, of lane '{job.lane}', due at {job.due_at}"
+            )
+    return jobs
 
 
 def encode_records(records: Sequence[Record]) -> bytes:

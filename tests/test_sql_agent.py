@@ -742,7 +742,7 @@ class TestPlans:
                 "seq": n,
                 "leases": 0,
                 "started": 0,
-                "frame": encode_frame([make_job()]),
+                "frame": encode_frame([make_job(f"lane-{n % 2}")]),
             }
             for n in range(30_000)
         ]

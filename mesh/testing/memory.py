@@ -32,7 +32,7 @@ from mesh.wire import (
     Envelope,
     Record,
     Started,
-    decode_frame,
+    decode_jobs,
     decode_records,
     encode_frame,
     encode_records,
@@ -290,7 +290,7 @@ class MemoryConsumer:
         deliveries: list[Delivery] = []
         for key, entry in ready[:limit]:
             try:
-                (job,) = decode_frame(entry.frame)
+                (job,) = decode_jobs(entry.frame, self._lane)
             except CorruptMessage as error:
                 log.error("agent %s, lane %s: set aside: %s", self._agent.name, self._lane, error)
                 store.dead_letters.append(entry.frame)

@@ -35,7 +35,7 @@ from mesh.clock import Clock
 from mesh.errors import AgentError, AgentUnavailable, CorruptMessage, UnsupportedVersion
 from mesh.job import Priority
 from mesh.ports import FAIR_TURN, Delivery, Settlement
-from mesh.wire import Envelope, Record, decode_frame
+from mesh.wire import Envelope, Record, decode_jobs
 from mesh_agents.nats.connection import NoResponders, status_of
 from mesh_agents.nats.frames import (
     FRAME_JOBS,
@@ -325,7 +325,7 @@ class NatsConsumer:
 
     async def _open(self, held: Held, limit: int) -> list[tuple[int, Delivery]]:
         try:
-            jobs = decode_frame(held.message.data)
+            jobs = decode_jobs(held.message.data, self._lane)
         except CorruptMessage as error:
             await self._streams.set_aside("jobs", held.message.data, error)
             await self._connection.send(held.receipt, b"+TERM")

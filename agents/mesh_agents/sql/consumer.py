@@ -35,7 +35,7 @@ from mesh.errors import CorruptMessage, UnsupportedVersion
 from mesh.job import Priority
 from mesh.ports import FAIR_TURN, Delivery, Settlement
 from mesh.sql import Alone, Change, Moment, String, one_of, repeated
-from mesh.wire import decode_frame
+from mesh.wire import decode_jobs
 from mesh_agents.sql.store import LEDGER, PATIENCE, Store
 
 __all__ = ["SqlConsumer"]
@@ -67,13 +67,13 @@ class _Claimed(NamedTuple):
 class _Found:
     """What claimed rows hold: deliveries, and by job id the bytes and errors of the rest."""
 
-    def __init__(self, rows: Sequence[_Claimed]) -> None:
+    def __init__(self, rows: Sequence[_Claimed], lane: str) -> None:
         self.deliveries: list[Delivery] = []
         self.corrupt: dict[str, tuple[bytes, str]] = {}
         self.newer: dict[str, tuple[bytes, str]] = {}
         for row in rows:
             try:
-                (job,) = decode_frame(row.frame)
+                (job,) = decode_jobs(row.frame, lane)
             except UnsupportedVersion as error:
                 self.newer[row.id] = row.frame, str(error)
             except (CorruptMessage, ValueError) as error:
@@ -200,7 +200,7 @@ class SqlConsumer:
             }
             claimed = await claim.run(parameters, timeout=PATIENCE)
             rows = sorted((_Claimed(*row) for row in claimed), key=_Claimed.order)
-            found = _Found(rows)
+            found = _Found(rows, self._lane)
             if found.corrupt or found.newer:
                 await self._part_with(found, now)
             found.log(f"agent {self._store.name}, lane {self._lane}")

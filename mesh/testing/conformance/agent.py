@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from typing import Any, Protocol
+
+import pytest
 
 from mesh.errors import AgentError, AgentUnavailable, PublishOutcomeUnknown
 from mesh.job import Priority, State, new_job_id
 from mesh.ports import FAIR_TURN, Agent, Consumer, Delivery, Known, Ledger, Settlement
 from mesh.testing.conformance.board import BoardConformance
-from mesh.wire import Accepted, Envelope, Finished, Record, Retrying, Started
+from mesh.wire import Accepted, Envelope, Finished, Record, Retrying, Started, encode_frame
 
 __all__ = ["AgentConformance", "AgentHarness", "make_job"]
 
@@ -611,9 +614,18 @@ class AgentConformance(BoardConformance):
 
     # trouble ---------------------------------------------------------------------------------
 
-    async def test_corrupt_bytes_are_set_aside(self, harness: AgentHarness) -> None:
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"\xff\xfe not a frame",
+            encode_frame([make_job("no lane")]),
+            encode_frame([make_job(due_at=math.inf)]),
+        ],
+        ids=["not a frame", "of another lane", "due at no moment"],
+    )
+    async def test_corrupt_bytes_are_set_aside(self, harness: AgentHarness, data: bytes) -> None:
         agent = await harness.connect()
-        await harness.corrupt("default", b"\xff\xfe not a frame")
+        await harness.corrupt("default", data)
         await push(agent, job := make_job())
         consumer = await agent.consume("default", lease=harness.lease)
         assert ids(await pull_all(consumer, 1)) == [job.id]

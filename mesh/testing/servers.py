@@ -123,11 +123,11 @@ class _Server:
         if done.returncode != 0:
             raise ServerFailed(f"{program} failed:\n{done.stdout}{done.stderr}")
 
-    def give_folder(self) -> None:
+    def give_folder(self, folder: Path | None = None) -> None:
         """Let the account write to the folder."""
         account = self.account()
         if account is not None:
-            os.chown(self.folder, account, account)
+            os.chown(folder or self.folder, account, account)
 
     def start(self) -> Self:
         """Start, on the same port and data as before; return when it is ready."""
@@ -409,14 +409,23 @@ class MariaServer(_Server):
     def account(self) -> int | None:
         return _nobody()  # it refuses to run as root
 
+    @property
+    def _temporary(self) -> Path:
+        """Of its own: a server that starts deletes all temporary tables of the folder, those of
+        others that run as well, which end for it."""
+        return self.folder / "tmp"
+
     def start(self) -> Self:
         self.give_folder()
         data = self.folder / "data"
+        self._temporary.mkdir(exist_ok=True)
+        self.give_folder(self._temporary)
         if not data.exists():
             self.run_program(
                 self._install,
                 "--no-defaults",
                 f"--datadir={data}",
+                f"--tmpdir={self._temporary}",
                 "--auth-root-authentication-method=normal",
                 "--skip-test-db",
                 "--skip-name-resolve",
@@ -430,6 +439,7 @@ class MariaServer(_Server):
     def command(self) -> list[str]:
         settings = {
             "datadir": str(self.folder / "data"),
+            "tmpdir": str(self._temporary),
             "bind-address": "127.0.0.1",
             "port": str(self.port),
             "socket": str(self.folder / "socket"),

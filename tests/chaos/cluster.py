@@ -164,9 +164,11 @@ class Cluster:
         return master
 
     def databases(self, server: str) -> list[AsyncEngine]:
-        """Of the master or the agents, for the driver."""
+        """Of the master or the agents, for the driver; NATS is none."""
         urls = [
-            url for name, url in self._urls.items() if (name == "master") == (server == "master")
+            url
+            for name, url in self._urls.items()
+            if (name == "master") == (server == "master") and urlsplit(url).scheme != "nats"
         ]
         return [engine(url, poolclass=NullPool) for url in urls]
 

@@ -8,13 +8,12 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from mesh import Mesh, State
 from mesh.errors import MeshError
@@ -134,11 +133,12 @@ async def drain(cluster: Cluster, app: Mesh, patience: float) -> Drained:
         await asyncio.sleep(0.3)
 
 
+_TABLES = ("mesh_jobs", "mesh_agent_jobs", "mesh_agent_ledger")
 _ASK: Mapping[str, Sequence[str]] = {
     "mariadb": (
         "SELECT * FROM information_schema.innodb_trx",
         "SHOW FULL PROCESSLIST",
-        "CHECK TABLE {tables}",
+        f"CHECK TABLE {', '.join(_TABLES)}",
     ),
     "postgresql": ("SELECT * FROM pg_stat_activity WHERE state <> 'idle'",),
     "sqlite": ("PRAGMA integrity_check",),
@@ -147,18 +147,20 @@ _ASK: Mapping[str, Sequence[str]] = {
 
 async def _dump(cluster: Cluster) -> None:
     """Ask the databases what holds up what is left: ``left.txt``, for people."""
+    ended = ", ".join(f"'{state}'" for state in sorted(TERMINAL))
+    jobs, *others = _TABLES
+    rows = [f"SELECT * FROM {jobs} WHERE state NOT IN ({ended})"]
+    rows += [f"SELECT * FROM {table}" for table in others]
     lines = []
-    for tables in (["mesh_agent_jobs", "mesh_agent_ledger"], ["mesh_jobs"]):
-        for database in cluster.databases("agent" if len(tables) > 1 else "master"):
-            open_only = " WHERE state NOT IN ('succeeded', 'failed', 'cancelled', 'expired')"
-            queries = [*(q.format(tables=", ".join(tables)) for q in _ASK[database.dialect.name])]
-            queries += [f"SELECT * FROM {t}{open_only * (t == 'mesh_jobs')}" for t in tables]
-            for query in queries:
-                lines += [f"{database.url.database}: {query}"]
-                with suppress(DBAPIError):
-                    async with database.connect() as connection:
-                        rows = (await connection.execute(text(query))).mappings()
-                        lines += [str(dict(row))[:1000] for row in rows]
+    for database in (*cluster.databases("master"), *cluster.databases("agent")):
+        for query in (*_ASK[database.dialect.name], *rows):
+            lines.append(f"{database.url.database}: {query}")
+            try:
+                async with database.connect() as connection:
+                    found = (await connection.execute(text(query))).mappings()
+                    lines += [str(dict(row))[:1000] for row in found]
+            except (SQLAlchemyError, OSError) as error:  # it is away, or has no such table
+                lines.append(str(error).partition("\n")[0])
     (cluster.folder / "left.txt").write_text("\n".join(lines))
 
 

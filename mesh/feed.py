@@ -196,11 +196,11 @@ async def _page(master: Master, job: JobInfo, after: int, limit: int) -> list[Ev
         # The first end may be that of an attempt before the latest. Then the recorder has put
         # a mark among the events: where this one ends.
         final = max([final, *(attempt_of(event.seq) for event in stored)])
-        stored = [event for event in stored if event.kind != "lifecycle"]
     else:
         # The job as it was read may know nothing of these yet.
         last = job.attempt if job.started_at is not None else job.attempt - 1
         stored = [event for event in stored if attempt_of(event.seq) <= last]
+    stored = [event for event in stored if event.kind != "lifecycle"]
     is_told_by_job = final == 1 and job.state is not State.RETRYING and job.started_at is not None
     attempts = () if is_told_by_job else await master.attempts(job.id)
     derived = [event for event in _derived(job, attempts, final) if event.seq > after]

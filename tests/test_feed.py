@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 
@@ -12,9 +12,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from mesh import feed
-from mesh.events import attempt_of
+from mesh.events import Lifecycle, attempt_of
 from mesh.job import State
-from mesh.ports import EventInfo, MasterSettings
+from mesh.ports import EventInfo, JobInfo, MasterSettings
 from mesh.testing.conformance.master import Story, record
 from mesh.wire import Record
 from mesh_master.store import SqlMaster
@@ -72,6 +72,27 @@ def lives(draw: st.DrawFn) -> list[Record]:
     return records
 
 
+class Busy(SqlMaster):
+    """A master at which more is recorded while somebody reads."""
+
+    meanwhile: Callable[[], Awaitable[None]] | None = None
+    """What happens after each step of a read."""
+
+    async def get_jobs(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:
+        found = await super().get_jobs(job_ids)
+        await self._go_on()
+        return found
+
+    async def events(self, job_id: str, after: int = -1, limit: int = 1000) -> list[EventInfo]:
+        found = await super().events(job_id, after, limit)
+        await self._go_on()
+        return found
+
+    async def _go_on(self) -> None:
+        if self.meanwhile is not None:
+            await self.meanwhile()
+
+
 @pytest.fixture
 def runner(tmp_path: Path) -> Iterator[asyncio.Runner]:
     with asyncio.Runner() as runner:
@@ -79,16 +100,14 @@ def runner(tmp_path: Path) -> Iterator[asyncio.Runner]:
 
 
 @pytest.fixture
-def master(runner: asyncio.Runner, tmp_path: Path) -> Iterator[SqlMaster]:
-    master = SqlMaster(f"sqlite:///{tmp_path / 'mesh.db'}", MasterSettings())
+def master(runner: asyncio.Runner, tmp_path: Path) -> Iterator[Busy]:
+    master = Busy(f"sqlite:///{tmp_path / 'mesh.db'}", MasterSettings())
     runner.run(master.open())
     yield master
     runner.run(master.close())
 
 
-def test_a_reader_who_comes_and_goes_misses_nothing(
-    runner: asyncio.Runner, master: SqlMaster
-) -> None:
+def test_a_reader_who_comes_and_goes_misses_nothing(runner: asyncio.Runner, master: Busy) -> None:
     async def read_on(job_id: str, seen: list[EventInfo], limit: int) -> None:
         seen += await feed.page(master, job_id, seen[-1].seq if seen else -1, limit)
 
@@ -96,13 +115,19 @@ def test_a_reader_who_comes_and_goes_misses_nothing(
         (story_id,) = {getattr(r, "id", None) or r.job.id for r in records}  # type: ignore[union-attr]
         readers: list[list[EventInfo]] = [[], [], []]
         left = list(records)
-        while left:
+
+        async def go_on() -> None:
             count = random.randint(1, 4)
             await record(master, *left[:count])
-            left = left[count:]
+            del left[:count]
+
+        while left:
+            await go_on()
             for seen in readers:
                 if random.random() < 0.5:
+                    master.meanwhile = random.choice([None, go_on])
                     await read_on(story_id, seen, random.choice([1, 2, 1000]))
+                    master.meanwhile = None
         whole = await feed.page(master, story_id)
         # The ledger may come again, whole or in part.
         await record(master, *records[random.randrange(len(records)) :])
@@ -113,6 +138,8 @@ def test_a_reader_who_comes_and_goes_misses_nothing(
                 await read_on(story_id, seen, 3)
                 assert len(seen) > before, "it came behind a reader"
             assert [(e.seq, e.kind) for e in seen] == [(e.seq, e.kind) for e in whole]
+            for one in seen:
+                assert one.kind != "lifecycle" or Lifecycle.decode(one.data).event
             # Of an attempt that was lost it may be known only later that it failed.
             assert [e for e in seen if e.kind != "lifecycle"] == [
                 e for e in whole if e.kind != "lifecycle"
@@ -128,3 +155,25 @@ def test_a_reader_who_comes_and_goes_misses_nothing(
         runner.run(live(records, random))
 
     check()
+
+
+def test_a_zombie_ends_the_job_while_its_second_attempt_is_read(
+    runner: asyncio.Runner, master: Busy
+) -> None:
+    story = Story()
+
+    async def zombie_ends() -> None:
+        await record(master, story.finished(1, "w-1", 20.0))
+
+    async def check() -> None:
+        first = [story.accepted(), story.started(1, "w-1", 1.0)]
+        await record(master, *first, story.started(2, "w-2", 10.0, 1))
+        master.meanwhile = zombie_ends
+        seen = await feed.page(master, story.id)
+        master.meanwhile = None
+        assert "succeeded" not in [Lifecycle.decode(one.data).event for one in seen]
+        seen += await feed.page(master, story.id, seen[-1].seq)
+        assert seen == await feed.page(master, story.id)
+        assert Lifecycle.decode(seen[-1].data).event == "succeeded"
+
+    runner.run(check())

@@ -166,8 +166,8 @@ def test_a_zombie_ends_the_job_while_its_second_attempt_is_read(
         await record(master, story.finished(1, "w-1", 20.0))
 
     async def check() -> None:
-        first = [story.accepted(), story.started(1, "w-1", 1.0)]
-        await record(master, *first, story.started(2, "w-2", 10.0, 1))
+        first, second = story.started(1, "w-1", 1.0), story.started(2, "w-2", 10.0, 1)
+        await record(master, story.accepted(), first, second)
         master.meanwhile = zombie_ends
         seen = await feed.page(master, story.id)
         master.meanwhile = None

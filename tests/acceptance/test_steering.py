@@ -223,11 +223,14 @@ async def change(site: Site, **changes: Any) -> None:
 
 
 async def until_heard(site: Site) -> None:
-    """Until this process's app knows the settings, which it follows by itself."""
+    """Until this process's app knows the settings, which it follows by itself, and the agents'
+    boards tell them to whoever comes now: this app may have heard of them from the master."""
     wanted = (await (await site.app.master()).cluster_settings()).revision
 
     async def is_heard() -> bool:
-        return site.app.cluster.settings.revision == wanted
+        boards = [await site.board_of(name) for name in site.app.config.agents]
+        told = [ClusterSettings.decode(board.get(CLUSTER) or b"{}") for board in boards]
+        return all(one.revision == wanted for one in [site.app.cluster.settings, *told])
 
     await site.until(is_heard)
 

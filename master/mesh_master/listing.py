@@ -223,7 +223,8 @@ def _meant(
             conditions += [tag.c.name.concat("") == name, tag.c.value.concat("") == value]
         else:
             conditions += [tag.c.name == name, tag.c.value == value]
-            job_id = tag.c.job_id
+            if where.moment is None:  # else both are to be columns of the index that orders them
+                job_id = tag.c.job_id
     if len(states) == 1:
         conditions.append(jobs.state == states[0])
     elif states:

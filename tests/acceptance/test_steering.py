@@ -228,9 +228,11 @@ async def until_heard(site: Site) -> None:
     wanted = (await (await site.app.master()).cluster_settings()).revision
 
     async def is_heard() -> bool:
+        if site.app.cluster.settings.revision != wanted:
+            return False
         boards = [await site.board_of(name) for name in site.app.config.agents]
         told = [ClusterSettings.decode(board.get(CLUSTER) or b"{}") for board in boards]
-        return all(one.revision == wanted for one in [site.app.cluster.settings, *told])
+        return all(one.revision == wanted for one in told)
 
     await site.until(is_heard)
 

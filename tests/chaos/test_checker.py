@@ -271,12 +271,6 @@ def test_twice_is_explained_by_a_kill_and_bounded() -> None:
     assert any("are the most" in each for each in judge(evidence, twice_most=0).violations)
 
 
-def test_a_lease_that_its_worker_says_it_lost_explains_as_many_as_there_are() -> None:
-    fault = said(3.5, "fault", fault="lease not kept", concerns="worker-1.1", number="1")
-    evidence = plus(good(), fault, *ran(A, 5, 6, who="worker-2.1"))
-    assert judge(evidence, twice_most=0).violations == []
-
-
 def test_what_nobody_knows_of_may_run_and_be_gone_if_all_that_was_known_was_deleted() -> None:
     tried = [said(1, "try", n="p.9", kind="single"), said(2, "unknown", n="p.9", job="x-1")]
     evidence = plus(good(), *tried, *ran("x-1", 1.5, 1.6))

@@ -128,7 +128,7 @@ async def fill(master: SqlMaster, past: Past) -> None:
     indexes = [
         index for table in (tables.jobs, tables.attempts, tables.tags) for index in table.indexes
     ]
-    async with database.write() as connection:
+    async with database.write(timeout=None) as connection:
         for index in indexes:
             await connection.run_sync(index.drop)
     tag = ("name", "value", "job_id")
@@ -158,7 +158,7 @@ async def fill(master: SqlMaster, past: Past) -> None:
     typer.echo(f"  {past.jobs} jobs written in {took:.0f} s")
     began = time.perf_counter()
     for index in indexes:
-        async with database.write() as connection:
+        async with database.write(timeout=None) as connection:
             await connection.run_sync(index.create)
     took = time.perf_counter() - began
     typer.echo(f"  {len(indexes)} indexes made in {took:.0f} s")

@@ -87,7 +87,7 @@ async def write(master: SqlMaster, past: Past) -> None:
         for job in ended
         for n in range(60)
     ]
-    async with master.database.write() as connection:
+    async with master.database.write(timeout=None) as connection:
         await connection.execute(master.tables.events.insert(), events)
     await analyze(master)
     limited = (make_job(limits=[Limit(f"l-{n % 5}", 2)]) for n in range(100))
@@ -338,7 +338,7 @@ async def test_what_people_ask(filled: Filled) -> None:
 
 
 async def test_that_indexes_are_missing_is_seen(filled: Filled) -> None:
-    async with filled.master.database.write() as connection:
+    async with filled.master.database.write(timeout=None) as connection:
         for index in filled.master.tables.jobs.indexes:
             await connection.run_sync(index.drop)
     with watching(filled.master) as seen:

@@ -16,8 +16,6 @@ from mesh_master.tables import Tables
 
 __all__ = ["AUDIT_KEPT", "SqlCredentials"]
 
-_PATIENCE = 30.0
-"""Seconds for a transaction."""
 
 _REQUIRED = "sign_in"
 """The key in the table of what the cluster agreed on."""
@@ -38,12 +36,12 @@ class SqlCredentials:
     async def required(self) -> bool:
         cluster = self._tables.cluster
         query = select(cluster.c.value).where(cluster.c.key == _REQUIRED)
-        async with self._database.read(timeout=_PATIENCE) as connection:
+        async with self._database.read() as connection:
             return (await connection.execute(query)).scalar_one_or_none() == "required"
 
     @repeated
     async def require(self, required: bool) -> None:
-        async with self._database.write(timeout=_PATIENCE) as connection:
+        async with self._database.write() as connection:
             await self._require(connection, required)
 
     async def _require(self, connection: AsyncConnection, required: bool) -> None:
@@ -66,7 +64,7 @@ class SqlCredentials:
             created_by=key.created_by,
             expires_at=key.expires_at,
         )
-        async with self._database.write(timeout=_PATIENCE) as connection:
+        async with self._database.write() as connection:
             known = select(self._tables.api_keys.c.id).where(self._tables.api_keys.c.id == key.id)
             if (await connection.execute(known)).first() is not None:
                 raise ConfigError(f"there is an API key '{key.id}' already")
@@ -75,13 +73,13 @@ class SqlCredentials:
 
     async def find_key(self, key_id: str) -> tuple[ApiKey, str] | None:
         keys = self._tables.api_keys
-        async with self._database.read(timeout=_PATIENCE) as connection:
+        async with self._database.read() as connection:
             row = (await connection.execute(select(keys).where(keys.c.id == key_id))).first()
         return None if row is None else (_key(row), row.digest)
 
     async def keys(self) -> list[ApiKey]:
         keys = self._tables.api_keys
-        async with self._database.read(timeout=_PATIENCE) as connection:
+        async with self._database.read() as connection:
             rows = await connection.execute(
                 select(keys).order_by(keys.c.created_at.desc(), keys.c.id)
             )
@@ -91,14 +89,14 @@ class SqlCredentials:
     async def note_use(self, key_id: str, at: float) -> None:
         keys = self._tables.api_keys
         note = update(keys).where(keys.c.id == key_id).values(used_at=at)
-        async with self._database.write(timeout=_PATIENCE) as connection:
+        async with self._database.write() as connection:
             await connection.execute(note)
 
     @repeated
     async def revoke_key(self, key_id: str) -> bool:
         keys = self._tables.api_keys
         revoke = update(keys).where(keys.c.id == key_id, keys.c.revoked_at.is_(None))
-        async with self._database.write(timeout=_PATIENCE) as connection:
+        async with self._database.write() as connection:
             done = await connection.execute(revoke.values(revoked_at=self._database.now()))
         return done.rowcount == 1
 
@@ -109,7 +107,7 @@ class SqlCredentials:
         users, now = self._tables.users, self._database.now()
         values = {"scope": scope.value, "password_hash": password_hash, "changed_at": now}
         put = self._database.insert(users).values(name=name, created_at=now, **values)
-        async with self._database.write(timeout=_PATIENCE) as connection:
+        async with self._database.write() as connection:
             await connection.execute(
                 put.on_conflict_do_update(index_elements=["name"], set_=values)
             )
@@ -118,20 +116,20 @@ class SqlCredentials:
 
     async def find_user(self, name: str) -> tuple[User, str] | None:
         users = self._tables.users
-        async with self._database.read(timeout=_PATIENCE) as connection:
+        async with self._database.read() as connection:
             row = (await connection.execute(select(users).where(users.c.name == name))).first()
         return None if row is None else (_user(row), row.password_hash)
 
     async def users(self) -> list[User]:
         users = self._tables.users
-        async with self._database.read(timeout=_PATIENCE) as connection:
+        async with self._database.read() as connection:
             rows = await connection.execute(select(users).order_by(users.c.name))
             return [_user(row) for row in rows]
 
     @repeated
     async def remove_user(self, name: str) -> bool:
         users = self._tables.users
-        async with self._database.write(timeout=_PATIENCE) as connection:
+        async with self._database.write() as connection:
             await self._end_sessions(connection, name)
             gone = await connection.execute(delete(users).where(users.c.name == name))
         return gone.rowcount == 1
@@ -147,7 +145,7 @@ class SqlCredentials:
         add = insert(self._tables.sessions).values(
             digest=digest, user_name=user, expires_at=expires_at
         )
-        async with self._database.write(timeout=_PATIENCE) as connection:
+        async with self._database.write() as connection:
             await connection.execute(add)
 
     async def find_session(self, digest: str) -> Session | None:
@@ -157,14 +155,14 @@ class SqlCredentials:
             .join(users, users.c.name == sessions.c.user_name)
             .where(sessions.c.digest == digest, sessions.c.expires_at > self._database.now())
         )
-        async with self._database.read(timeout=_PATIENCE) as connection:
+        async with self._database.read() as connection:
             row = (await connection.execute(query)).first()
         return None if row is None else Session(_user(row), row.expires_at)
 
     @repeated
     async def end_session(self, digest: str) -> None:
         sessions = self._tables.sessions
-        async with self._database.write(timeout=_PATIENCE) as connection:
+        async with self._database.write() as connection:
             await connection.execute(delete(sessions).where(sessions.c.digest == digest))
 
     # the audit log ---------------------------------------------------------------------------
@@ -180,7 +178,7 @@ class SqlCredentials:
             client=entry.client,
             detail=msgspec.json.encode(entry.detail).decode(),
         )
-        async with self._database.write(timeout=_PATIENCE) as connection:
+        async with self._database.write() as connection:
             await connection.execute(add)
 
     async def audit_log(
@@ -192,7 +190,7 @@ class SqlCredentials:
             query = query.where(audit.c.id < before)
         if who is not None:
             query = query.where(audit.c.who == who)
-        async with self._database.read(timeout=_PATIENCE) as connection:
+        async with self._database.read() as connection:
             rows = await connection.execute(query)
             return [
                 AuditEntry(

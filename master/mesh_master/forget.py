@@ -39,7 +39,6 @@ ROOM = 1000
 """The most rows that one transaction deletes."""
 _LOOKS = 100
 """Queries of one call of ``outlived``."""
-_PATIENCE = 30.0
 
 
 class _Page(NamedTuple):
@@ -141,7 +140,7 @@ class Forgetting:
 
     @repeated
     async def _remove(self, job_ids: Sequence[str]) -> tuple[set[str], Sequence[str]]:
-        async with self._database.write(timeout=_PATIENCE) as connection:
+        async with self._database.write() as connection:
             return await self._step(connection, job_ids)
 
     async def _step(

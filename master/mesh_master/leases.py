@@ -12,9 +12,6 @@ from mesh_master.tables import Tables
 
 __all__ = ["Leases"]
 
-_PATIENCE = 30.0
-"""Seconds for a transaction."""
-
 
 class Leases:
     """``Master``'s leases, on a SQL database."""
@@ -43,7 +40,7 @@ class Leases:
             where=or_(is_own, has_expired, leases.c.holder.is_(None)),
         )
         is_mine = select(leases.c.token).where(leases.c.name == name, is_own)
-        async with self._database.write(timeout=_PATIENCE) as connection:
+        async with self._database.write() as connection:
             await connection.execute(take)
             token = (await connection.execute(is_mine)).scalar_one_or_none()
         return None if token is None else Lease(name, holder, token, ttl)
@@ -51,7 +48,7 @@ class Leases:
     @repeated
     async def renew(self, lease: Lease) -> bool:
         extend = update(self._table).where(self._is_held(lease))
-        async with self._database.write(timeout=_PATIENCE) as connection:
+        async with self._database.write() as connection:
             result = await connection.execute(
                 extend.values(expires_at=self._database.now() + lease.ttl)
             )
@@ -60,7 +57,7 @@ class Leases:
     @repeated
     async def release(self, lease: Lease) -> None:
         free = update(self._table).where(self._is_held(lease))
-        async with self._database.write(timeout=_PATIENCE) as connection:
+        async with self._database.write() as connection:
             await connection.execute(free.values(holder=null(), expires_at=self._database.now()))
 
     async def held(self) -> dict[str, str]:
@@ -68,7 +65,7 @@ class Leases:
         query = select(columns.name, columns.holder).where(
             columns.holder.is_not(None), columns.expires_at > now
         )
-        async with self._database.read(timeout=_PATIENCE) as connection:
+        async with self._database.read() as connection:
             return {row.name: row.holder for row in await connection.execute(query)}
 
     async def check(self, connection: AsyncConnection, lease: Lease) -> None:

@@ -28,8 +28,6 @@ __all__ = ["Recording"]
 _PART, _MOST_PARTS = 8_000, 4
 """Records in a transaction of its own, and how many such run at once."""
 
-_PATIENCE = 30.0
-"""Seconds for a transaction. An answer that takes longer is not coming: the network is gone."""
 
 _STATES = {state.value: state for state in State}
 
@@ -155,7 +153,7 @@ class Recording:
     async def _record(
         self, agent: str, records: Sequence[Record], lease: Lease, note_seen: bool
     ) -> None:
-        async with self._database.write(timeout=_PATIENCE) as connection:
+        async with self._database.write() as connection:
             await self._leases.check(connection, lease)
             # From here to the first statement nothing waits: the server has work early.
             plain = sort_out(agent, records)

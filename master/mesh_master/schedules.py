@@ -18,7 +18,6 @@ from mesh_master.tags import Tags
 
 __all__ = ["SqlSchedules"]
 
-_PATIENCE = 30.0
 _JOB_COLUMNS = (*merge.JOB_COLUMNS, "schedule", "slot", "schedule_revision")
 _REPEATED = ("app", "existing", "orphaned", "seen_at")
 """Columns of a declaration that each repetition sets."""
@@ -61,7 +60,7 @@ class SqlSchedules:
         }
         row["definition"] = schedule.definition.encode()
         new = InsertNew(self._database, self._tables.schedules, row, "name")
-        async with self._database.write(timeout=_PATIENCE) as connection:
+        async with self._database.write() as connection:
             return bool(await new.run(connection, [tuple(row.values())]))
 
     @repeated
@@ -72,7 +71,7 @@ class SqlSchedules:
             changes["definition"] = changes["definition"].encode()
         if not quietly:
             changes |= {"revision": revision + 1, "updated_at": self.now(), "pending": True}
-        async with self._database.write(timeout=_PATIENCE) as connection:
+        async with self._database.write() as connection:
             done = await connection.execute(
                 update(self._tables.schedules).where(self._is(name, revision)).values(**changes)
             )
@@ -80,7 +79,7 @@ class SqlSchedules:
 
     @repeated
     async def remove(self, name: str, revision: int) -> bool:
-        async with self._database.write(timeout=_PATIENCE) as connection:
+        async with self._database.write() as connection:
             gone = delete(self._tables.schedules).where(self._is(name, revision))
             return (await connection.execute(gone)).rowcount == 1
 
@@ -107,7 +106,7 @@ class SqlSchedules:
         return select(self._tables.schedules)
 
     async def _read(self, query: Select[Any]) -> Sequence[Row[Any]]:
-        async with self._database.read(timeout=_PATIENCE) as connection:
+        async with self._database.read() as connection:
             rows: Sequence[Row[Any]] = (await connection.execute(query)).all()
             return rows
 
@@ -128,7 +127,7 @@ class SqlSchedules:
         )
         slots = [job.slot for job in jobs if job.slot is not None]
         last = max(slots, default=schedule.last_slot)
-        async with self._database.write(timeout=_PATIENCE) as connection:
+        async with self._database.write() as connection:
             moved = await connection.execute(move.values(next_slot=next_slot, last_slot=last))
             if moved.rowcount != 1:
                 return False
@@ -142,7 +141,7 @@ class SqlSchedules:
 
     @repeated
     async def add(self, job: Envelope) -> None:
-        async with self._database.write(timeout=_PATIENCE) as connection:
+        async with self._database.write() as connection:
             await self._insert(connection, [_job_row(job, State.SCHEDULED, None, self.now())])
             await self._tags.write(connection, [job])
 
@@ -176,7 +175,7 @@ class SqlSchedules:
     @repeated
     async def release(self, job_id: str) -> None:
         jobs = self._tables.jobs
-        async with self._database.write(timeout=_PATIENCE) as connection:
+        async with self._database.write() as connection:
             await connection.execute(
                 update(jobs)
                 .where(jobs.c.id == job_id, jobs.c.state == State.WAITING)
@@ -205,7 +204,7 @@ class SqlSchedules:
             "error_message": reason,
         }
         taken_back = jobs.c.state == State.QUEUED
-        async with self._database.write(timeout=_PATIENCE) as connection:
+        async with self._database.write() as connection:
             gone = await connection.execute(delete(jobs).where(these, held))
             ended = await connection.execute(update(jobs).where(these, taken_back).values(**end))
             return gone.rowcount + ended.rowcount
@@ -231,7 +230,7 @@ class SqlSchedules:
         ]
         write = self._declare_anew if starting else self._declare
         old = self._tables.declarations.c.seen_at < now - _KEPT
-        async with self._database.write(timeout=_PATIENCE) as connection:
+        async with self._database.write() as connection:
             if starting:
                 await connection.execute(delete(self._tables.declarations).where(old))
             await write.run(connection, rows)

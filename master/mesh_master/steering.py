@@ -29,7 +29,6 @@ CANCELLED = "Cancelled"
 _OWNER = "master"
 _LOOK = 0.25
 """Seconds between two looks at the board where nothing wakes its reader."""
-_PATIENCE = 30.0
 
 _lanes = msgspec.json.Decoder(list[str])
 
@@ -53,7 +52,7 @@ class Steering:
         return SqlBoard(self._notices, self._clock, _LOOK)
 
     async def settings(self) -> ClusterSettings:
-        async with self._database.read(timeout=_PATIENCE) as connection:
+        async with self._database.read() as connection:
             return await self._settings(connection)
 
     async def _settings(self, connection: AsyncConnection) -> ClusterSettings:
@@ -64,7 +63,7 @@ class Steering:
     async def change_settings(
         self, change: Callable[[ClusterSettings], ClusterSettings]
     ) -> ClusterSettings:
-        async with self._database.write(timeout=_PATIENCE) as connection:
+        async with self._database.write() as connection:
             turn = await self._notices.turn(connection)
             before = await self._settings(connection)
             after = msgspec.structs.replace(change(before), revision=before.revision + 1)
@@ -77,7 +76,7 @@ class Steering:
     @repeated
     async def cancel(self, job_ids: Sequence[str], reason: str) -> dict[str, State]:
         wanted = sorted({job_id for job_id in job_ids if is_job_id(job_id)})
-        async with self._database.write(timeout=_PATIENCE) as connection:
+        async with self._database.write() as connection:
             await self._end_held(connection, wanted, reason)
             states = await self._states(connection, wanted)
             asked = [job_id for job_id in wanted if states.get(job_id) not in TERMINAL]
@@ -138,7 +137,7 @@ class Steering:
         lanes = None if agent.lanes is None else msgspec.json.encode(sorted(agent.lanes)).decode()
         values = {"url": hide_password(agent.url), "full_url": agent.url, "lanes": lanes}
         add = self._database.insert(agents).values(name=agent.name, **values)
-        async with self._database.write(timeout=_PATIENCE) as connection:
+        async with self._database.write() as connection:
             await connection.execute(
                 add.on_conflict_do_update(index_elements=["name"], set_=values)
             )
@@ -146,7 +145,7 @@ class Steering:
     @repeated
     async def remove_agent(self, name: str) -> bool:
         agents = self._tables.agents
-        async with self._database.write(timeout=_PATIENCE) as connection:
+        async with self._database.write() as connection:
             gone = await connection.execute(delete(agents).where(agents.c.name == name))
             return gone.rowcount > 0
 
@@ -155,7 +154,7 @@ class Steering:
         query = select(agents.name, agents.full_url, agents.lanes).where(
             agents.full_url.is_not(None)
         )
-        async with self._database.read(timeout=_PATIENCE) as connection:
+        async with self._database.read() as connection:
             return {
                 name: AgentConfig(
                     name, url, None if lanes is None else frozenset(_lanes.decode(lanes))

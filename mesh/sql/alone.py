@@ -14,7 +14,7 @@ from sqlalchemy import Delete, Insert, Select, Update
 from sqlalchemy.engine import Dialect
 
 from mesh.sql.change import Change
-from mesh.sql.database import Database
+from mesh.sql.database import PATIENCE, Database
 from mesh.sql.repeated import repeated
 
 __all__ = ["Alone", "Compiled", "Statement"]
@@ -36,7 +36,7 @@ class Alone:
         self._compiled: Compiled | None = None
 
     async def run(
-        self, parameters: Mapping[str, Any], *, timeout: float | None = None
+        self, parameters: Mapping[str, Any], *, timeout: float = PATIENCE
     ) -> Sequence[Sequence[Any]]:
         """Run it, and return its rows.
 
@@ -56,9 +56,7 @@ class Alone:
             return self._compiled.rows(await driver.fetch(self._compiled.text, *arguments))
 
     @repeated
-    async def _run(
-        self, parameters: Mapping[str, Any], timeout: float | None
-    ) -> Sequence[Sequence[Any]]:
+    async def _run(self, parameters: Mapping[str, Any], timeout: float) -> Sequence[Sequence[Any]]:
         async with self._database.write(timeout=timeout, durable=self._durable) as connection:
             if isinstance(self._statement, Change):
                 return await self._statement.run(connection, parameters)

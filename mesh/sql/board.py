@@ -43,7 +43,6 @@ BOARD = "/board"
 
 _KEPT = 3600.0
 _COUNTER = ""
-_PATIENCE = 30.0
 
 
 def board_columns() -> list[Column[object]]:
@@ -98,7 +97,7 @@ class Notices:
         check_notices(notices)
         if not notices:
             return
-        async with self.database.write(timeout=_PATIENCE) as connection:
+        async with self.database.write() as connection:
             await self.write(connection, notices, await self.turn(connection))
         self.signals.signal({BOARD})
 
@@ -145,7 +144,7 @@ class Notices:
             table.owner == self.owner, table.version > version
         )
         changes: dict[str, bytes | None] = {}
-        async with self.database.read(timeout=_PATIENCE) as connection:
+        async with self.database.read() as connection:
             for key, value, its in await connection.execute(query):
                 version = max(version, its)
                 if key != _COUNTER:

@@ -32,7 +32,10 @@ from mesh.sql.engines import LEAVING
 from mesh.sql.faults import FAULTS, Conflict, first_line, is_away, is_conflict, is_full, was_refused
 from mesh.sql.server_time import ServerTime
 
-__all__ = ["A_FILE", "ONE_WRITER", "Database", "DatabaseErrors", "Executor"]
+__all__ = ["A_FILE", "ONE_WRITER", "PATIENCE", "Database", "DatabaseErrors", "Executor"]
+
+PATIENCE = 30.0
+"""Seconds for a transaction. An answer that takes longer is not coming: the network is gone."""
 
 # Connections kept out of the pool for lone statements, of each kind: taking one costs as much
 # as a short statement.
@@ -298,7 +301,7 @@ class Database:
         if not await self.missing(metadata):
             return
         async with (
-            self.write() as connection,
+            self.write(timeout=None) as connection,
             self.dialect.alone(connection, _MAKING_TABLES),
         ):
             if metadata.schema:
@@ -345,8 +348,9 @@ class Database:
     # transactions ----------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def read(self, *, timeout: float | None = None) -> AsyncIterator[AsyncConnection]:
-        """A transaction that writes nothing; ``errors.unavailable`` after ``timeout`` seconds."""
+    async def read(self, *, timeout: float | None = PATIENCE) -> AsyncIterator[AsyncConnection]:
+        """A transaction that writes nothing; ``errors.unavailable`` after ``timeout`` seconds, or
+        never."""
         try:
             async with asyncio.timeout(timeout), self.engine.connect() as connection:
                 yield connection
@@ -355,7 +359,7 @@ class Database:
 
     @asynccontextmanager
     async def write(
-        self, *, timeout: float | None = None, durable: bool = True
+        self, *, timeout: float | None = PATIENCE, durable: bool = True
     ) -> AsyncIterator[AsyncConnection]:
         """A transaction, committed at the end of the block, rolled back if the block raises.
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh.sql.alone import Alone
 from mesh.sql.bulk import as_arrays, one_of, unnested
 from mesh.sql.change import FEW_KEYS
-from mesh.sql.database import Database, Executor
+from mesh.sql.database import PATIENCE, Database, Executor
 from mesh.sql.faults import Conflict, is_conflict
 from mesh.sql.notice import NO_NOTICE, NOTIFY, Notice
 from mesh.sql.repeated import repeated
@@ -187,7 +187,7 @@ class InsertAll:
         self._statement = Alone(database, NOTIFY.add_cte(*inserts))
 
     async def run(
-        self, rows: Sequence[Rows], *, timeout: float | None = None, notice: Notice | None = None
+        self, rows: Sequence[Rows], *, timeout: float = PATIENCE, notice: Notice | None = None
     ) -> bool:
         """Insert each part's rows, tuples in the order of its columns, durably, in a transaction
         of its own, and send the notice with it. ``False``: a row exists, and nothing was done.
@@ -209,7 +209,7 @@ class InsertAll:
         return True
 
     @repeated
-    async def _in_turn(self, rows: Sequence[Rows], timeout: float | None) -> None:
+    async def _in_turn(self, rows: Sequence[Rows], timeout: float) -> None:
         async with self._database.write(timeout=timeout) as connection:
             await self._one_by_one(connection, rows)
 

@@ -108,7 +108,7 @@ class Migrations:
         self, allow: Callable[[AsyncConnection], Awaitable[None]] | None
     ) -> None:
         async with (
-            self._database.write() as connection,
+            self._database.write(timeout=None) as connection,
             self._database.dialect.alone(connection, self._lock_key()),
         ):
             await self._database.dialect.wait_briefly(connection, _LOCK_TIMEOUT)

@@ -45,6 +45,8 @@ log = logging.getLogger("mesh")
 OUTBOX_TABLE = "mesh_outbox"
 REFUSED_TABLE = "mesh_outbox_refused"
 _TOPIC = "outbox"
+_PATIENCE = 300.0
+"""Seconds for jobs to be taken: the master may take them one by one meanwhile."""
 
 _ERRORS = DatabaseErrors(unavailable=MasterUnavailable, failed=MasterError, in_doubt=MasterError)
 
@@ -126,7 +128,7 @@ class Outbox:
         """Some jobs, the oldest first; at the end of the block, unless it raises, they are gone,
         but for those that are kept. What others have taken is left out; what cannot be read stays,
         with a log line. Raises ``MasterError``."""
-        async with self.database.write() as connection:
+        async with self.database.write(timeout=_PATIENCE) as connection:
             oldest = select(self.table).order_by(self.table.c.id).limit(limit)
             rows = (await connection.execute(self.database.claiming(oldest))).all()
             read = {row.id: job for row in rows if (job := self._read(row.id, row.job)) is not None}

@@ -14,11 +14,13 @@ from sqlalchemy import create_engine, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from mesh import ConfigError, JobNotFound, KeyExists, MasterError, Mesh, State
+from mesh import ConfigError, JobNotFound, KeyExists, MasterError, MasterUnavailable, Mesh, State
+from mesh.clock import SystemClock
 from mesh.held import Held, Stored
 from mesh.sql.outbox import Outbox
 from mesh.testing.servers import PostgresServer
 from mesh_master.store import SqlMaster
+from tests.chaos.proxy import Proxy
 
 from .cluster_rig import PATIENCE, Rig
 
@@ -248,3 +250,22 @@ async def test_what_cannot_be_read_stays_in_the_outbox(
         rows = (await connection.execute(outbox.table.select())).all()
     assert [row.job for row in rows] == [b"no job at all"]
     await outbox.close()
+
+
+async def test_an_outbox_that_hangs_is_not_waited_for_without_end(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mesh.sql.outbox._PATIENCE", 1.0)
+    url, proxy = postgres.create_database(), Proxy(postgres.port)
+    await proxy.start()
+    outbox = Outbox(url.replace(f":{postgres.port}", f":{proxy.port}"), SystemClock(), 5.0)
+    await outbox.open()
+    await proxy.become("hang")
+    with pytest.raises(MasterUnavailable, match="no answer in time"):
+        async with asyncio.timeout(PATIENCE), outbox.take(10):
+            pass
+    await proxy.become("pass")
+    async with outbox.take(10) as taken:
+        assert not taken.jobs
+    await outbox.close()
+    await proxy.close()

@@ -29,7 +29,7 @@ from mesh.sql import (
 from mesh.wire import Envelope, Record
 from mesh_agents.sql.consumer import SqlConsumer
 from mesh_agents.sql.ledger import SqlLedger
-from mesh_agents.sql.store import LEDGER, PATIENCE, Store
+from mesh_agents.sql.store import LEDGER, Store
 from mesh_agents.sql.tables import DEFAULT_PREFIX, Tables
 
 __all__ = ["SqlAgent"]
@@ -140,13 +140,13 @@ class SqlAgent:
     async def withdraw(self, lane: str, priority: int, job_ids: Sequence[str]) -> set[str]:
         if not job_ids:
             return set()
-        async with self.database.write(timeout=PATIENCE) as connection:
+        async with self.database.write() as connection:
             return await self._store.withdraw(connection, job_ids)
 
     async def missing(self, jobs: Mapping[str, Collection[str]]) -> set[str]:
         wanted = sorted({job_id for ids in jobs.values() for job_id in ids})
         here: set[str] = set()
-        async with self.database.read(timeout=PATIENCE) as connection:
+        async with self.database.read() as connection:
             for start in range(0, len(wanted), _ASKED_AT_ONCE):
                 part = wanted[start : start + _ASKED_AT_ONCE]
                 here |= await self._store.present(connection, part)
@@ -159,7 +159,7 @@ class SqlAgent:
     async def extend(self, receipts: Sequence[str], lease: float) -> set[str]:
         if not receipts:
             return set()
-        async with self.database.write(timeout=PATIENCE, durable=False) as connection:
+        async with self.database.write(durable=False) as connection:
             until = self.database.now() + lease
             return set(receipts) - await self._store.extend(connection, receipts, until)
 
@@ -167,7 +167,7 @@ class SqlAgent:
     async def append(self, records: Sequence[Record]) -> None:
         if not records:
             return
-        async with self.database.write(timeout=PATIENCE) as connection:
+        async with self.database.write() as connection:
             await self._store.write_records(connection, records)
         self._signals.signal({LEDGER})
 
@@ -194,7 +194,7 @@ class SqlAgent:
             .where(jobs.c.agent == self.name)
             .group_by(jobs.c.lane)
         )
-        async with self.database.read(timeout=PATIENCE) as connection:
+        async with self.database.read() as connection:
             return {
                 # MariaDB's sums are decimals.
                 lane: LaneDepth(int(ready), int(leased), total - int(ready) - int(leased))

@@ -36,7 +36,7 @@ from mesh.job import Priority
 from mesh.ports import FAIR_TURN, Delivery, Settlement
 from mesh.sql import Alone, Change, Moment, String, one_of, repeated
 from mesh.wire import decode_jobs
-from mesh_agents.sql.store import LEDGER, PATIENCE, Store
+from mesh_agents.sql.store import LEDGER, Store
 
 __all__ = ["SqlConsumer"]
 
@@ -183,7 +183,7 @@ class SqlConsumer:
             self._pulls.discard(wake)
 
     async def _next_eligible(self) -> float | None:
-        async with self._database.read(timeout=PATIENCE) as connection:
+        async with self._database.read() as connection:
             moment: float | None = (await connection.execute(self._next)).scalar()
             return moment
 
@@ -198,7 +198,7 @@ class SqlConsumer:
                 "until": now + self._lease,
                 "lease_id": uuid4().hex,
             }
-            claimed = await claim.run(parameters, timeout=PATIENCE)
+            claimed = await claim.run(parameters)
             rows = sorted((_Claimed(*row) for row in claimed), key=_Claimed.order)
             found = _Found(rows, self._lane)
             if found.corrupt or found.newer:
@@ -215,7 +215,7 @@ class SqlConsumer:
     async def _still_held(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Those that nobody else has got meanwhile, under a lease of full length."""
         receipts = [delivery.receipt for delivery in deliveries]
-        async with self._database.write(timeout=PATIENCE, durable=False) as connection:
+        async with self._database.write(durable=False) as connection:
             until = self._database.now() + self._lease
             held = await self._store.extend(connection, receipts, until)
         return [delivery for delivery in deliveries if delivery.receipt in held]
@@ -223,7 +223,7 @@ class SqlConsumer:
     @repeated
     async def _part_with(self, found: _Found, now: float) -> None:
         """Set corrupt rows aside; let others try those of a newer version."""
-        async with self._database.write(timeout=PATIENCE) as connection:
+        async with self._database.write() as connection:
             await self._part(connection, found, now)
 
     async def _part(self, connection: AsyncConnection, found: _Found, now: float) -> None:
@@ -251,7 +251,7 @@ class SqlConsumer:
             return
         records = [s.record for s in settlements if s.record is not None]
         again = {s.delivery.receipt: s.again for s in settlements}
-        async with self._database.write(timeout=PATIENCE) as connection:
+        async with self._database.write() as connection:
             await self._store.write_records(connection, records)
             settled = await self._store.take_out(connection, again)
             back = {job.id: job for r, job in again.items() if r in settled and job is not None}

@@ -17,7 +17,7 @@ from mesh.errors import CorruptMessage, UnsupportedVersion
 from mesh.ports import LedgerBatch, Lookup
 from mesh.sql import one_of, repeated
 from mesh.wire import Record, decode_records
-from mesh_agents.sql.store import LEDGER, PATIENCE, Store
+from mesh_agents.sql.store import LEDGER, Store
 
 __all__ = ["SqlLedger"]
 
@@ -81,7 +81,7 @@ class SqlLedger:
             .order_by(ledger.c.id)
             .limit(limit)
         )
-        async with self._database.read(timeout=PATIENCE) as connection:
+        async with self._database.read() as connection:
             ids: list[int] = []
             count = size = 0
             for row_id, row_count, row_size in await connection.execute(sizes):
@@ -103,7 +103,7 @@ class SqlLedger:
     async def _set_aside(self, corrupt: list[tuple[int, bytes, str]]) -> None:
         ledger = self._store.tables.ledger
         ids = [row_id for row_id, _, _ in corrupt]
-        async with self._database.write(timeout=PATIENCE) as connection:
+        async with self._database.write() as connection:
             await self._store.bury(connection, [(None, data, error) for _, data, error in corrupt])
             await connection.execute(delete(ledger).where(one_of(self._database, ledger.c.id, ids)))
         for row_id, _, error in corrupt:
@@ -118,7 +118,7 @@ class SqlLedger:
             return
         ledger = self._store.tables.ledger
         # Undone by a crash of the server, the records are read, and recorded, once more.
-        async with self._database.write(timeout=PATIENCE, durable=False) as connection:
+        async with self._database.write(durable=False) as connection:
             await connection.execute(delete(ledger).where(one_of(self._database, ledger.c.id, ids)))
             await self._store.sweep(connection)
         self._read.difference_update(ids)
@@ -133,19 +133,19 @@ class SqlLedger:
     async def lag(self) -> int:
         ledger = self._store.tables.ledger
         count = select(func.count()).where(ledger.c.agent == self._store.name)
-        async with self._database.read(timeout=PATIENCE) as connection:
+        async with self._database.read() as connection:
             return int((await connection.execute(count)).scalar_one())
 
     async def end(self) -> int:
         ledger = self._store.tables.ledger
         newest = select(func.max(ledger.c.id)).where(ledger.c.agent == self._store.name)
-        async with self._database.read(timeout=PATIENCE) as connection:
+        async with self._database.read() as connection:
             return int((await connection.execute(newest)).scalar_one() or 0)
 
     async def has_passed(self, place: int) -> bool:
         ledger = self._store.tables.ledger
         left = select(ledger.c.id).where(ledger.c.agent == self._store.name, ledger.c.id <= place)
-        async with self._database.read(timeout=PATIENCE) as connection:
+        async with self._database.read() as connection:
             return (await connection.execute(left.limit(1))).first() is None
 
     async def close(self) -> None:

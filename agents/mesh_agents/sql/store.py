@@ -31,13 +31,10 @@ from mesh.sql import Change, Database, InsertAll, InsertNew, Notice, Signals, on
 from mesh.wire import Accepted, Envelope, Record, Started, encode_frame, encode_records
 from mesh_agents.sql.tables import Tables
 
-__all__ = ["LEDGER", "PATIENCE", "Store", "receipt_id"]
+__all__ = ["LEDGER", "Store", "receipt_id"]
 
 LEDGER = "/ledger"
 """The topic of those who wait for the ledger: not the name of any lane, for lanes are topics."""
-
-PATIENCE = 30.0
-"""Seconds after which a transaction that got no answer is given up, push apart."""
 
 _DEDUPLICATION = 120.0
 _SWEEP_EVERY = 1.0

@@ -22,6 +22,7 @@ from mesh.ports import (
     HandlerInfo,
     JobFilter,
     JobInfo,
+    Known,
     Links,
 )
 from mesh.sql import Database, one_of
@@ -38,6 +39,7 @@ __all__ = [
     "events",
     "get_jobs",
     "handlers",
+    "known",
     "last_events",
     "links",
     "list_jobs",
@@ -84,6 +86,15 @@ async def get_jobs(
 ) -> dict[str, JobInfo]:
     query = select(tables.jobs).where(one_of(database, tables.jobs.c.id, job_ids))
     return {row.id: _job(row) for row in await connection.execute(query)}
+
+
+async def known(
+    database: Database, tables: Tables, connection: AsyncConnection, job_ids: Sequence[str]
+) -> dict[str, Known]:
+    jobs = tables.jobs.c
+    query = select(jobs.id, jobs.attempt, jobs.state, jobs.agent)
+    rows = await connection.execute(query.where(one_of(database, jobs.id, job_ids)))
+    return {row.id: Known(row.attempt, State(row.state), row.agent) for row in rows}
 
 
 async def list_jobs(

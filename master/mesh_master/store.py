@@ -14,24 +14,16 @@ What is written at once by many, and how that stays correct:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import islice
 from typing import Any, Literal
 
-from sqlalchemy import (
-    delete,
-    null,
-    select,
-    update,
-)
+from sqlalchemy import delete, select
 
 from mesh.config import AgentConfig
 from mesh.errors import (
     ConfigError,
     MasterError,
     MasterUnavailable,
-    WireError,
 )
 from mesh.held import Held, Stored
 from mesh.job import State, is_job_id
@@ -74,16 +66,15 @@ from mesh.sql import (
     executor_within,
     make_signals,
     on_power_loss,
-    one_of,
     repeated,
 )
-from mesh.wire import Envelope, ErrorInfo, Heartbeat, Record, decode_frame, encode_frame
-from mesh_master import listing, merge, queries, schema, statistics, unblocking, waits
+from mesh.wire import Envelope, ErrorInfo, Heartbeat, Record, encode_frame
+from mesh_master import listing, merge, queries, schema, statistics, waits
 from mesh_master.again import Again
 from mesh_master.announcer import Announcer
+from mesh_master.claims import Claims
 from mesh_master.credentials import SqlCredentials
 from mesh_master.forget import Forgetting
-from mesh_master.gates import Gates
 from mesh_master.holding import Holding
 from mesh_master.leases import Leases
 from mesh_master.presence import Presence
@@ -97,13 +88,9 @@ from mesh_master.unblocking import Unblocking
 
 __all__ = ["SqlMaster"]
 
-log = logging.getLogger("mesh")
-
 _SKEW_LIMIT = 1.0
 """Seconds between two machines' clocks from which ``check`` speaks of it."""
 
-_PATIENCE = 30.0
-"""Seconds for a transaction. An answer that takes longer is not coming: the network is gone."""
 
 _ERRORS = DatabaseErrors(unavailable=MasterUnavailable, failed=MasterError, in_doubt=MasterError)
 
@@ -143,7 +130,7 @@ class SqlMaster:
         self._forgetting = Forgetting(self.database, self.tables)
         self._statistics = Statistics(self.database, self.tables)
         self._unblocking = Unblocking(self.database, self.tables)
-        self._gates = Gates(self.database, self.tables)
+        self._claims = Claims(self.database, self.tables)
         self._signals = make_signals(self.database, self.tables.jobs.fullname)
         self._announcer = Announcer(self._signals)
         self._steering = Steering(self.database, self.tables, self._signals, settings.clock)
@@ -191,11 +178,11 @@ class SqlMaster:
     async def _join_cluster(self) -> None:
         table = self.tables.cluster
         stored = select(table.c.value).where(table.c.key == "cluster")
-        async with self.database.read(timeout=_PATIENCE) as connection:
+        async with self.database.read() as connection:
             cluster = (await connection.execute(stored)).scalar_one_or_none()
         if cluster is None:
             insert = self.database.insert(table).values(key="cluster", value=self.settings.cluster)
-            async with self.database.write(timeout=_PATIENCE) as connection:
+            async with self.database.write() as connection:
                 await connection.execute(insert.on_conflict_do_nothing())
                 cluster = (await connection.execute(stored)).scalar_one()
         if cluster != self.settings.cluster:
@@ -233,7 +220,7 @@ class SqlMaster:
 
     @repeated
     async def _submit_alone(self, jobs: Sequence[Held]) -> list[Stored]:
-        async with self.database.write(timeout=_PATIENCE) as connection:
+        async with self.database.write() as connection:
             return await self._holding.store(connection, jobs)
 
     async def _submit_within(self, within: Any, jobs: Sequence[Held]) -> list[Stored]:
@@ -251,97 +238,34 @@ class SqlMaster:
         return stored
 
     async def find_key(self, key: str) -> str | None:
-        async with self.database.read(timeout=_PATIENCE) as connection:
+        async with self.database.read() as connection:
             return await self._holding.find_key(connection, key)
 
     async def unblock(self, ended: Collection[str] | None = None) -> Unblocked:
-        jobs = 0
-        if ended is None:
-            jobs += await self._expire()
-            jobs += await self._tell(None)
-        else:
-            each = iter(ended)
-            while part := list(islice(each, unblocking.AT_ONCE)):
-                jobs += await self._tell(part)
-        freed, waits, gated = await self._free(ended)
-        return Unblocked(jobs + freed, waits, gated)
+        return await self._unblocking.run(ended)
 
-    @repeated
-    async def _expire(self) -> int:
-        async with self.database.write(timeout=_PATIENCE) as connection:
-            return len(await self._unblocking.expire(connection))
-
-    @repeated
-    async def _free(self, ended: Collection[str] | None) -> tuple[int, bool, bool]:
-        async with self.database.write(timeout=_PATIENCE) as connection:
-            freed = await self._unblocking.free_slots(connection, ended)
-            return freed, *await self._unblocking.outlook(connection)
-
-    async def _tell(self, ended: Collection[str] | None) -> int:
-        """Close the dependencies on these jobs, or on any that have ended. Returns how many."""
-        count, left = 0, None if ended is None else set(ended)
-        while left is None or left:
-            told, gone = await self._tell_some(left)
-            count += told
-            if left is not None:
-                # Those that ended by it may have children themselves.
-                left = {*gone, *(left if told == unblocking.AT_ONCE else ())}
-            elif not told:
-                break
-        return count
-
-    @repeated
-    async def _tell_some(self, ended: Collection[str] | None) -> tuple[int, Collection[str]]:
-        async with self.database.write(timeout=_PATIENCE) as connection:
-            return await self._unblocking.tell(connection, ended)
-
-    @repeated
     async def claim_gated(
         self, until: float, limit: int, claim: float, leaving_out: Collection[str] = ()
     ) -> Claimed:
-        async with self.database.write(timeout=_PATIENCE) as connection:
-            rows, more_in, is_part = await self._gates.claim(
-                connection, until, limit, claim, leaving_out
-            )
-        read = (self._read_held(row.id, row.envelope) for row in rows)
-        return Claimed([job for job in read if job is not None], more_in, is_part)
+        return await self._claims.gated(until, limit, claim, leaving_out)
 
     async def waits(self, job_ids: Sequence[str]) -> dict[str, Wait]:
         known = [job_id for job_id in job_ids if is_job_id(job_id)]
-        async with self.database.read(timeout=_PATIENCE) as connection:
+        async with self.database.read() as connection:
             return await waits.find(self.database, self.tables, connection, known)
 
     @repeated
     async def hold(self, jobs: Sequence[Envelope]) -> None:
         rows = {job.id: merge.held_row(job, encode_frame([job])) for job in jobs}
-        async with self.database.write(timeout=_PATIENCE) as connection:
+        async with self.database.write() as connection:
             await self._held.run(connection, [rows[key] for key in sorted(rows)])
             await self.recording.tags.write(connection, jobs)
         self._signals.signal({HELD, *changed_topics(rows)})
 
-    @repeated
     async def claim_due(
         self, until: float, limit: int, claim: float, leaving_out: Collection[str] = ()
     ) -> list[Envelope]:
-        jobs, now = self.tables.jobs, self.database.now()
-        due = self.database.claiming(queries.due(self.tables, until, now, limit, leaving_out))
-        async with self.database.write(timeout=_PATIENCE) as connection:
-            rows = (await connection.execute(due)).all()
-            if rows:
-                await connection.execute(
-                    update(jobs)
-                    .where(one_of(self.database, jobs.c.id, [row.id for row in rows]))
-                    .values(claimed_until=now + claim)
-                )
-        return [job for row in rows if (job := self._read_held(row.id, row.envelope)) is not None]
-
-    def _read_held(self, job_id: str, envelope: bytes) -> Envelope | None:
-        try:
-            (job,) = decode_frame(envelope)
-        except WireError as error:
-            log.error("master at %s: held job %s is left alone: %s", self.url, job_id, error)
-            return None
-        return job
+        return await self._claims.due(until, limit, claim, leaving_out)
 
     async def cancel(self, job_ids: Sequence[str], reason: str) -> dict[str, State]:
         states = await self._steering.cancel(job_ids, reason)
@@ -351,44 +275,37 @@ class SqlMaster:
     @repeated
     async def take_back(self, jobs: Sequence[Envelope]) -> None:
         rows = {job.id: merge.held_row(job, encode_frame([job])) for job in jobs}
-        async with self.database.write(timeout=_PATIENCE) as connection:
+        async with self.database.write() as connection:
             await self.recording.jobs.run(connection, [rows[key] for key in sorted(rows)])
         self._signals.signal({HELD})
 
     async def suspects(self, before: float, limit: int, page: Any = None) -> Suspects:
-        async with self.database.read(timeout=_PATIENCE) as connection:
+        async with self.database.read() as connection:
             return await self._rescuing.suspects(connection, before, limit, page)
 
     async def doubtful(self, until: float, limit: int) -> list[Suspect]:
-        async with self.database.read(timeout=_PATIENCE) as connection:
+        async with self.database.read() as connection:
             return await self._rescuing.doubtful(connection, until, limit)
 
     @repeated
     async def rescue(self, lost: Sequence[Suspect]) -> list[str]:
-        async with self.database.write(timeout=_PATIENCE) as connection:
+        async with self.database.write() as connection:
             rescued = await self._rescuing.rescue(connection, lost)
         if rescued:
             self._signals.signal({HELD, *changed_topics(rescued)})
         return rescued
 
     async def backlog(self) -> dict[str, Backlog]:
-        async with self.database.read(timeout=_PATIENCE) as connection:
+        async with self.database.read() as connection:
             return await queries.backlog(self.tables, connection, self.database.now())
 
-    @repeated
     async def unclaim(self, job_ids: Sequence[str]) -> None:
-        jobs = self.tables.jobs
-        async with self.database.write(timeout=_PATIENCE) as connection:
-            await connection.execute(
-                update(jobs)
-                .where(one_of(self.database, jobs.c.id, job_ids), jobs.c.state == State.SCHEDULED)
-                .values(claimed_until=null())
-            )
+        await self._claims.give_back(job_ids)
 
     @repeated
     async def give_up(self, job_ids: Sequence[str], error: ErrorInfo) -> list[str]:
         known = [job_id for job_id in job_ids if is_job_id(job_id)]
-        async with self.database.write(timeout=_PATIENCE) as connection:
+        async with self.database.write() as connection:
             ended = await self._rescuing.give_up(connection, known, error)
         if ended:
             self._signals.signal(changed_topics(ended))
@@ -396,11 +313,11 @@ class SqlMaster:
 
     async def get_jobs(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:
         known = [job_id for job_id in job_ids if is_job_id(job_id)]
-        async with self.database.read(timeout=_PATIENCE) as connection:
+        async with self.database.read() as connection:
             return await queries.get_jobs(self.database, self.tables, connection, known)
 
     async def list_jobs(self, where: JobFilter) -> list[JobInfo]:
-        async with self.database.read(timeout=_PATIENCE) as connection:
+        async with self.database.read() as connection:
             return await queries.list_jobs(self.database, self.tables, connection, where)
 
     async def count_jobs(self, where: JobFilter | None = None) -> dict[State, int]:
@@ -408,7 +325,7 @@ class SqlMaster:
         query = statistics.totals(self.database, self.tables, where)
         if query is None:
             query = listing.counts(self.database, self.tables, where)
-        async with self.database.read(timeout=_PATIENCE) as connection:
+        async with self.database.read() as connection:
             return {State(row.state): row.jobs for row in await connection.execute(query)}
 
     async def series(
@@ -421,7 +338,7 @@ class SqlMaster:
         lane: str | None = None,
         by: Literal["name", "lane"] | None = None,
     ) -> list[Bucket]:
-        async with self.database.read(timeout=_PATIENCE) as connection:
+        async with self.database.read() as connection:
             return await self._statistics.series(
                 connection, since, until, step, name=name, lane=lane, by=by
             )
@@ -429,37 +346,37 @@ class SqlMaster:
     async def failures(
         self, since: float = 0.0, limit: int = 50, *, app: str = ""
     ) -> list[FailureGroup]:
-        async with self.database.read(timeout=_PATIENCE) as connection:
+        async with self.database.read() as connection:
             return await self._statistics.failures(connection, since, limit, app)
 
     async def attempts(self, job_id: str) -> list[AttemptInfo]:
         if not is_job_id(job_id):
             return []
-        async with self.database.read(timeout=_PATIENCE) as connection:
+        async with self.database.read() as connection:
             return await queries.attempts(self.tables, connection, job_id)
 
     async def links(self, job_id: str) -> Links:
         if not is_job_id(job_id):
             return Links()
-        async with self.database.read(timeout=_PATIENCE) as connection:
+        async with self.database.read() as connection:
             return await queries.links(self.tables, connection, job_id)
 
     async def events(self, job_id: str, after: int = -1, limit: int = 1000) -> list[EventInfo]:
         if not is_job_id(job_id):
             return []
-        async with self.database.read(timeout=_PATIENCE) as connection:
+        async with self.database.read() as connection:
             return await queries.events(self.tables, connection, job_id, after, limit)
 
     async def last_events(self, job_ids: Sequence[str]) -> dict[str, int]:
         known = [job_id for job_id in job_ids if is_job_id(job_id)]
         if not known:
             return {}
-        async with self.database.read(timeout=_PATIENCE) as connection:
+        async with self.database.read() as connection:
             return await queries.last_events(self.database, self.tables, connection, known)
 
     @repeated
     async def retry(self, job_ids: Sequence[str], payload: bytes | None = None) -> dict[str, str]:
-        async with self.database.write(timeout=_PATIENCE) as connection:
+        async with self.database.write() as connection:
             made = await self._again.run(connection, job_ids, payload)
         if made:
             self._signals.signal({HELD, *changed_topics(made.values())})
@@ -471,15 +388,15 @@ class SqlMaster:
     async def outlived(
         self, retention: Mapping[State, float], limit: int, page: Any = None
     ) -> Outlived:
-        async with self.database.read(timeout=_PATIENCE) as connection:
+        async with self.database.read() as connection:
             return await self._forgetting.outlived(connection, retention, limit, page)
 
     @repeated
     async def sweep(self, workers_before: float, limit: int) -> int:
-        async with self.database.write(timeout=_PATIENCE) as connection:
+        async with self.database.write() as connection:
             gone = await self._forgetting.sweep(connection, workers_before, limit)
             gone += await self._credentials.sweep(connection, limit)
-        async with self.database.write(timeout=_PATIENCE) as connection:
+        async with self.database.write() as connection:
             orphans = await self._unblocking.give_up(connection)
         if orphans:
             self._signals.signal({HELD})
@@ -487,7 +404,7 @@ class SqlMaster:
 
     @repeated
     async def roll_up(self, kept: float, limit: int) -> int:
-        async with self.database.write(timeout=_PATIENCE) as connection:
+        async with self.database.write() as connection:
             return await self._statistics.roll_up(connection, kept, limit)
 
     # steering --------------------------------------------------------------------------------
@@ -522,38 +439,35 @@ class SqlMaster:
         self._announcer.announce(merge.changed(records))
 
     async def known(self, job_ids: Sequence[str]) -> dict[str, Known]:
-        jobs = self.tables.jobs.c
         wanted = [job_id for job_id in job_ids if is_job_id(job_id)]
-        query = select(jobs.id, jobs.attempt, jobs.state, jobs.agent)
-        async with self.database.read(timeout=_PATIENCE) as connection:
-            rows = await connection.execute(query.where(one_of(self.database, jobs.id, wanted)))
-            return {row.id: Known(row.attempt, State(row.state), row.agent) for row in rows}
+        async with self.database.read() as connection:
+            return await queries.known(self.database, self.tables, connection, wanted)
 
     # cluster ---------------------------------------------------------------------------------
 
     async def workers(self, seen_after: float = 0.0) -> list[Heartbeat]:
-        async with self.database.read(timeout=_PATIENCE) as connection:
+        async with self.database.read() as connection:
             return await queries.workers(self.tables, connection, seen_after)
 
     async def handlers(self) -> list[HandlerInfo]:
-        async with self.database.read(timeout=_PATIENCE) as connection:
+        async with self.database.read() as connection:
             return await queries.handlers(self.tables, connection)
 
     @repeated
     async def remove_handler(self, name: str) -> bool:
         handlers = self.tables.handlers
-        async with self.database.write(timeout=_PATIENCE) as connection:
+        async with self.database.write() as connection:
             gone = await connection.execute(delete(handlers).where(handlers.c.name == name))
         return gone.rowcount == 1
 
     @repeated
     async def register_agents(self, agents: Mapping[str, str]) -> None:
         rows = [{"name": name, "url": url, "seen_at": None} for name, url in agents.items()]
-        async with self.database.write(timeout=_PATIENCE) as connection:
+        async with self.database.write() as connection:
             await self._agents.run(connection, sorted(rows, key=lambda r: str(r["name"])))
 
     async def agents(self) -> list[AgentInfo]:
-        async with self.database.read(timeout=_PATIENCE) as connection:
+        async with self.database.read() as connection:
             return await queries.agents(self.tables, connection)
 
     async def acquire(self, name: str, holder: str, ttl: float) -> Lease | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -34,7 +35,8 @@ from sqlalchemy import (
 from mesh.errors import WireError
 from mesh.fingerprint import fingerprint
 from mesh.job import TERMINAL_VERSION, State, made_job_id, state_version
-from mesh.sql import BulkUpdate, Change, Database, Executor, one_of
+from mesh.ports import Unblocked
+from mesh.sql import BulkUpdate, Change, Database, Executor, one_of, repeated
 from mesh.sql.bulk import Excluded
 from mesh.wire import Envelope, Parent, decode_frame, encode_frame
 from mesh_master.merge import as_json
@@ -50,6 +52,7 @@ AT_ONCE = 500
 ORPHANED = 24 * 3600.0
 """Seconds for which a job may wait for one that the master has not heard of: its agent's ledger may
 have to be recorded yet."""
+
 
 _MOST_RESULTS = 512 * 1024
 """Bytes of its parents' results that may travel with a job."""
@@ -92,6 +95,48 @@ class Unblocking:
         self._count = BulkUpdate(database, tables.jobs, ("id", "pending"), "id", mine)
         self._ready = BulkUpdate(database, tables.jobs, _READY, "id", mine)
         self._gone = BulkUpdate(database, tables.jobs, _GONE, "id", mine, _OVER)
+
+    async def run(self, ended: Collection[str] | None) -> Unblocked:
+        """``Master.unblock``, in as many transactions as it takes."""
+        jobs = 0
+        if ended is None:
+            jobs += await self._expire_some()
+            jobs += await self._tell_all(None)
+        else:
+            each = iter(ended)
+            while part := list(islice(each, AT_ONCE)):
+                jobs += await self._tell_all(part)
+        freed, waits, gated = await self._free(ended)
+        return Unblocked(jobs + freed, waits, gated)
+
+    @repeated
+    async def _expire_some(self) -> int:
+        async with self._database.write() as connection:
+            return len(await self.expire(connection))
+
+    async def _tell_all(self, ended: Collection[str] | None) -> int:
+        """Close the dependencies on these jobs, or on any that have ended. Returns how many."""
+        count, left = 0, None if ended is None else set(ended)
+        while left is None or left:
+            told, gone = await self._tell_some(left)
+            count += told
+            if left is not None:
+                # Those that ended by it may have children themselves.
+                left = {*gone, *(left if told == AT_ONCE else ())}
+            elif not told:
+                break
+        return count
+
+    @repeated
+    async def _tell_some(self, ended: Collection[str] | None) -> tuple[int, Collection[str]]:
+        async with self._database.write() as connection:
+            return await self.tell(connection, ended)
+
+    @repeated
+    async def _free(self, ended: Collection[str] | None) -> tuple[int, bool, bool]:
+        async with self._database.write() as connection:
+            freed = await self.free_slots(connection, ended)
+            return freed, *await self.outlook(connection)
 
     async def tell(self, run: Executor, ended: Collection[str] | None) -> tuple[int, list[str]]:
         """Tell some children the end of their parents: of ``ended``, or of any that have ended.

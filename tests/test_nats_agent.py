@@ -368,6 +368,30 @@ class TestOutages:
         assert await again.push([make_job()]) == [None]
         await again.close()
 
+    async def test_only_what_is_in_doubt_is_pushed_beyond_max_bytes(
+        self, harness: NatsHarness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        agent = await harness.connect()
+        small = NatsAgent("n-1", f"{harness.url}?max_bytes=2KB", harness.settings)
+        await small.open()
+        store = small._store_groups
+
+        async def store_and_not_know(groups: Sequence[Any]) -> list[AgentError | None]:
+            return [PublishOutcomeUnknown("no answer") for _ in await store(groups)]
+
+        doubtful, other = make_job(), make_job()
+        with monkeypatch.context() as patch:
+            patch.setattr(small, "_store_groups", store_and_not_know)
+            (outcome,) = await small.push([doubtful])
+            assert isinstance(outcome, PublishOutcomeUnknown)
+        await agent.push([make_job(payload=b'"' + b"x" * 2000 + b'"')])
+        small._room._looked_at = float("-inf")
+        known, refusal = await small.push([doubtful, other])
+        assert known is None
+        assert isinstance(refusal, AgentUnavailable)
+        assert (await agent.depth())["default"].total == 2, "the doubtful one was there already"
+        await small.close()
+
     async def test_deleted_consumers_and_streams_are_made_again(self, harness: NatsHarness) -> None:
         agent = await harness.connect()
         consumer = await agent.consume("default", lease=30)

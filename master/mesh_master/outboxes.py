@@ -28,6 +28,8 @@ log = logging.getLogger("mesh")
 _BATCH = 500
 _TRIES = 3
 """How often the master must refuse a job by itself: what is wrong may be of the moment."""
+_ONE_BY_ONE = 10.0
+"""Seconds for which jobs of a batch are brought one by one: the outbox's database waits."""
 
 
 class OutboxDuty(Service):
@@ -83,7 +85,11 @@ class OutboxDuty(Service):
             return len(taken.jobs) - len(taken.kept)
 
     async def _move_each(self, taken: Taken) -> None:
+        until = self._clock.monotonic() + _ONE_BY_ONE
         for number, held in taken.jobs.items():
+            if self._clock.monotonic() > until:
+                taken.kept.add(number)
+                continue
             try:
                 await self._master.submit([held])
             except MasterUnavailable:

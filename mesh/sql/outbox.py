@@ -45,8 +45,9 @@ log = logging.getLogger("mesh")
 OUTBOX_TABLE = "mesh_outbox"
 REFUSED_TABLE = "mesh_outbox_refused"
 _TOPIC = "outbox"
-_PATIENCE = 300.0
-"""Seconds for jobs to be taken: the master may take them one by one meanwhile."""
+_PATIENCE = 60.0
+"""Seconds for some jobs to be moved. The database gives no more to a transaction that idles, as
+this does while the master stores them."""
 
 _ERRORS = DatabaseErrors(unavailable=MasterUnavailable, failed=MasterError, in_doubt=MasterError)
 

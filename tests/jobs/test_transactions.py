@@ -227,6 +227,39 @@ async def test_a_job_that_the_master_refuses_holds_up_no_others(
     await outbox.close()
 
 
+async def test_jobs_that_are_moved_slowly_are_not_moved_again_from_the_first(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The outbox's database ends a transaction that idles for long."""
+    monkeypatch.setattr("mesh_master.outboxes._ONE_BY_ONE", 0.05)
+    url = f"sqlite:///{tmp_path}/shop.db"
+    app, ran = make_app(rig, outbox=url)
+    order = app.handlers["order"]
+    store, moved, batches = SqlMaster.submit, list[str](), list[int]()
+
+    async def submit(self: SqlMaster, jobs: Sequence[Held], within: Any = None) -> list[Stored]:
+        if len(jobs) > 1:
+            batches.append(len(jobs))
+            raise MasterError("one of them is wrong")
+        await asyncio.sleep(0.1)  # a slow master
+        moved.extend(held.job.id for held in jobs)
+        return await store(self, jobs, within)
+
+    monkeypatch.setattr(SqlMaster, "submit", submit)
+    async with async_session(url) as session:
+        outbox = Outbox(url, app.clock, 5.0)
+        await outbox.open()
+        jobs = [await order.options(session=session).enqueue(n) for n in range(3)]
+        await session.commit()
+        await outbox.close()
+    async with rig.running(app):
+        for job in jobs:
+            await job.result(PATIENCE)
+    assert moved == [job.id for job in jobs]
+    assert batches == [3, 2], "what was moved is done with"
+    assert sorted(ran) == [0, 1, 2]
+
+
 async def _refused(outbox: Outbox) -> str:
     async with outbox.database.read() as connection:
         return str((await connection.execute(select(outbox.refused))).all())

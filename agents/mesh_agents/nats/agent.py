@@ -106,14 +106,17 @@ class NatsAgent:
     ) -> list[AgentError | None]:
         if not jobs:
             return []
-        # One that is pushed again may be stored already: that must be found out.
-        if not self._unsure and (refusal := await self._room.refusal()):
-            return [refusal] * len(jobs)
         now = self._clock.time()
         parts = [f"{job.id}:{job.attempt}" for job in jobs]
-        frames = self._frames(dict(zip(parts, jobs, strict=True)), now)
+        wanted, result = dict(zip(parts, jobs, strict=True)), dict[str, AgentError | None]()
+        if refusal := await self._room.refusal():
+            # One that is pushed again may be stored already: that must be found out.
+            result = {part: refusal for part in parts if part not in self._unsure}
+            wanted = {part: job for part, job in wanted.items() if part not in result}
+            if not wanted:
+                return [refusal] * len(jobs)
+        frames = self._frames(wanted, now)
         outcomes = await self._store(frames, now, held)
-        result: dict[str, AgentError | None] = {}
         for frame, outcome in zip(frames, outcomes, strict=True):
             result |= self._note(frame, outcome, now)
         return [result.get(part) for part in parts] if result else [None] * len(jobs)

@@ -6,6 +6,8 @@
 something explains it, between the start of the one attempt and that of the next: the process it ran
 in was killed, stopped, cut off or given no time to end, or said that it could not keep its leases;
 or its agent or the master was away. A process that was told to end in good order explains nothing.
+An attempt that failed may only run again as the same attempt if something explains it since the
+job's first one: where it was not known whether the next one had been stored, there are two of them.
 """
 
 from __future__ import annotations
@@ -26,6 +28,12 @@ AFTERMATH = 12.0
 """Seconds after a fault within which it still explains that a job runs again: leases and
 connections take their time."""
 
+
+MOST_CONNECTIONS = 16
+"""To one database server, of one process: those of its pools, and those that listen."""
+
+DOOMED = 3
+"""Attempts that a job may have that fails each time."""
 
 _IN_GOOD_ORDER = ("drain", "skew", "upgrade")
 
@@ -86,7 +94,7 @@ def check(evidence: Evidence, *, together: int, slots_every: float, twice_most: 
         _slots(evidence, book, slots_every),
         _limits(book, together, report),
         _again(book, report, twice_most),
-        _remains(evidence),
+        _remains(evidence, report),
     )
     for rule in rules:
         report.violations += rule
@@ -99,6 +107,7 @@ def check(evidence: Evidence, *, together: int, slots_every: float, twice_most: 
         "jobs": len(evidence.rows),
         **{f"jobs {state}": count for state, count in sorted(states.items())},
         "attempts begun": len(book.runs),
+        "faults left out": sum(entry["e"] == "left out" for entry in evidence.entries),
         "faults": sum(fault.fault != "lease not kept" for fault in book.faults),
     }
     return report
@@ -353,6 +362,8 @@ def _ends(evidence: Evidence, book: _Book) -> Iterator[str]:
         }.get(kind or "", {State.SUCCEEDED})
         if row.state in TERMINAL and row.state not in wanted:
             yield f"end: job {row.id} ({row.name}, {kind}) {row.state} at attempt {row.attempt}"
+        if kind == "doomed" and row.attempt > DOOMED:
+            yield f"end: job {row.id} ({row.name}) had {row.attempt} attempts, {DOOMED} at most"
         if row.state is State.SUCCEEDED and book.done_at(row.id) is None:
             yield f"end: job {row.id} ({row.name}) succeeded, and no handler says so"
 
@@ -372,6 +383,9 @@ def _cancels(evidence: Evidence, book: _Book) -> Iterator[str]:
         told = State(entry["state"])
         if told in TERMINAL and row.state is not told:
             yield f"cancel: job {job} was said to be {told}, and is {row.state}"
+        began = min((run.start for run in book.runs_of[job]), default=0.0)
+        if told is State.CANCELLED and began > entry["t"]:
+            yield f"cancel: job {job} was said to be {told}, and began then"
 
 
 def _slots(evidence: Evidence, book: _Book, every: float) -> Iterator[str]:
@@ -424,10 +438,12 @@ def _again(book: _Book, report: Report, most: int) -> Iterator[str]:
     for job, runs in book.runs_of.items():
         runs.sort(key=lambda run: run.start)
         for run, then in pairwise(runs):
-            if run.is_over:
+            if run.is_over and then.attempt > run.attempt:
                 continue
             twice += 1
-            why = _explanation(book, run, then)
+            in_doubt = [r for r in runs if r.start <= run.start] if run.is_over else [run]
+            reasons = (_explanation(book, each, then) for each in in_doubt)
+            why = next(filter(None, reasons), None)
             if why is None:
                 yield (
                     f"again: job {job} ({run.name}) ran as attempt {run.attempt} in {run.who} "
@@ -455,7 +471,7 @@ def _explanation(book: _Book, run: Run, then: Run) -> str | None:
     return less
 
 
-def _remains(evidence: Evidence) -> Iterator[str]:
+def _remains(evidence: Evidence, report: Report) -> Iterator[str]:
     for what, count in evidence.left.items():
         yield f"left: {count} {what}"
     died = {entry["who"] for entry in evidence.entries if entry["e"] == "died"}
@@ -466,6 +482,10 @@ def _remains(evidence: Evidence) -> Iterator[str]:
             yield f"process: {entry['who']} ended with {entry['code']} when told to"
         if entry["e"] == "stuck":
             yield f"process: {entry['who']} did not end when told to"
+    for server, count in evidence.connections.items():
+        report.figures[f"connections to the {server}"] = count
+        if count > evidence.processes * MOST_CONNECTIONS:
+            yield f"connections: {server} has {count}, of {evidence.processes} processes"
     for who, megabytes in evidence.growth.items():
         if megabytes > 60:
             yield f"memory: {who} grew by {megabytes:.0f} MB"

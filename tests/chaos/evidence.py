@@ -70,6 +70,9 @@ class Evidence:
     left: Mapping[str, int] = field(default_factory=dict)
     """What is still somewhere, and is not to be."""
     drained: bool = True
+    connections: Mapping[str, int] = field(default_factory=dict)
+    """To the database servers, at the end, all processes being there."""
+    processes: int = 0
     growth: Mapping[str, float] = field(default_factory=dict)
     """Megabytes that a process's memory grew by, after its first seconds."""
 
@@ -218,8 +221,26 @@ async def gather(cluster: Cluster, app: Mesh, seen: Seen, drained: Drained) -> E
         stories=stories,
         orders=orders,
         left=drained.left,
+        connections=await _connections(cluster),
+        processes=len(cluster.members) + 1,  # the driver's own
         drained=drained.is_all,
     )
+
+
+_CONNECTIONS = {
+    "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'",
+    "mariadb": "SELECT count(*) FROM information_schema.processlist WHERE user = 'mesh'",
+}
+
+
+async def _connections(cluster: Cluster) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for server in ("master", "agent"):
+        for database in cluster.databases(server)[:1]:  # a server has them all
+            if (query := _CONNECTIONS.get(database.dialect.name)) is not None:
+                async with database.connect() as connection:
+                    found[server] = (await connection.execute(text(query))).scalar_one()
+    return found
 
 
 def _row(info: JobInfo) -> Row:

@@ -113,6 +113,9 @@ class Nemesis:
         cluster = self._cluster
         if self._servers[name].locked():
             return
+        if verb == "fill" and name not in cluster.disks:
+            cluster.journal.write("left out", fault=step.fault, why="may not mount")
+            return
         async with self._servers[name], self._fault(f"{verb} {name}", name):
             if verb == "fill":
                 await self._fill(name, step.lasts)
@@ -129,9 +132,6 @@ class Nemesis:
         """The disk is full for a while. A server that gave up is started again, as people do who
         have made room."""
         cluster = self._cluster
-        if name not in cluster.disks:
-            cluster.journal.write("left out", fault=f"fill {name}", why="may not mount")
-            return
         filler = cluster.disks[name] / "filler"
         await asyncio.to_thread(_fill_up, filler)
         await asyncio.sleep(seconds)

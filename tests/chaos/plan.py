@@ -92,12 +92,14 @@ def plan(
 
     steps: list[Step] = []
     at, coming = 2.0, faults()
-    while True:
+    while at <= seconds - 2.0:
         fault = next(coming)
         low, high = _LASTS.get(fault.split()[0], (0.0, 0.0))
         step = Step(at, fault, dice.randrange(1000), dice.uniform(low, high), dice.random())
         if at + step.lasts > seconds - 2.0:
-            return steps
+            at += 0.3  # too late for this one, perhaps not for the next
+            continue
         steps.append(step)
         # Some overlap, most do not; and now and then nothing is broken for a while.
         at += dice.choice([0.3, 1.0, step.lasts, step.lasts + calm])
+    return steps

@@ -9,4 +9,4 @@ from .rounds import short_round
 
 @pytest.mark.timeout(300)
 async def test_every_promise_is_kept() -> None:
-    await short_round("embedded", 1)
+    await short_round("embedded")

@@ -10,4 +10,4 @@ from .rounds import short_round
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("mariadb_installed")
 async def test_every_promise_is_kept() -> None:
-    await short_round("mariadb", 1)
+    await short_round("mariadb")

@@ -250,6 +250,28 @@ WRONG: dict[str, tuple[Evidence, str]] = {
         plus(good(), said(9, "stuck", who="worker-1.1")),
         "worker-1.1 did not end when told to",
     ),
+    "an attempt that failed ran as the same again": (
+        plus(good(), *ran(E, 6.5, 6.8, outcome="ConnectionError")),
+        "with no reason",
+    ),
+    "a job had more attempts than it may": (
+        plus(
+            replace(good(), rows=[*good().rows, row("x", "p.9", state=State.FAILED, attempt=4)]),
+            *call("p.9", "x", "doomed"),
+        ),
+        "had 4 attempts, 3 at most",
+    ),
+    "a cancelled job began": (
+        plus(
+            rows(good(), only(A, state=State.CANCELLED)),
+            said(2.5, "cancel", job=A, state="cancelled"),
+        ),
+        "was said to be cancelled, and began then",
+    ),
+    "connections are left over": (
+        replace(good(), connections={"master": 40}, processes=2),
+        "master has 40, of 2 processes",
+    ),
     "memory grows": (
         replace(good(), growth={"worker-1.1": 200.0}),
         "worker-1.1 grew by 200 MB",
@@ -269,6 +291,14 @@ def test_twice_is_explained_by_a_kill_and_bounded() -> None:
     assert report.violations == []
     assert dict(report.explained) == {"kill worker": 1}
     assert any("are the most" in each for each in judge(evidence, twice_most=0).violations)
+
+
+def test_attempts_are_doubled_where_nobody_knew_whether_the_next_was_stored() -> None:
+    twice = ran(E, 27.5, 28, attempt=2, outcome="ConnectionError", who="worker-2.1")
+    again = ran(E, 28.5, 29, attempt=2, who="worker-2.1")
+    evidence = plus(good(), *twice, *again)
+    assert any("with no reason" in each for each in judge(evidence).violations)
+    assert judge(plus(evidence, *kill(6))).violations == []
 
 
 def test_what_nobody_knows_of_may_run_and_be_gone_if_all_that_was_known_was_deleted() -> None:

@@ -7,9 +7,10 @@ from contextlib import suppress
 
 import pytest
 
-from .cluster import DEPLOYMENTS
+from .cluster import DEPLOYMENTS, Deployment
 from .plan import FAULTS, plan
 from .proxy import Mode, Proxy
+from .rounds import SECONDS, SEEDS
 
 PATIENCE = 20.0
 
@@ -22,9 +23,21 @@ def test_a_seed_is_a_plan(deployment: str) -> None:
     assert {step.fault for step in steps} == {f for f, by in FAULTS.items() if deployment in by}
     assert [step.at for step in steps] == sorted(step.at for step in steps)
     assert all(step.at + step.lasts < 600 for step in steps)
-    # The first of a short run are those of the long one.
+    # The first of a short run are those of the long one, until one would last beyond its end.
     short = plan(7, deployment, 60)
-    assert short == steps[: len(short)]
+    early = [step for step in steps if step.at < 45]
+    assert short[: len(early)] == early
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS)
+def test_the_short_rounds_break_much(deployment: Deployment) -> None:
+    faults = {step.fault for step in plan(SEEDS[deployment], deployment, SECONDS)}
+    assert len(faults) >= 7
+    assert {"kill worker", "fill master", "upgrade"} <= faults
+    if deployment != "embedded":
+        assert faults & {"kill agent", "restart agent"}
+        assert faults & {"kill master", "restart master"}
+        assert "kill coordinator" in faults
 
 
 def test_a_plan_of_some_faults() -> None:

@@ -3,7 +3,8 @@
 One works for the cluster, by the lease ``janitor``. States: *waiting* (another has the lease),
 *sweeping* (page after page of jobs whose time is over, removed in small transactions, then what
 was counted brought together, with a rest after each as long as it took, so that at most half of
-one connection's time goes to it),
+one connection's time goes to it; a sweep that lasts longer than the time between two does not keep
+up with what ends, and rests no longer than others need to get a turn),
 *resting* (until the next sweep).
 
 A sweep may end at any point, and two may meet for a moment, when a lease changes hands: what is
@@ -38,7 +39,7 @@ _WORKERS_KEPT = 24 * 3600.0
 """Seconds for which the last heartbeat of a worker that has gone is kept."""
 _SERIES_KEPT = 90 * 24 * 3600.0
 """Seconds for which what happened is kept by the hour, or longer, if jobs are."""
-_LEAST_REST = 0.02
+_LEAST_REST = 0.01
 
 
 class Janitor(Service):
@@ -52,7 +53,7 @@ class Janitor(Service):
         holder: str,
         clock: Clock | None = None,
         interval: float = 60.0,
-        batch: int = 500,
+        batch: int = 1000,
         ttl: float = 10.0,
     ) -> None:
         """``retention`` says what holds under the cluster's settings, as ``Config`` has it;
@@ -96,6 +97,7 @@ class Janitor(Service):
 
     async def _sweep(self, over: asyncio.Event) -> None:
         before, page = self.removed, None
+        keeps_up_until = self._clock.monotonic() + self._interval
         settings = await self._master.cluster_settings()
         retention = {State(state): kept for state, kept in self._retention(settings).items()}
         while not over.is_set() and settings.mode is not Mode.ARCHIVE:
@@ -103,19 +105,19 @@ class Janitor(Service):
             page = await self._remove_page(retention, page)
             if page is None:
                 break
-            await self._rest(over, began)
+            await self._rest(over, began, keeps_up_until)
         while not over.is_set():
             began = self._clock.monotonic()
             workers_before = self._clock.time() - _WORKERS_KEPT
             if await self._master.sweep(workers_before, self._batch) < self._batch:
                 break
-            await self._rest(over, began)
+            await self._rest(over, began, keeps_up_until)
         kept = max(_SERIES_KEPT, *retention.values(), 0.0)
         while not over.is_set() and settings.mode is not Mode.ARCHIVE:
             began = self._clock.monotonic()
             if await self._master.roll_up(kept, self._batch) < self._batch:
                 break
-            await self._rest(over, began)
+            await self._rest(over, began, keeps_up_until)
         if not over.is_set():
             self.sweeps += 1
         if self.removed > before:
@@ -127,5 +129,7 @@ class Janitor(Service):
             self.removed += len(await self._master.remove(found.job_ids))
         return found.page
 
-    async def _rest(self, over: asyncio.Event, began: float) -> None:
-        await self._clock.wait(over, max(_LEAST_REST, self._clock.monotonic() - began))
+    async def _rest(self, over: asyncio.Event, began: float, keeps_up_until: float) -> None:
+        now = self._clock.monotonic()
+        rest = now - began if now < keeps_up_until else 0.0
+        await self._clock.wait(over, max(_LEAST_REST, rest))

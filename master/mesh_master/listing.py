@@ -158,7 +158,12 @@ def _best(
 def _all(database: Database, tables: Tables, where: JobFilter, meant: _Meant) -> Select[Any]:
     """The page from all jobs that are meant, whatever the order in which they are found."""
     jobs = tables.jobs
-    some: Select[Any] = select(*_place(where, jobs, meant.job_id)).select_from(meant.source)
+    place: list[ColumnElement[Any]] = [meant.job_id.label("id")]
+    if where.moment is not None:
+        # What is said of it outside would lead MariaDB to its index, past the jobs of others.
+        moment = jobs.c[where.moment]
+        place.append(func.coalesce(moment, moment).label(where.moment))
+    some: Select[Any] = select(*place).select_from(meant.source)
     rows = database.once(some.where(*meant.conditions), "meant").subquery("each")
     return _first(database, tables, where, rows)
 

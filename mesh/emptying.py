@@ -144,4 +144,5 @@ def _is_elsewhere(delivery: Delivery, known: Mapping[str, Known]) -> bool:
 def _next(delivery: Delivery) -> Envelope:
     job = delivery.job
     attempt = job.attempt + delivery.lost + 1
-    return msgspec.structs.replace(job, attempt=attempt, snoozes=job.snoozes + 1)
+    # Whoever moved it before may have died since: it is to be known again in other company too.
+    return msgspec.structs.replace(job, attempt=attempt, snoozes=job.snoozes + 1, given_id=True)

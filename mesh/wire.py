@@ -94,7 +94,7 @@ class Envelope(Struct, frozen=True, array_like=True, gc=False):
     """``None`` takes the handler's policy, then the cluster's."""
     meta: dict[str, str] | None = None
     given_id: bool = False
-    """The caller chose the id, so the job may have been stored before."""
+    """The caller chose the id, or the job was moved, so it may have been stored before."""
     misses: int = 0
     """How many workers gave the job back because they do not know its handler."""
     schedule: str | None = None

@@ -15,7 +15,9 @@ from mesh.ports import Agent, AgentSettings, Consumer, Delivery, MasterSettings
 from mesh.testing import ManualClock, MemoryAgent
 from mesh.testing.conformance import make_job
 from mesh.testing.conformance.agent import finish, pull_all, push
+from mesh.testing.servers import NatsServer
 from mesh.wire import Envelope, Finished, Record, Started
+from mesh_agents.nats.agent import NatsAgent
 from mesh_master.store import SqlMaster
 
 
@@ -115,6 +117,20 @@ async def test_a_crash_before_anything_is_recorded_repeats_nothing(place: Place)
     place.clock.advance(LEASE)
     assert await place.empty() == 1
     assert (await place.two.depth())["default"].total == 1
+
+
+async def test_nats_knows_again_what_is_moved_in_other_company(
+    place: Place, nats_server: NatsServer
+) -> None:
+    nats = NatsAgent("two", nats_server.url, AgentSettings(cluster=f"moving-{new_job_id()}"))
+    await nats.open()
+    place.targets = [nats]
+    await push(place.one, *(make_job() for _ in range(3)))
+    deliveries = await pull_all(await place.consumer(place.one), 3)
+    await place.mover.move(deliveries)
+    await place.mover.move(deliveries[1:])
+    assert (await nats.depth())["default"].total == 3
+    await nats.close()
 
 
 class Unsure(MemoryAgent):

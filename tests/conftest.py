@@ -42,8 +42,6 @@ def _faults(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     seed: int | None = request.config.getoption("--faulty")
     if seed is None:
         return
-    if (marker := request.node.get_closest_marker("faultless")) is not None:
-        pytest.skip(f"not under faults: {marker.args[0]}")
     roles = Plan(seed)
     client = Plan(seed, faults={Fault.DELAY, Fault.REPEAT, Fault.REORDER})
     for module, plan in (("mesh.app", roles), ("mesh.client", client)):

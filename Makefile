@@ -66,11 +66,12 @@ screenshots: $(VENV)/.dev
 	MESH_SCREENSHOTS=1 $(BIN)/pytest -q tests/browser -k legible
 
 # Break everything while jobs run, and see whether every promise is kept: tests/chaos.
-#   make chaos MINUTES=30 SEED=7 DEPLOYMENT=nats|sql|mariadb|embedded|all
+#   make chaos MINUTES=30 SEED=7 DEPLOYMENT=nats|sql|mariadb|embedded|all PAUSE=0.1
+# PAUSE: seconds between two calls of a producer, for a machine that is slower than what breaks.
 MINUTES ?= 5
 DEPLOYMENT ?= all
 chaos: $(VENV)/.dev
-	$(BIN)/python -m tests.chaos --deployment $(DEPLOYMENT) --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.chaos --deployment $(DEPLOYMENT) --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(PAUSE),--pause $(PAUSE))
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -10,7 +10,6 @@ It is a model: it knows of CPU time, bytes and queues, and of nothing else.
 from __future__ import annotations
 
 import math
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pathlib import Path
 __all__ = ["COSTS", "GROWTH", "LAYOUTS", "Costs", "Layout", "Outcome", "simulate", "table"]
 
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
-BEGIN, END = "<!-- simulation: begin -->", "<!-- simulation: end -->"
+BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
 
 BASE = 100.0
 """Jobs a second, on average, that the smallest layout is for: 8.6 million a day."""
@@ -42,10 +41,14 @@ class Costs:
     """Not ours: what a handler computes, as an example."""
     recorder: float = 16e-6
     master: float = 14.1e-6
-    history: float = 434 + 300
-    """Bytes that stay in the master, with indexes: a small job's, and 300 of its arguments."""
-    wal: float = 726 + 300
+    janitor: float = 25e-6
+    """Seconds of its one connection, when it does not keep up otherwise."""
+    history: float = 434
+    """Bytes that stay in the master, with indexes, without arguments and result."""
+    wal: float = 726
     """Bytes that the master's database writes ahead."""
+    payload: float = 300
+    """Not ours: bytes of arguments and result, as an example."""
 
 
 COSTS = Costs()
@@ -121,6 +124,7 @@ def simulate(rate: float, layout: Layout, costs: Costs = COSTS) -> Outcome:
         "workers": layout.workers / (costs.worker + costs.handler),
         "recorders": layout.agents / costs.recorder,
         "master": layout.masters * layout.master_cores / costs.master,
+        "janitor": layout.masters / costs.janitor,
     }
     waiting = behind = lane = history = 0.0
     for second in range(HOUR):
@@ -132,10 +136,11 @@ def simulate(rate: float, layout: Layout, costs: Costs = COSTS) -> Outcome:
         behind -= min(behind, can["recorders"], can["master"])
         lane = max(lane, waiting / min(can["workers"], can["agents"]))
         history = max(history, behind / min(can["recorders"], can["master"]))
-    disk = rate * 86_400 * layout.retention * costs.history
+    disk = rate * 86_400 * layout.retention * (costs.history + costs.payload)
     busy = {stage: rate / limit for stage, limit in can.items()}
     busy["master's disk"] = disk / (DISK * layout.masters)
-    return Outcome(busy, lane, history, disk, rate * BURST * costs.wal / layout.masters)
+    wal = rate * BURST * (costs.wal + costs.payload) / layout.masters
+    return Outcome(busy, lane, history, disk, wal)
 
 
 _LEVERS = {
@@ -144,6 +149,7 @@ _LEVERS = {
     "recorders": "more agents: each has a recorder of its own",
     "agents": "more agents",
     "master": "clusters of their own for parts of the application",
+    "janitor": "clusters of their own for parts of the application",
 }
 
 
@@ -172,6 +178,27 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def costs_table(costs: Costs = COSTS) -> str:
+    """What a job costs, as Markdown."""
+    bench, keeping = "`make bench`, row flow", "`python -m benchmarks.keeping`"
+    lines = ["| where | a job | limit of one | by |", "|---|---|---|---|"]
+    for where, seconds, by in (
+        ("an agent (nats-server), CPU time", costs.agent, bench),
+        ("a worker process, without the handler, CPU time", costs.worker, bench),
+        ("a recorder, one for each agent, CPU time", costs.recorder, bench),
+        ("a core of the master's PostgreSQL, CPU time, at worst", costs.master, bench),
+        ("the janitor, one for each master, when it does not keep up", costs.janitor, keeping),
+    ):
+        limit = float(f"{1 / seconds:.2g}")
+        lines.append(f"| {where} | {seconds * 1e6:.3g} µs | {limit:,.0f} jobs/s | {by} |")
+    for where, size in (
+        ("the history, with indexes, without arguments and result", costs.history),
+        ("written ahead (WAL), recorded at its end", costs.wal),
+    ):
+        lines.append(f"| {where} | {size:.0f} bytes | | {keeping} |")
+    return "\n".join(lines)
+
+
 def _time(seconds: float) -> str:
     if seconds < 1:
         return "under 1 s"
@@ -184,9 +211,12 @@ def _bytes(number: float) -> str:
 
 
 def main() -> int:
-    page = PAGE.read_text()
-    pattern = re.compile(f"{BEGIN}.*{END}", re.DOTALL)
-    fresh = pattern.sub(lambda _: f"{BEGIN}\n{table()}\n{END}", page)
+    fresh = page = PAGE.read_text()
+    for name, text in (("costs", costs_table()), ("simulation", table())):
+        begin, end = BEGIN.format(name), END.format(name)
+        before, rest = fresh.split(begin)
+        _, after = rest.split(end)
+        fresh = f"{before}{begin}\n{text}\n{end}{after}"
     if sys.argv[1:] == ["--check"]:
         return int(fresh != page)
     PAGE.write_text(fresh)

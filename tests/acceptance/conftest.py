@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from mesh.testing.servers import NatsServer, PostgresServer
+from mesh.testing.servers import MariaServer, NatsServer, PostgresServer
 
 from .processes import Start, starting
 
 
-@pytest.fixture(params=["sqlite", "nats and postgresql"])
+@pytest.fixture(params=["sqlite", "nats and postgresql", "mariadb"])
 def where(
     request: pytest.FixtureRequest,
     tmp_path: Path,
@@ -21,6 +21,9 @@ def where(
     if request.param == "sqlite":
         master = f"sqlite:///{tmp_path}/mesh.db"
         return master, {"local": master}
+    if request.param == "mariadb":
+        mariadb: MariaServer = request.getfixturevalue("mariadb")
+        return mariadb.create_database(), {"maria-1": mariadb.create_database()}
     return postgres.create_database(), {"nats-1": nats_server.url}
 
 

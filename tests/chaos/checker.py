@@ -33,7 +33,7 @@ MOST_CONNECTIONS = 16
 """To one database server, of one process: those of its pools, and those that listen."""
 
 DOOMED = 3
-"""Attempts that a job may have that fails each time."""
+"""Attempts that a job may run that fails each time; those that never began do not count."""
 
 _IN_GOOD_ORDER = ("drain", "skew", "upgrade")
 
@@ -362,8 +362,9 @@ def _ends(evidence: Evidence, book: _Book) -> Iterator[str]:
         }.get(kind or "", {State.SUCCEEDED})
         if row.state in TERMINAL and row.state not in wanted:
             yield f"end: job {row.id} ({row.name}, {kind}) {row.state} at attempt {row.attempt}"
-        if kind == "doomed" and row.attempt > DOOMED:
-            yield f"end: job {row.id} ({row.name}) had {row.attempt} attempts, {DOOMED} at most"
+        ran = {run.attempt for run in book.runs_of[row.id]}
+        if kind == "doomed" and len(ran) > DOOMED:
+            yield f"end: job {row.id} ({row.name}) ran {len(ran)} attempts, {DOOMED} at most"
         if row.state is State.SUCCEEDED and book.done_at(row.id) is None:
             yield f"end: job {row.id} ({row.name}) succeeded, and no handler says so"
 

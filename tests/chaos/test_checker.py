@@ -256,10 +256,11 @@ WRONG: dict[str, tuple[Evidence, str]] = {
     ),
     "a job had more attempts than it may": (
         plus(
-            replace(good(), rows=[*good().rows, row("x", "p.9", state=State.FAILED, attempt=4)]),
+            replace(good(), rows=[*good().rows, row("x", "p.9", state=State.FAILED, attempt=5)]),
             *call("p.9", "x", "doomed"),
+            *(e for n in (1, 3, 4, 5) for e in ran("x", n, n, attempt=n, outcome="ValueError")),
         ),
-        "had 4 attempts, 3 at most",
+        "ran 4 attempts, 3 at most",
     ),
     "a cancelled job began": (
         plus(

@@ -379,8 +379,8 @@ class Lane:
         run = Run(delivery.job, last, _lost_before(delivery) - 1, self._tools.worker, 0.0)
         error = ErrorInfo(
             "WorkerDied",
-            f"attempt {last} of {most} ended with its worker: the process was "
-            "killed, crashed or lost its lease while it ran this job",
+            f"attempt {last} ended with its worker, as others may have, and {most} are the most: "
+            "the process was killed, crashed or lost its lease while it had this job",
         )
         self._post_end(delivery, end_unstarted(run, State.FAILED, error, self._clock.time()))
 

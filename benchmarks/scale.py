@@ -1,4 +1,4 @@
-"""What breaks first as a cluster grows: ``python -m benchmarks.scale`` writes the table of
+"""What breaks first as a cluster grows: ``python -m benchmarks.scale`` writes the tables of
 docs/scale.md.
 
 A simulation in steps of a second, of one hour with a burst: jobs flow from producers through the
@@ -15,7 +15,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["COSTS", "GROWTH", "LAYOUTS", "Costs", "Layout", "Outcome", "simulate", "table"]
+__all__ = [
+    "COSTS",
+    "GROWTH",
+    "LAYOUTS",
+    "Costs",
+    "Layout",
+    "Outcome",
+    "costs_table",
+    "simulate",
+    "table",
+]
 
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
 BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
@@ -33,7 +43,7 @@ DISK = 2e12
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """CPU seconds a job takes, and bytes. Measured: see docs/scale.md."""
+    """CPU seconds a job takes, of the janitor seconds, and bytes. Measured: see docs/scale.md."""
 
     agent: float = 6.25e-6
     worker: float = 10.7e-6

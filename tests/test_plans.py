@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import sqrt
 from typing import Any
@@ -141,33 +141,41 @@ async def faults(filled: Filled, seen: list[Seen]) -> list[str]:
                 plan = "\n".join(str(row[-1]) for row in rows)
                 wrong = _wrong_in_sqlite(plan, one.text)
             elif filled.master.database.kind == "mysql":
-                shown = await _explained(
-                    connection, one, "ANALYZE FORMAT=JSON", "EXPLAIN FORMAT=JSON"
-                )
-                plan = _CONDITION.sub(r'\1"…"\2', shown)
                 aliases = {name: table for table, name in re.findall(r"(\w+) AS (\w+)", one.text)}
-                wrong = _wrong_in_mariadb(json.loads(plan), many, aliases)
+                shown = await _explained(
+                    connection, one, "EXPLAIN FORMAT=JSON", "ANALYZE FORMAT=JSON"
+                )
+                plans = [_CONDITION.sub(r'\1"…"\2', each) for each in shown]
+                wrong = [w for p in plans for w in _wrong_in_mariadb(json.loads(p), many, aliases)]
+                plan = "\n".join(plans)
             else:
-                analyze = "EXPLAIN (FORMAT JSON, ANALYZE, TIMING OFF)"
-                shown = await _explained(connection, one, analyze, "EXPLAIN (FORMAT JSON)")
-                shown = json.loads(shown) if isinstance(shown, str) else shown
-                wrong = _wrong_in_postgres(shown[0]["Plan"], many)
-                plan = json.dumps(shown, indent=1)
+                shown = await _explained(
+                    connection,
+                    one,
+                    "EXPLAIN (FORMAT JSON)",
+                    "EXPLAIN (FORMAT JSON, ANALYZE, TIMING OFF)",
+                )
+                read = [json.loads(each) if isinstance(each, str) else each for each in shown]
+                wrong = [what for (p,) in read for what in _wrong_in_postgres(p["Plan"], many)]
+                plan = json.dumps(read, indent=1)
         found += [f"{what}\n{one.text}\n{plan}" for what in wrong]
     return found
 
 
-async def _explained(connection: AsyncConnection, one: Seen, how: str, else_how: str) -> Any:
-    """What it reads; or, of what cannot be written twice, what the planner thinks it will read."""
-    try:
-        rows = await connection.exec_driver_sql(f"{how} {one.text}", one.parameters)
-        return rows.scalar_one()
-    except IntegrityError:
-        await connection.rollback()
-        rows = await connection.exec_driver_sql(f"{else_how} {one.text}", one.parameters)
-        return rows.scalar_one()
-    finally:
-        await connection.rollback()
+async def _explained(
+    connection: AsyncConnection, one: Seen, explain: str, analyze: str
+) -> list[Any]:
+    """What it reads. Of what writes also what the planner thinks that it will read, as what it
+    was to write has been written; that alone, if it cannot be written twice."""
+    plans = []
+    if re.match("INSERT|UPDATE|DELETE|WITH.*(INSERT|UPDATE|DELETE)", one.text, re.DOTALL):
+        rows = await connection.exec_driver_sql(f"{explain} {one.text}", one.parameters)
+        plans.append(rows.scalar_one())
+    with suppress(IntegrityError):
+        rows = await connection.exec_driver_sql(f"{analyze} {one.text}", one.parameters)
+        plans.append(rows.scalar_one())
+    await connection.rollback()
+    return plans
 
 
 # MariaDB leaves the quotes in them as they are, which is no JSON.

@@ -3,7 +3,7 @@
 One works for the cluster, by the lease ``janitor``. States: *waiting* (another has the lease),
 *sweeping* (page after page of jobs whose time is over, removed in small transactions, then what
 was counted brought together, with a rest after each as long as it took, so that at most half of
-one connection's time goes to it; a sweep that lasts longer than the time between two does not keep
+one connection's time goes to it; a sweep that lasts longer than the time between two may not keep
 up with what ends, and rests no longer than others need to get a turn),
 *resting* (until the next sweep).
 
@@ -53,7 +53,7 @@ class Janitor(Service):
         holder: str,
         clock: Clock | None = None,
         interval: float = 60.0,
-        batch: int = 1000,
+        batch: int = 800,
         ttl: float = 10.0,
     ) -> None:
         """``retention`` says what holds under the cluster's settings, as ``Config`` has it;

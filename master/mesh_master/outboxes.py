@@ -29,7 +29,7 @@ _BATCH = 500
 _TRIES = 3
 """How often the master must refuse a job by itself: what is wrong may be of the moment."""
 _ONE_BY_ONE = 10.0
-"""Seconds for which jobs of a batch are brought one by one: the outbox's database waits."""
+"""Seconds of a batch in which more than one job is brought by itself: its database waits."""
 
 
 class OutboxDuty(Service):
@@ -73,6 +73,7 @@ class OutboxDuty(Service):
         return True
 
     async def _move(self) -> int:
+        until = self._clock.monotonic() + _ONE_BY_ONE
         async with self._outbox.take(_BATCH) as taken:
             if taken.jobs:
                 try:
@@ -81,13 +82,12 @@ class OutboxDuty(Service):
                     raise
                 except MasterError as error:
                     log.warning("%s: the master refuses some of a batch: %s", self.name, error)
-                    await self._move_each(taken)
+                    await self._move_each(taken, until)
             return len(taken.jobs) - len(taken.kept)
 
-    async def _move_each(self, taken: Taken) -> None:
-        until = self._clock.monotonic() + _ONE_BY_ONE
-        for number, held in taken.jobs.items():
-            if self._clock.monotonic() > until:
+    async def _move_each(self, taken: Taken, until: float) -> None:
+        for place, (number, held) in enumerate(taken.jobs.items()):
+            if place and self._clock.monotonic() > until:
                 taken.kept.add(number)
                 continue
             try:

@@ -397,7 +397,7 @@ class SqlMaster:
             gone = await self._forgetting.sweep(connection, workers_before, limit)
             gone += await self._credentials.sweep(connection, limit)
         async with self.database.write() as connection:
-            orphans = await self._unblocking.give_up(connection)
+            orphans = await self._unblocking.give_up(connection, limit)
         if orphans:
             self._signals.signal({HELD})
         return gone + len(orphans)

@@ -307,9 +307,9 @@ class Unblocking:
             await self._forget(run, late_ids)
         return late_ids
 
-    async def give_up(self, run: Executor) -> list[str]:
-        """End some jobs that wait for one that nobody has heard of, ``ORPHANED`` seconds after its
-        id was made: it was never stored. Returns their ids."""
+    async def give_up(self, run: Executor, limit: int) -> list[str]:
+        """End up to ``limit`` jobs that wait for one that nobody has heard of, ``ORPHANED`` seconds
+        after its id was made: it was never stored. Returns their ids."""
         dependencies, jobs = self._tables.dependencies, self._tables.jobs.c
         columns = dependencies.c
         long_ago = made_job_id(self._database.now() - ORPHANED, "0" * 20)
@@ -320,7 +320,7 @@ class Unblocking:
                 columns.parent_id < long_ago,
                 ~exists().where(jobs.id == columns.parent_id),
             )
-            .limit(AT_ONCE)
+            .limit(limit)
         )
         rows = (await run.execute(self._database.claiming(unknown, of=dependencies))).all()
         parents = {row.child_id: row.parent_id for row in rows}

@@ -391,7 +391,7 @@ class Database:
 
     @asynccontextmanager
     async def driver(
-        self, *, timeout: float | None = None, durable: bool = True
+        self, *, timeout: float | None = PATIENCE, durable: bool = True
     ) -> AsyncIterator[Any]:
         """The driver's own connection, for one statement: see ``Alone``. Of asyncpg alone.
 

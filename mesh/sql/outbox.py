@@ -31,6 +31,7 @@ from mesh.errors import MasterError, MasterUnavailable, MeshError
 from mesh.held import Held
 from mesh.sql.bulk import one_of
 from mesh.sql.database import Database, DatabaseErrors
+from mesh.sql.engines import ABANDONED
 from mesh.sql.faults import FAULTS
 from mesh.sql.notice import NOTIFY
 from mesh.sql.signals import make_signals
@@ -45,9 +46,9 @@ log = logging.getLogger("mesh")
 OUTBOX_TABLE = "mesh_outbox"
 REFUSED_TABLE = "mesh_outbox_refused"
 _TOPIC = "outbox"
-_PATIENCE = 60.0
-"""Seconds for some jobs to be moved. The database gives no more to a transaction that idles, as
-this does while the master stores them."""
+_PATIENCE = float(ABANDONED)
+"""Seconds for some jobs to be moved. PostgreSQL and MariaDB give no more to a transaction that
+idles, as this does while the master stores them."""
 
 _ERRORS = DatabaseErrors(unavailable=MasterUnavailable, failed=MasterError, in_doubt=MasterError)
 

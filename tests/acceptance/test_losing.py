@@ -152,7 +152,7 @@ async def test_what_an_agent_lost_is_found_and_done(
         story = {job.id: job for job in await all_jobs(app)}
         counts = Counter(story[job.id].state for job in [*before, *firm, *after])
         assert counts == {State.SUCCEEDED: 520}
-        lost = [a for job in story for a in await master.attempts(job) if a.outcome == "lost"]
+        lost = [a for job_id in story for a in await master.attempts(job_id) if a.outcome == "lost"]
         # On a slow machine a lease may be lost, too.
         assert "AgentLost" in {attempt.error_type for attempt in lost}
         assert (await master.agents())[0].lost > 0

@@ -71,7 +71,7 @@ class Evidence:
     """What is still somewhere, and is not to be."""
     drained: bool = True
     connections: Mapping[str, int] = field(default_factory=dict)
-    """To the database servers, at the end, all processes being there."""
+    """To the database servers, at the end."""
     processes: int = 0
     growth: Mapping[str, float] = field(default_factory=dict)
     """Megabytes that a process's memory grew by, after its first seconds."""
@@ -222,7 +222,7 @@ async def gather(cluster: Cluster, app: Mesh, seen: Seen, drained: Drained) -> E
         orders=orders,
         left=drained.left,
         connections=await _connections(cluster),
-        processes=len(cluster.members) + 1,  # the driver's own
+        processes=sum(member.process is not None for member in cluster.members) + 1,  # the driver
         drained=drained.is_all,
     )
 

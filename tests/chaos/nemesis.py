@@ -58,6 +58,9 @@ class Nemesis:
         finally:
             self._cluster.journal.write("mended", number=number)
 
+    def _leave_out(self, step: Step, why: str) -> None:
+        self._cluster.journal.write("left out", fault=step.fault, why=why)
+
     # processes --------------------------------------------------------------------------------
 
     async def _to_process(self, verb: str, member: Member, step: Step) -> None:
@@ -66,6 +69,7 @@ class Nemesis:
             names = sorted(member.proxies)
             proxy = member.proxies[names[step.which // 7 % len(names)]]
             if proxy.mode != "pass":
+                self._leave_out(step, "another is going on")
                 return
             async with self._fault(f"{verb} {member.role}", member.who):
                 await proxy.become(verb)  # type: ignore[arg-type]
@@ -73,6 +77,7 @@ class Nemesis:
                 await proxy.become("pass")
             return
         if member.busy.locked() or member.process is None:
+            self._leave_out(step, "another is going on")
             return
         async with member.busy, self._fault(f"{verb} {member.role}", member.who):
             if verb == "stop":
@@ -112,9 +117,10 @@ class Nemesis:
     async def _to_server(self, verb: str, name: str, step: Step) -> None:
         cluster = self._cluster
         if self._servers[name].locked():
+            self._leave_out(step, "another is going on")
             return
         if verb == "fill" and name not in cluster.disks:
-            cluster.journal.write("left out", fault=step.fault, why="may not mount")
+            self._leave_out(step, "may not mount")
             return
         async with self._servers[name], self._fault(f"{verb} {name}", name):
             if verb == "fill":
@@ -187,7 +193,7 @@ class Nemesis:
                     finally:
                         await client.close()
             except (OSError, TimeoutError, nats.errors.Error, StopIteration) as error:
-                cluster.journal.write("left out", fault=f"delete {what}", why=str(error))
+                self._leave_out(step, str(error))
 
 
 async def _say_nothing(_: Exception) -> None:

@@ -73,7 +73,8 @@ def plan(
     seed: int, deployment: str, seconds: float, only: Sequence[str] = (), calm: float = 3.0
 ) -> list[Step]:
     """The steps of a run. Each kind comes once before any comes again, so that a run of some
-    minutes has all of them; ``only`` those named, or whose first word is named."""
+    minutes has all of them but what came too late; ``only`` those named, or whose first word is
+    named."""
     weights = {
         fault: by[deployment]
         for fault, by in FAULTS.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from itertools import pairwise
 
 import pytest
 
@@ -31,13 +32,17 @@ def test_a_seed_is_a_plan(deployment: str) -> None:
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS)
 def test_the_short_rounds_break_much(deployment: Deployment) -> None:
-    faults = {step.fault for step in plan(SEEDS[deployment], deployment, SECONDS)}
+    steps = plan(SEEDS[deployment], deployment, SECONDS)
+    faults = {step.fault for step in steps}
     assert len(faults) >= 7
     assert {"kill worker", "fill master", "upgrade"} <= faults
     if deployment != "embedded":
         assert faults & {"kill agent", "restart agent"}
         assert faults & {"kill master", "restart master"}
         assert "kill coordinator" in faults
+        # A server that is still being mended is left alone.
+        masters = [step for step in steps if step.fault.endswith("master")]
+        assert all(then.at > step.at + step.lasts + 3 for step, then in pairwise(masters))
 
 
 def test_a_plan_of_some_faults() -> None:

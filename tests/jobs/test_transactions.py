@@ -231,7 +231,7 @@ async def test_jobs_that_are_moved_slowly_are_not_moved_again_from_the_first(
     rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The outbox's database ends a transaction that idles for long."""
-    monkeypatch.setattr("mesh_master.outboxes._ONE_BY_ONE", 0.05)
+    monkeypatch.setattr("mesh_master.outboxes._ONE_BY_ONE", 0.1)
     url = f"sqlite:///{tmp_path}/shop.db"
     app, ran = make_app(rig, outbox=url)
     order = app.handlers["order"]
@@ -241,7 +241,7 @@ async def test_jobs_that_are_moved_slowly_are_not_moved_again_from_the_first(
         if len(jobs) > 1:
             batches.append(len(jobs))
             raise MasterError("one of them is wrong")
-        await asyncio.sleep(0.1)  # a slow master
+        await asyncio.sleep(0.3)  # a slow master
         moved.extend(held.job.id for held in jobs)
         return await store(self, jobs, within)
 

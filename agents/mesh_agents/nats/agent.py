@@ -5,8 +5,8 @@ What is durable here is what JetStream acknowledged, as durable as the server ma
 ledger readers are told when it is lost and go on when it is back.
 
 Two things it cannot do that SQL agents can. The server recognizes a repeated push by message
-ids, for two minutes; a job whose id the caller chose is looked up with the recorder besides,
-before it runs. And it does not say who holds a message: see ``held``.
+ids, for two minutes; a job whose id the caller chose, or that was moved, is looked up with the
+recorder besides, before it runs. And it does not say who holds a message: see ``held``.
 """
 
 from __future__ import annotations
@@ -107,6 +107,7 @@ class NatsAgent:
         if not jobs:
             return []
         now = self._clock.time()
+        self._forget_old_doubts(now)
         parts = [f"{job.id}:{job.attempt}" for job in jobs]
         wanted, result = dict(zip(parts, jobs, strict=True)), dict[str, AgentError | None]()
         if refusal := await self._room.refusal():
@@ -115,7 +116,7 @@ class NatsAgent:
             wanted = {part: job for part, job in wanted.items() if part not in result}
             if not wanted:
                 return [refusal] * len(jobs)
-        frames = self._frames(wanted, now)
+        frames = self._frames(wanted)
         outcomes = await self._store(frames, now, held)
         for frame, outcome in zip(frames, outcomes, strict=True):
             result |= self._note(frame, outcome, now)
@@ -143,13 +144,15 @@ class NatsAgent:
         outcomes = iter(await self._streams.store_all([m for group in groups for m in group]))
         return [reduce(_worse, islice(outcomes, len(group))) for group in groups]
 
-    def _frames(self, jobs: Mapping[str, Envelope], now: float) -> list[Frame]:
-        """The frames to send: those in doubt that hold some of the jobs, and new ones."""
+    def _forget_old_doubts(self, now: float) -> None:
         while self._unsure:
             part, (since, _) = next(iter(self._unsure.items()))
             if since > now - DUPLICATE_WINDOW / 2 and len(self._unsure) <= MAX_UNSURE:
                 break
             del self._unsure[part]
+
+    def _frames(self, jobs: Mapping[str, Envelope]) -> list[Frame]:
+        """The frames to send: those in doubt that hold some of the jobs, and new ones."""
         if not self._unsure:
             return pack(zip(jobs.values(), jobs, strict=True))
         doubtful = {part: self._unsure[part][1] for part in jobs if part in self._unsure}

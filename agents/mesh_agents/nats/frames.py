@@ -45,7 +45,8 @@ PRIOR = "Mesh-Prior"
 """Header of a frame that was put back: how many deliveries of its jobs ended unsettled before.
 Frames that a client pushed don't have it."""
 GIVEN = "Mesh-Given"
-"""Header of a pushed frame whose job has an id that the caller chose: it may be a copy."""
+"""Header of a pushed frame whose job has an id that the caller chose, or was moved: it may be a
+copy."""
 MESSAGE_ID = "Nats-Msg-Id"
 
 
@@ -159,8 +160,8 @@ def pack(jobs: Iterable[tuple[Envelope, str]]) -> list[Frame]:
     """Group jobs into frames, in order. Each comes with its part of the message id, which must
     differ between any two storings of a job that both are meant.
 
-    A job whose id the caller chose travels alone: pushed again in other company it must be
-    recognized. So does a schedule's: it may be withdrawn.
+    A job whose id the caller chose, or that was moved, travels alone: pushed again in other company
+    it must be recognized. So does a schedule's: it may be withdrawn.
     """
     groups: dict[tuple[str, int, float], list[tuple[Envelope, str]]] = {}
     frames: list[Frame] = []

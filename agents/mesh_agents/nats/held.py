@@ -51,7 +51,7 @@ class Held:
 
     @property
     def may_be_copy(self) -> bool:
-        """Whether it was pushed with an id that the caller chose."""
+        """Whether it was pushed as a job that may have been stored before."""
         return GIVEN in self.headers
 
     @property

@@ -484,7 +484,9 @@ class TestUnreadable:
             await harness.corrupt("default", data)
         consumer = await agent.consume("default", lease=30)
         with caplog.at_level(logging.ERROR, "mesh"):
-            assert await is_empty(consumer)
+            async with asyncio.timeout(PATIENCE):
+                while await count(agent, "dead_letters") < 2:
+                    assert await is_empty(consumer)
         async with agent.database.read() as connection:
             dead = agent.tables.dead_letters
             rows = (await connection.execute(select(dead.c.lane, dead.c.data))).all()

@@ -154,6 +154,36 @@ class TestKeeper:
         await keeper.stop()
         assert f"job {delivery.job.id} (conformance): the lease was lost" in caplog.text
 
+    async def test_what_is_being_settled_is_not_said_to_be_lost_at_once(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The agent has dropped it, and the worker has not heard so yet."""
+        settled, stuck = (Delivery(make_job(), f"r-{n}") for n in range(2))
+        asked = asyncio.Queue[list[str]]()
+
+        class Gone(MemoryAgent):
+            async def extend(self, receipts: Sequence[str], lease: float) -> set[str]:
+                loop.call_soon_threadsafe(asked.put_nowait, sorted(receipts))
+                await asyncio.to_thread(answer.acquire)
+                return set(receipts)
+
+        loop, answer = asyncio.get_running_loop(), threading.Semaphore(0)
+        keeper = LeaseKeeper(lambda: Gone("m", f"memory://{new_job_id()}", AgentSettings()), 0.3)
+        keeper.hold([settled, stuck])
+        keeper.settling([settled.receipt, stuck.receipt])
+        keeper.start()
+        async with asyncio.timeout(PATIENCE):
+            assert await asked.get() == ["r-0", "r-1"]
+            answer.release()
+            await asked.get()
+            keeper.release([settled.receipt])
+            answer.release()
+            while keeper.held:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await keeper.stop()
+        assert settled.job.id not in caplog.text
+        assert f"job {stuck.job.id} (" in caplog.text
+
     async def test_says_once_whose_lease_ended_while_nothing_could_be_extended(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -368,7 +368,7 @@ class TestLostAttempts:
         assert (end.state, end.attempt) == (State.FAILED, 2)
         assert end.error is not None
         assert end.error.type == "WorkerDied"
-        assert "attempt 2 of 2" in end.error.message
+        assert "attempt 2 ended with its worker" in end.error.message
         assert not ran
         assert await rig.is_empty()
 

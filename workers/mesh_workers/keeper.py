@@ -53,6 +53,9 @@ class LeaseKeeper:
         """The leases of all that was held then have been extended."""
         self._ended: set[str] = set()
         """Receipts whose lease has ended, as far as is known; said once."""
+        self._settling: set[str] = set()
+        self._doubtful: set[str] = set()
+        """Those that were gone as they were being settled: they may be just that."""
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -64,6 +67,11 @@ class LeaseKeeper:
         with self._lock:
             self._held.update({d.receipt: (now, d) for d in deliveries})
 
+    def settling(self, receipts: Sequence[str]) -> None:
+        """They may be gone from now on, before ``release`` says so."""
+        with self._lock:
+            self._settling.update(receipts)
+
     def release(self, receipts: Sequence[str]) -> None:
         """They are settled."""
         with self._lock:
@@ -71,6 +79,7 @@ class LeaseKeeper:
             for receipt in receipts:
                 self._held.pop(receipt, None)
             self._ended.difference_update(receipts)
+            self._settling.difference_update(receipts)
         self._say_ended(ended)
 
     @property
@@ -181,8 +190,11 @@ class LeaseKeeper:
 
     def _forget(self, lost: set[str]) -> None:
         with self._lock:
-            # Some may have been settled, and so have ended, while the extension was under way.
-            gone = {r: self._held.pop(r)[1] for r in lost if r in self._held}
+            # Some may have been settled, and so have ended, while the extension was under way; or
+            # may be just now, and the word of it has not come here.
+            sure = {r for r in lost if r not in self._settling or r in self._doubtful}
+            self._doubtful = lost - sure
+            gone = {r: self._held.pop(r)[1] for r in sure if r in self._held}
             self._ended.difference_update(gone)
         if gone:
             log.error(

@@ -89,11 +89,13 @@ class Settler:
         await self._batcher.drain()
 
     async def _write(self, settlements: Sequence[Settlement]) -> list[None]:
+        receipts = [settlement.delivery.receipt for settlement in settlements]
+        self._tools.keeper.settling(receipts)
         try:
             await self._store(settlements)
         finally:
             # Written or not: a lease that is kept any longer is kept for nobody.
-            self._tools.keeper.release([s.delivery.receipt for s in settlements])
+            self._tools.keeper.release(receipts)
             for settlement in settlements:
                 job_id = settlement.delivery.job.id
                 if self._unsettled.get(job_id) is settlement:

@@ -70,8 +70,10 @@ class Claims:
         jobs: list[Envelope] = []
         for row in rows:
             try:
-                jobs += decode_frame(row.envelope)
+                (job,) = decode_frame(row.envelope)
             except WireError as error:
                 url = self._database.url
                 log.error("master at %s: held job %s is left alone: %s", url, row.id, error)
+            else:
+                jobs.append(job)
         return jobs

@@ -16,7 +16,6 @@ from mesh_master.tables import Tables
 
 __all__ = ["AUDIT_KEPT", "SqlCredentials"]
 
-
 _REQUIRED = "sign_in"
 """The key in the table of what the cluster agreed on."""
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from mesh.clock import Clock, SystemClock
@@ -100,24 +100,23 @@ class Janitor(Service):
         keeps_up_until = self._clock.monotonic() + self._interval
         settings = await self._master.cluster_settings()
         retention = {State(state): kept for state, kept in self._retention(settings).items()}
-        while not over.is_set() and settings.mode is not Mode.ARCHIVE:
-            began = self._clock.monotonic()
-            page = await self._remove_page(retention, page)
-            if page is None:
-                break
-            await self._rest(over, began, keeps_up_until)
-        while not over.is_set():
-            began = self._clock.monotonic()
-            workers_before = self._clock.time() - _WORKERS_KEPT
-            if await self._master.sweep(workers_before, self._batch) < self._batch:
-                break
-            await self._rest(over, began, keeps_up_until)
         kept = max(_SERIES_KEPT, *retention.values(), 0.0)
-        while not over.is_set() and settings.mode is not Mode.ARCHIVE:
-            began = self._clock.monotonic()
-            if await self._master.roll_up(kept, self._batch) < self._batch:
-                break
-            await self._rest(over, began, keeps_up_until)
+
+        async def remove() -> bool:
+            nonlocal page
+            page = await self._remove_page(retention, page)
+            return page is not None
+
+        async def sweep() -> bool:
+            workers_before = self._clock.time() - _WORKERS_KEPT
+            return await self._master.sweep(workers_before, self._batch) >= self._batch
+
+        async def roll_up() -> bool:
+            return await self._master.roll_up(kept, self._batch) >= self._batch
+
+        is_archive = settings.mode is Mode.ARCHIVE
+        for step in (sweep,) if is_archive else (remove, sweep, roll_up):
+            await self._repeat(step, over, keeps_up_until)
         if not over.is_set():
             self.sweeps += 1
         if self.removed > before:
@@ -129,7 +128,14 @@ class Janitor(Service):
             self.removed += len(await self._master.remove(found.job_ids))
         return found.page
 
-    async def _rest(self, over: asyncio.Event, began: float, keeps_up_until: float) -> None:
-        now = self._clock.monotonic()
-        rest = now - began if now < keeps_up_until else 0.0
-        await self._clock.wait(over, max(_LEAST_REST, rest))
+    async def _repeat(
+        self, step: Callable[[], Awaitable[bool]], over: asyncio.Event, keeps_up_until: float
+    ) -> None:
+        """Until nothing is left, as the step says, with a rest after each."""
+        while not over.is_set():
+            began = self._clock.monotonic()
+            if not await step():
+                return
+            now = self._clock.monotonic()
+            rest = now - began if now < keeps_up_until else 0.0
+            await self._clock.wait(over, max(_LEAST_REST, rest))

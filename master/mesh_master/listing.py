@@ -61,11 +61,12 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class _Meant:
-    """Where to look, for what, and the column of the ids by which to sort."""
+    """Where to look, for what, and by which id and moment to sort."""
 
     source: FromClause
     conditions: list[ColumnElement[bool]]
     job_id: ColumnElement[str]
+    moment: ColumnElement[Any]
 
 
 def kinds(database: Database, tables: Tables, where: JobFilter) -> Select[Any] | None:
@@ -135,7 +136,7 @@ def _page(
 ) -> Select[Any]:
     """The rows of a page's jobs, or what puts them in order."""
     jobs = tables.jobs
-    query = select(*_place(where, jobs, meant.job_id)) if ids else select(jobs)
+    query = select(*_place(where, meant)) if ids else select(jobs)
     query = query.select_from(meant.source).where(
         *meant.conditions, *_behind(database, where, jobs, meant.job_id)
     )
@@ -157,13 +158,7 @@ def _best(
 
 def _all(database: Database, tables: Tables, where: JobFilter, meant: _Meant) -> Select[Any]:
     """The page from all jobs that are meant, whatever the order in which they are found."""
-    jobs = tables.jobs
-    place: list[ColumnElement[Any]] = [meant.job_id.label("id")]
-    if where.moment is not None:
-        # What is said of it outside would lead MariaDB to its index, past the jobs of others.
-        moment = jobs.c[where.moment]
-        place.append(func.coalesce(moment, moment).label(where.moment))
-    some: Select[Any] = select(*place).select_from(meant.source)
+    some: Select[Any] = select(*_place(where, meant)).select_from(meant.source)
     rows = database.once(some.where(*meant.conditions), "meant").subquery("each")
     return _first(database, tables, where, rows)
 
@@ -177,11 +172,10 @@ def _first(database: Database, tables: Tables, where: JobFilter, rows: FromClaus
     return query.order_by(*_order(where, jobs, jobs.c.id))
 
 
-def _place(
-    where: JobFilter, rows: FromClause, job_id: ColumnElement[str]
-) -> list[ColumnElement[Any]]:
+def _place(where: JobFilter, meant: _Meant) -> list[ColumnElement[Any]]:
     """What a page is ordered by."""
-    return [job_id.label("id"), *([] if where.moment is None else [rows.c[where.moment]])]
+    moment = [] if where.moment is None else [meant.moment.label(where.moment)]
+    return [meant.job_id.label("id"), *moment]
 
 
 def _order(
@@ -253,6 +247,7 @@ def _meant(
         conditions.append(again.is_not(None) if where.retried else again.is_(None))
     moment: ColumnElement[Any] = jobs.finished_at if where.by_end else jobs.enqueued_at
     if is_all:
+        # So that nothing that is said of it, outside either, leads to its index.
         moment = func.coalesce(moment, moment)
     if where.by_end:
         conditions.append(moment.is_not(None))  # so the partial index says it too
@@ -260,7 +255,7 @@ def _meant(
         conditions.append(moment >= where.since)
     if where.until is not None:
         conditions.append(moment < where.until)
-    return _Meant(source, conditions, job_id)
+    return _Meant(source, conditions, job_id, moment)
 
 
 def _whose(

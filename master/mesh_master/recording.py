@@ -28,7 +28,6 @@ __all__ = ["Recording"]
 _PART, _MOST_PARTS = 8_000, 4
 """Records in a transaction of its own, and how many such run at once."""
 
-
 _STATES = {state.value: state for state in State}
 
 

@@ -8,8 +8,8 @@ What is written at once by many, and how that stays correct:
 - *Leases* (``leases``): one conditional upsert, judged by the database's clock. ``record`` locks
   the row of its lease for the length of the transaction, so a newer holder begins after it, or
   it fails.
-- *Claims* of held jobs: rows locked by another dispatcher are passed over; a claim outlives the
-  transaction as ``claimed_until``.
+- *Claims* of held jobs (``claims``): rows locked by another dispatcher are passed over; a claim
+  outlives the transaction as ``claimed_until``.
 """
 
 from __future__ import annotations
@@ -90,7 +90,6 @@ __all__ = ["SqlMaster"]
 
 _SKEW_LIMIT = 1.0
 """Seconds between two machines' clocks from which ``check`` speaks of it."""
-
 
 _ERRORS = DatabaseErrors(unavailable=MasterUnavailable, failed=MasterError, in_doubt=MasterError)
 

@@ -53,7 +53,6 @@ ORPHANED = 24 * 3600.0
 """Seconds for which a job may wait for one that the master has not heard of: its agent's ledger may
 have to be recorded yet."""
 
-
 _MOST_RESULTS = 512 * 1024
 """Bytes of its parents' results that may travel with a job."""
 
@@ -70,7 +69,7 @@ _OVER: Mapping[str, Any] = {
 
 
 class Unblocking:
-    """The statements that let jobs go. Built once, run often."""
+    """What lets jobs go: ``run``, in transactions of its own, and the statements, built once."""
 
     def __init__(self, database: Database, tables: Tables) -> None:
         self._database = database

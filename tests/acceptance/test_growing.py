@@ -26,6 +26,8 @@ from mesh.testing.servers import NatsServer, PostgresServer
 from .processes import Start, all_jobs
 
 PATIENCE = 30.0
+LOOKED_AT = 2000
+"""Of the newest jobs, how many are counted: there is no waiting for more."""
 
 SHOP = """
 from pathlib import Path
@@ -100,7 +102,7 @@ async def until_succeeded(app: Mesh, agent: str, count: int) -> None:
     master = await app.master()
     async with asyncio.timeout(PATIENCE):
         while True:
-            done = await master.list_jobs(JobFilter(states=[State.SUCCEEDED], limit=2000))
+            done = await master.list_jobs(JobFilter(states=[State.SUCCEEDED], limit=LOOKED_AT))
             if sum(job.agent == agent for job in done) >= count:
                 return
             await asyncio.sleep(0.1)
@@ -123,7 +125,8 @@ async def test_nothing_is_lost(cluster: tuple[Path, str], start: Start) -> None:
         # All on the new one.
         output = await said(start("agents", "drain", "local", piped=True))
         assert "agent local is empty" in output
-        await until_succeeded(app, "second", 300)
+        at = len((folder / "ran.txt").read_text().splitlines())
+        await until_succeeded(app, "second", min(at // 4, LOOKED_AT))
         listed = json.loads(await said(start("agents", "ls", "--json", piped=True)))
         assert {a["name"]: (a["state"], a["is_added"]) for a in listed} == {
             "local": ("draining", False),

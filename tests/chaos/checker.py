@@ -353,6 +353,8 @@ def _attempts(evidence: Evidence, book: _Book, report: Report) -> Iterator[str]:
 
 def _ends(evidence: Evidence, book: _Book) -> Iterator[str]:
     """Each ends as its handler makes it, whatever happened on the way."""
+    # Where a stream was deleted before its jobs' beginnings were told, one may not be counted.
+    most = DOOMED + any(fault.fault == "delete stream" for fault in book.faults)
     for row in evidence.rows:
         kind = "slot" if row.schedule else book.tried.get(row.n or "", {}).get("kind")
         wanted = {
@@ -363,10 +365,8 @@ def _ends(evidence: Evidence, book: _Book) -> Iterator[str]:
         if row.state in TERMINAL and row.state not in wanted:
             yield f"end: job {row.id} ({row.name}, {kind}) {row.state} at attempt {row.attempt}"
         ran = {run.attempt for run in book.runs_of[row.id]}
-        # Where a stream was deleted before its jobs' beginnings were told, one may not be counted.
-        deleted = any(fault.fault == "delete stream" for fault in book.faults)
-        if kind == "doomed" and len(ran) > DOOMED + deleted:
-            yield f"end: job {row.id} ({row.name}) ran {len(ran)} attempts, {DOOMED} at most"
+        if kind == "doomed" and len(ran) > most:
+            yield f"end: job {row.id} ({row.name}) ran {len(ran)} attempts, {most} at most"
         if row.state is State.SUCCEEDED and book.done_at(row.id) is None:
             yield f"end: job {row.id} ({row.name}) succeeded, and no handler says so"
 

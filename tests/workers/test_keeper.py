@@ -178,7 +178,7 @@ class TestKeeper:
             await asked.get()
             keeper.release([settled.receipt])
             answer.release()
-            while keeper.held:  # noqa: ASYNC110
+            while keeper.held:  # noqa: ASYNC110 - its thread tells nobody
                 await asyncio.sleep(0.01)
         await keeper.stop()
         assert settled.job.id not in caplog.text

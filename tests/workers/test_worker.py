@@ -369,6 +369,7 @@ class TestLostAttempts:
         assert end.error is not None
         assert end.error.type == "WorkerDied"
         assert "attempt 2 ended with its worker" in end.error.message
+        assert "2 are the most" in end.error.message
         assert not ran
         assert await rig.is_empty()
 

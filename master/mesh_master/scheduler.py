@@ -41,8 +41,9 @@ __all__ = ["LATE", "Scheduler", "plan"]
 
 log = logging.getLogger("mesh")
 
-LATE = 10.0
-"""Seconds after which a slot without a job was missed. A new leader takes over sooner."""
+LATE = 30.0
+"""Seconds after which a slot without a job was missed. A new leader takes over sooner: when a
+lease has run out and a third of its time has passed (see ``lead``), and the master has answered."""
 PATIENCE = 10.0
 """Seconds for which jobs are withdrawn after a change, before new ones are made regardless."""
 _MOST_SLOTS = 500

@@ -10,9 +10,11 @@ settings as it connects. So there statements have no names, and each transaction
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
+from weakref import WeakSet
 
 import asyncpg
 from sqlalchemy import event, exc, func, select
@@ -136,10 +138,31 @@ async def find_pooler(url: URL, timeout: float) -> bool:
         await engine.dispose()
 
 
+class _FileConnection(sqlite3.Connection):
+    """Is over when it is closed. SQLite keeps one open, with its transaction and the lock on the
+    file, as long as a statement is half done (sqlite.org/c3ref/close.html): as a cancelled one is
+    whose cursor stands in a traceback, until the garbage collector comes by."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
+
+    def cursor(self, *args: Any, **options: Any) -> Any:
+        cursor = super().cursor(*args, **options)
+        self._cursors.add(cursor)
+        return cursor
+
+    def close(self) -> None:
+        for cursor in self._cursors:
+            cursor.close()
+        super().close()
+
+
 def file_engine(url: URL) -> AsyncEngine:
     """For a SQLite file. Transactions begin as the execution options ``mesh_begin`` and
     ``mesh_sync`` say."""
-    engine = create_async_engine(url, connect_args={"timeout": 30.0})
+    options = {"timeout": 30.0, "factory": _FileConnection}
+    engine = create_async_engine(url, connect_args=options)
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, _: Any) -> None:

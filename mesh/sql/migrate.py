@@ -15,6 +15,7 @@ import asyncio
 import logging
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +46,12 @@ _TRIES = 60
 Standing = Literal["absent", "older", "current", "newer"]
 
 
+@cache
+def _script(folder: Path) -> ScriptDirectory:
+    """The revisions there, read and run as modules once in a process, not at each connection."""
+    return ScriptDirectory(str(folder))
+
+
 class Migrations:
     """The revisions in a folder, for one database."""
 
@@ -61,7 +68,7 @@ class Migrations:
         """``names`` are the arguments of each ``upgrade``, next to ``op``. ``schema`` is made
         if it is not there. ``note`` writes down in the database which code it works with."""
         self._database = database
-        self._script = ScriptDirectory(str(folder))
+        self._script = _script(folder)
         self._schema = schema
         self._names = dict(names)
         self._note = note

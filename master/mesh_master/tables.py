@@ -7,6 +7,7 @@ keys: records of a job may come before the job's own row, and history is to be p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -105,6 +106,7 @@ class Tables:
     audit: Table
 
     @classmethod
+    @cache
     def build(cls, prefix: str, schema: str | None) -> Tables:
         metadata = MetaData(schema=schema)
         return cls(

@@ -36,7 +36,7 @@ from mesh.testing.conformance import (
     AgentConformance,
     make_job,
 )
-from mesh.testing.conformance.agent import is_empty
+from mesh.testing.conformance.agent import finish, pull_all, push
 from mesh_agents.sql import SqlAgent
 from mesh_master import presence, schema
 from mesh_master.store import SqlMaster
@@ -186,9 +186,13 @@ async def test_what_is_asked_of_a_master_seldom(url: str) -> None:
 
 async def test_what_an_agent_meets_seldom(url: str) -> None:
     async with harness_for(f"{url}?table_prefix=rare_") as harness:
-        agent, job = await harness.connect(), make_job()
+        agent, job, other = await harness.connect(), make_job(), make_job()
         await harness.put_row(msgspec.msgpack.encode((99, [])))
-        assert await is_empty(await agent.consume("default", lease=30))
+        await push(agent, other)
+        consumer = await agent.consume("default", lease=30)
+        (delivery,) = await pull_all(consumer, 1)
+        assert delivery.job.id == other.id
+        await consumer.settle([finish(delivery)])
         for attempt in (1, 2):
             assert await agent.push([msgspec.structs.replace(job, attempt=attempt)]) == [None]
         assert (await agent.depth())["default"].total == 2

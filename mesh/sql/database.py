@@ -451,7 +451,10 @@ class Database:
         if is_full:
             advice = "free some of its disk, or give it a larger one"
         elif self.is_local:
-            advice = "check that the folder exists and can be written"
+            advice = (
+                "check that the folder exists and can be written, and that no process was stopped "
+                "while it wrote to the file"
+            )
         else:
             advice = (
                 "check that the server runs, the host and port, the account and the database name"

@@ -55,7 +55,7 @@ async def main():
             for job in await count.enqueue_many([(n + i,) for i in range(5)]):
                 ids[job.id] = n
                 n += 1
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.1)
     json.dump(list(ids), sys.stdout)
 
 asyncio.run(main())

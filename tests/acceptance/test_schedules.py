@@ -53,7 +53,7 @@ for n in range(50):
 @pytest.mark.parametrize(
     ("master", "agent", "seconds"),
     [
-        ("postgres", "nats", 60),
+        ("postgres", "nats", 30),
         ("sqlite", "sqlite", 15),
         ("postgres", "postgres", 15),
         ("sqlite", "nats", 15),

@@ -51,7 +51,7 @@ async def main():
             jobs.append(await ship.options(key=f"k-{len(ids)}").enqueue(1))
             jobs.append(await ship.options(durability="master", delay=0.2).enqueue(2))
             ids += [job.id for job in jobs]
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
     print(json.dumps(ids))
 
 asyncio.run(main())

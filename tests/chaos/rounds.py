@@ -15,5 +15,5 @@ SEEDS: Mapping[Deployment, int] = {"nats": 459, "sql": 12, "mariadb": 1219, "emb
 
 
 async def short_round(deployment: Deployment) -> None:
-    outcome = await run(Settings(deployment, SEEDS[deployment], SECONDS, pause=0.1))
+    outcome = await run(Settings(deployment, SEEDS[deployment], SECONDS, pause=0.2))
     assert outcome.ok, outcome.text()

@@ -42,14 +42,14 @@ async def test_a_year(zone: str, year: int, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'mesh.db'}"
     master = SqlMaster(url, MasterSettings(clock=clock))
     await master.open()
-    app = Mesh(url, clock=clock)
+    async with Mesh(url, clock=clock) as app:
 
-    @app.job
-    async def work() -> None:
-        """Never run here."""
+        @app.job
+        async def work() -> None:
+            """Never run here."""
 
-    await app.schedules.create(work, "30 2 * * *", name="daily", timezone=zone)
-    await app.schedules.create(work, "0 */12 * * *", name="paced", timezone=zone)
+        await app.schedules.create(work, "30 2 * * *", name="daily", timezone=zone)
+        await app.schedules.create(work, "0 */12 * * *", name="paced", timezone=zone)
     scheduler = Scheduler(master, {}, ahead=AHEAD, holder="test", clock=clock)
     while clock.time() < end:
         await scheduler.round()
@@ -60,5 +60,4 @@ async def test_a_year(zone: str, year: int, tmp_path: Path) -> None:
         jobs = await master.list_jobs(JobFilter(schedule=name, limit=10_000))
         made = sorted(int(job.slot or 0) for job in jobs)
         assert [slot for slot in made if slot < end] == wanted
-    await app.close()
     await master.close()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mesh.clock import Clock
-from mesh.errors import LeaseLost
+from mesh.errors import AgentUnavailable, LeaseLost
 from mesh.job import State, new_job_id
 from mesh.ports import AgentSettings, Lease, LedgerBatch, MasterSettings
 from mesh.testing import MemoryAgent
 from mesh.testing.conformance.agent import finish, make_job, pull_all, push
+from mesh.testing.memory import MemoryLedger
 from mesh.testing.servers import PostgresServer
 from mesh.wire import Accepted, Envelope, Record
 from mesh_master.coordinator import Coordinator
@@ -207,6 +210,28 @@ async def test_start_and_stop_in_any_order(master: WatchedMaster, agent: MemoryA
         await asyncio.gather(recorder.stop(), recorder.stop())
     await recorder.start()
     await recorder.stop()
+
+
+async def test_a_read_that_fails_as_it_is_given_up_is_no_error(
+    master: WatchedMaster, agent: MemoryAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, told = asyncio.Event(), list[str]()
+
+    async def read(*_: Any) -> LedgerBatch:
+        reading.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise AgentUnavailable("no answer in time")
+
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: told.append(what["message"]))
+    monkeypatch.setattr(MemoryLedger, "read", read)
+    recorder = make_recorder(master, agent)
+    await recorder.start()
+    await asyncio.wait_for(reading.wait(), PATIENCE)
+    await recorder.stop()
+    gc.collect()
+    assert told == []
 
 
 async def test_a_database_outage_stops_no_agent(agent: MemoryAgent) -> None:

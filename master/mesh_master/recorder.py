@@ -183,4 +183,5 @@ async def _unless(
     finally:
         reading.cancel()
         ending.cancel()
-        await asyncio.wait([reading, ending])
+        # A read that fails as it is cancelled fails for nobody.
+        await asyncio.gather(reading, ending, return_exceptions=True)

@@ -48,7 +48,7 @@ from tests.chaos.proxy import Proxy
 class NatsHarness:
     """One agent name of its own on a server."""
 
-    lease = 1.0
+    lease = 2.0
 
     def __init__(self, url: str, push_timeout: float = 5.0) -> None:
         self.url = url

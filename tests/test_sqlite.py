@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from sqlalchemy import text
 
 from mesh.errors import AgentError, AgentUnavailable
 from mesh.sql import Database, DatabaseErrors
+from mesh.sql.engines import FileConnection
 
 ERRORS = DatabaseErrors(unavailable=AgentUnavailable, failed=AgentError, in_doubt=AgentError)
 
@@ -47,3 +49,13 @@ async def test_a_cancelled_statement_lets_go_of_the_file(
         assert (await connection.execute(text("SELECT n FROM t"))).scalars().all() == [3]
     await database.close()
     assert len(cursors) == 1
+
+
+def test_a_connection_may_be_closed_twice(tmp_path: Path) -> None:
+    connection = FileConnection(tmp_path / "a.db")
+    cursor = connection.cursor()
+    cursor.execute("SELECT 1 UNION SELECT 2")
+    for _ in range(2):
+        connection.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        cursor.fetchone()

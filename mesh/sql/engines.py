@@ -26,6 +26,7 @@ __all__ = [
     "HASTY",
     "LEAVING",
     "PLANNING",
+    "FileConnection",
     "file_engine",
     "find_pooler",
     "server_engine",
@@ -138,7 +139,7 @@ async def find_pooler(url: URL, timeout: float) -> bool:
         await engine.dispose()
 
 
-class _FileConnection(sqlite3.Connection):
+class FileConnection(sqlite3.Connection):
     """Is over when it is closed. SQLite keeps one open, with its transaction and the lock on the
     file, as long as a statement is half done (sqlite.org/c3ref/close.html): as a cancelled one is
     whose cursor stands in a traceback, until the garbage collector comes by."""
@@ -155,13 +156,14 @@ class _FileConnection(sqlite3.Connection):
     def close(self) -> None:
         for cursor in self._cursors:
             cursor.close()
+        self._cursors.clear()  # A driver in trouble may close it twice, and a cursor minds that.
         super().close()
 
 
 def file_engine(url: URL) -> AsyncEngine:
     """For a SQLite file. Transactions begin as the execution options ``mesh_begin`` and
     ``mesh_sync`` say."""
-    options = {"timeout": 30.0, "factory": _FileConnection}
+    options = {"timeout": 30.0, "factory": FileConnection}
     engine = create_async_engine(url, connect_args=options)
 
     @event.listens_for(engine.sync_engine, "connect")

@@ -224,15 +224,22 @@ def _once_each(evidence: Evidence, book: _Book) -> Iterator[str]:
         ack = book.acks.get(n)
         if ack is not None and not ack["existing"] and ack["job"] != rows[0].id:
             yield f"unexpected: {n} was acknowledged as {ack['job']} and is {rows[0].id}"
-    deleted = max((f.start for f in book.faults if f.fault == "delete stream"), default=0.0)
-    doubtful = {
-        entry["job"] for entry in evidence.entries if entry["e"] == "unknown" and entry.get("job")
-    }
-    for job, runs in book.runs_of.items():
-        # Its caller was told that nobody knows; then what the agent knew of it was deleted.
-        is_gone = job in doubtful and min(run.start for run in runs) < deleted
-        if job not in book.rows and not is_gone:
+    deleted = _deleted(evidence, book)
+    for job in book.runs_of:
+        if job not in book.rows and job not in deleted:
             yield f"unexpected: job {job} ran, and the master does not have it"
+
+
+def _deleted(evidence: Evidence, book: _Book) -> set[str]:
+    """Jobs of which the caller was told that nobody knows, and that ran before what the agent knew
+    of them was deleted."""
+    last = max((f.start for f in book.faults if f.fault == "delete stream"), default=0.0)
+    doubtful = {entry.get("job") for entry in evidence.entries if entry["e"] == "unknown"}
+    return {
+        job
+        for job, runs in book.runs_of.items()
+        if job in doubtful and min(run.start for run in runs) < last
+    }
 
 
 def _keys(evidence: Evidence, book: _Book) -> Iterator[str]:
@@ -355,7 +362,10 @@ def _ends(evidence: Evidence, book: _Book) -> Iterator[str]:
     """Each ends as its handler makes it, whatever happened on the way."""
     # Where a stream was deleted before its jobs' beginnings were told, one may not be counted.
     most = DOOMED + any(fault.fault == "delete stream" for fault in book.faults)
+    deleted = _deleted(evidence, book)
     for row in evidence.rows:
+        if row.id in deleted and row.n is None and row.state is State.FAILED:
+            continue  # The master heard that it ran, and has no arguments to run it with again.
         kind = "slot" if row.schedule else book.tried.get(row.n or "", {}).get("kind")
         wanted = {
             "doomed": {State.FAILED},

@@ -310,6 +310,10 @@ def test_what_nobody_knows_of_may_run_and_be_gone_if_all_that_was_known_was_dele
     assert judge(plus(evidence, deleted)).violations == []
     before = said(1.4, "fault", fault="delete stream", concerns="agent", number="1")
     assert any("x-1 ran" in each for each in judge(plus(evidence, before)).violations)
+    # Or the master heard that it ran, and never what with.
+    evidence = replace(evidence, rows=[*evidence.rows, row("x-1", None, state=State.FAILED)])
+    assert judge(plus(evidence, deleted)).violations == []
+    assert any("end: job x-1" in each for each in judge(plus(evidence, before)).violations)
 
 
 def test_a_stop_in_good_order_explains_nothing() -> None:

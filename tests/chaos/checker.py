@@ -121,6 +121,7 @@ class _Book:
         self.acks: dict[str, Entry] = {}
         self.stored: set[str] = set()
         self.unknown: set[str] = set()
+        doubtful: set[str | None] = set()
         self.refused: set[str] = set()
         self.cancels: dict[str, Entry] = {}
         self.notes: list[Entry] = []
@@ -134,6 +135,7 @@ class _Book:
                     self.stored.add(entry["n"])
                 case "unknown":
                     self.unknown.add(entry["n"])
+                    doubtful.add(entry.get("job"))
                 case "refused":
                     self.refused.add(entry["n"])
                 case "cancel":
@@ -154,6 +156,14 @@ class _Book:
             entry["who"]: entry["t"] for entry in evidence.entries if entry["e"] == "down"
         }
         """When a process was gone."""
+        last = max((f.start for f in self.faults if f.fault == "delete stream"), default=0.0)
+        self.deleted = {
+            job
+            for job, runs in self.runs_of.items()
+            if job in doubtful and min(run.start for run in runs) < last
+        }
+        """Jobs of which the caller was told that nobody knows, and that ran before what the agent
+        knew of them was deleted."""
 
     def done_at(self, job: str) -> float | None:
         """When its handler ended well for the first time."""
@@ -224,22 +234,9 @@ def _once_each(evidence: Evidence, book: _Book) -> Iterator[str]:
         ack = book.acks.get(n)
         if ack is not None and not ack["existing"] and ack["job"] != rows[0].id:
             yield f"unexpected: {n} was acknowledged as {ack['job']} and is {rows[0].id}"
-    deleted = _deleted(evidence, book)
     for job in book.runs_of:
-        if job not in book.rows and job not in deleted:
+        if job not in book.rows and job not in book.deleted:
             yield f"unexpected: job {job} ran, and the master does not have it"
-
-
-def _deleted(evidence: Evidence, book: _Book) -> set[str]:
-    """Jobs of which the caller was told that nobody knows, and that ran before what the agent knew
-    of them was deleted."""
-    last = max((f.start for f in book.faults if f.fault == "delete stream"), default=0.0)
-    doubtful = {entry.get("job") for entry in evidence.entries if entry["e"] == "unknown"}
-    return {
-        job
-        for job, runs in book.runs_of.items()
-        if job in doubtful and min(run.start for run in runs) < last
-    }
 
 
 def _keys(evidence: Evidence, book: _Book) -> Iterator[str]:
@@ -362,9 +359,8 @@ def _ends(evidence: Evidence, book: _Book) -> Iterator[str]:
     """Each ends as its handler makes it, whatever happened on the way."""
     # Where a stream was deleted before its jobs' beginnings were told, one may not be counted.
     most = DOOMED + any(fault.fault == "delete stream" for fault in book.faults)
-    deleted = _deleted(evidence, book)
     for row in evidence.rows:
-        if row.id in deleted and row.n is None and row.state is State.FAILED:
+        if row.id in book.deleted and row.n is None and row.state is State.FAILED:
             continue  # The master heard that it ran, and has no arguments to run it with again.
         kind = "slot" if row.schedule else book.tried.get(row.n or "", {}).get("kind")
         wanted = {

@@ -316,6 +316,15 @@ def test_what_nobody_knows_of_may_run_and_be_gone_if_all_that_was_known_was_dele
     assert any("end: job x-1" in each for each in judge(plus(evidence, before)).violations)
 
 
+def test_what_nobody_knows_of_and_never_ran_is_judged_too() -> None:
+    tried = [said(1, "try", n="p.9", kind="single"), said(2, "unknown", n="p.9", job="x-1")]
+    deleted = said(1.7, "fault", fault="delete stream", concerns="agent", number="1")
+    evidence = replace(good(), rows=[*good().rows, row("x-1", "p.9", attempt=2)])
+    first, last = judge(plus(evidence, *tried, deleted)).violations
+    assert first == "attempts: job x-1 is at 2, and has no 1"
+    assert last.startswith("end: job x-1 (quick) succeeded, and no handler")
+
+
 def test_a_stop_in_good_order_explains_nothing() -> None:
     fault = said(3.5, "fault", fault="drain worker", concerns="worker-1.1", number="1")
     evidence = plus(good(), fault, *ran(A, 5, 6, who="worker-2.1"))

@@ -33,8 +33,9 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 demo: $(VENV)/.demo
 	@$(BIN)/mesh demo --agent $(AGENT)
 
-# The suite starts hundreds of processes: they are not to compile all of the code each.
-test: export PYTHONDONTWRITEBYTECODE =
+# These start hundreds of processes, which are not to compile all of the code each.
+test fuzz outages chaos: export PYTHONDONTWRITEBYTECODE =
+
 test: $(VENV)/.dev
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(TESTS)
 	$(BIN)/pytest -n 3 --faulty $(or $(SEED),1) -k "not nats" $(FAULTY)
